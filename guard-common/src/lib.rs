@@ -1,1 +1,465 @@
-//! Placeholder.
+//! The bytes that kernel programs and daemon share: map names, map keys and values, ring-buffer events.
+//!
+//! Mechanism only. It must not hold policy, must not allocate and must not depend on anything: it is compiled for the
+//! kernel's virtual machine and for user space, and both sides must see the same layout. Every struct is `#[repr(C)]`,
+//! of fixed width, without `bool` and without implicit padding; [`layout`] asserts the sizes at compile time.
+//!
+//! Fails: nothing here can fail at run time; a layout that drifts fails the build.
+#![no_std]
+
+/// Version of every layout in this crate. The daemon refuses pinned maps that were made for another version.
+pub const ABI_VERSION: u32 = 1;
+
+/// Folder below the BPF file system in which links and maps are pinned.
+pub const PIN_DIR: &str = "/sys/fs/bpf/guard";
+
+/// Names of the maps, as the kernel programs define them and the daemon finds them.
+pub mod maps {
+    /// `Hash<u64 session, Session>`: sessions that may exec, by session key. No entry means: deny.
+    pub const SESSIONS: &str = "SESSIONS";
+    /// `Hash<u64 cgroup id, u64 session>`: the cgroup directly below Guard's cgroup → session key.
+    pub const CGROUPS: &str = "CGROUPS";
+    /// `Hash<u32 tgid, Mark>`: governed processes; inherited at fork.
+    pub const MARKS: &str = "MARKS";
+    /// `LruHash<u32 tid, Attempt>`: exec attempts under way, written at syscall entry.
+    pub const ATTEMPTS: &str = "ATTEMPTS";
+    /// `Hash<u32 tid, GrantSet>`: one-shot permissions, written by the daemon.
+    pub const GRANTS: &str = "GRANTS";
+    /// `Hash<u64 task pointer, Pending>`: what the new image must look like, between check and commit.
+    pub const PENDING: &str = "PENDING";
+    /// `Hash<FileKey, u64>`: files that governed tasks may not open for writing now → boot-time ns of expiry.
+    pub const FROZEN: &str = "FROZEN";
+    /// `Hash<u32 tid, FileStamp>`: answers to the daemon's file probe (see [`crate::PROBE_FCNTL_CMD`]).
+    pub const PROBES: &str = "PROBES";
+    /// `PerCpuArray<u64>`: counters, indexed by [`crate::Counter`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// `RingBuf`: events of every kind, each starting with [`crate::EventHeader`].
+    pub const EVENTS: &str = "EVENTS";
+    /// `Array<Runtime>`: one entry, what the daemon may change at run time.
+    pub const RUNTIME: &str = "RUNTIME";
+}
+
+/// Most files that one exec can have checked: script, nested scripts, interpreter.
+pub const GRANT_FILES: usize = 6;
+/// Bytes of the path that an event carries; a longer path is cut and flagged.
+pub const EVENT_PATH: usize = 256;
+/// Bytes of untrusted arguments that an event for a failed exec carries, NUL-separated.
+pub const EVENT_ARGS: usize = 1024;
+/// Most argument strings that an event for a failed exec carries.
+pub const EVENT_ARG_COUNT: usize = 16;
+/// Bytes of the kernel's task name.
+pub const COMM: usize = 16;
+/// `fcntl` command with which the daemon (and only its process) asks the kernel program for a file's [`FileStamp`].
+/// The hook fires before the kernel refuses the unknown command with `EINVAL`.
+pub const PROBE_FCNTL_CMD: u32 = 0x4755_4152;
+
+/// A file as the kernel names it: `s_dev` and `i_ino` of the opened inode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FileKey {
+    /// Kernel device number, `major << 20 | minor`.
+    pub dev: u64,
+    /// Inode number, all 64 bits.
+    pub ino: u64,
+}
+
+/// What is known of a file's content without reading it; equal stamps and no writer mean unchanged content.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FileStamp {
+    /// Which file.
+    pub key: FileKey,
+    /// Size in bytes.
+    pub size: u64,
+    /// Seconds of the inode change time.
+    pub ctime_s: u64,
+    /// Nanoseconds of the inode change time.
+    pub ctime_ns: u32,
+    /// Inode generation.
+    pub generation: u32,
+    /// Address of the inode, only to tell two files apart that share [`FileKey`] (btrfs subvolumes). Never printed.
+    pub inode_addr: u64,
+    /// Writers that have the file open (negative: writing is denied just now, as for a running program).
+    pub writers: i32,
+    /// Links to the file; 0 means deleted or never linked (memfd).
+    pub nlink: u32,
+}
+
+/// A session as the kernel needs to know it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Session {
+    /// End, in nanoseconds of `CLOCK_BOOTTIME`; from then on every exec is denied, with or without a daemon.
+    pub expires_boot_ns: u64,
+    /// Id of the session's cgroup.
+    pub cgroup: u64,
+    /// [`session_flags`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Bits of [`Session::flags`].
+pub mod session_flags {
+    /// Events only, nothing is denied or killed (observe mode).
+    pub const OBSERVE: u32 = 1;
+    /// Tracing is allowed: promise P3 is observed only.
+    pub const ALLOW_PTRACE: u32 = 2;
+    /// The session is the start-up canary.
+    pub const CANARY: u32 = 4;
+}
+
+/// Mark of a governed process, inherited at fork.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Session key.
+    pub session: u64,
+    /// Id of the root exec under which this process runs; 0 for none.
+    pub root: u64,
+    /// Id of the exec whose image this process runs; 0 before the first.
+    pub exec: u64,
+    /// Boot-time ns of the fork.
+    pub forked_boot_ns: u64,
+}
+
+/// An exec attempt under way, from syscall entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempt {
+    /// Unique number of this attempt on this boot, never 0; the id of the exec.
+    pub exec: u64,
+    /// Session key.
+    pub session: u64,
+    /// Boot-time ns of the syscall entry.
+    pub entered_boot_ns: u64,
+    /// User address of the path string.
+    pub path_ptr: u64,
+    /// User address of the argument vector.
+    pub argv_ptr: u64,
+    /// User address of the environment vector.
+    pub envp_ptr: u64,
+    /// Process id (thread group), in the initial namespace.
+    pub tgid: u32,
+    /// Thread id, in the initial namespace.
+    pub tid: u32,
+    /// Directory descriptor of `execveat`, `AT_FDCWD` for `execve`.
+    pub dirfd: i32,
+    /// Flags of `execveat`.
+    pub at_flags: i32,
+    /// [`attempt_state`].
+    pub state: u32,
+    /// Syscall number.
+    pub syscall: u32,
+    /// Copy of the mark's root at entry.
+    pub root: u64,
+    /// Copy of the mark's exec at entry (the parent image).
+    pub parent_exec: u64,
+}
+
+/// Values of [`Attempt::state`], a growing set of bits.
+pub mod attempt_state {
+    /// The check hook ran and found a live grant.
+    pub const GRANTED: u32 = 1;
+    /// The check hook ran and denied.
+    pub const DENIED: u32 = 2;
+    /// The new image was committed.
+    pub const COMMITTED: u32 = 4;
+    /// The new image was killed.
+    pub const KILLED: u32 = 8;
+}
+
+/// The kernel's one-shot permission for one exec.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantSet {
+    /// The attempt this grant is for ([`Attempt::exec`]); another attempt of the same thread does not match.
+    pub exec: u64,
+    /// Session key.
+    pub session: u64,
+    /// Boot-time ns after which the grant is dead.
+    pub expires_boot_ns: u64,
+    /// Keyed hash over the final argument and environment bytes, as [`Pending::hash`].
+    pub hash: u64,
+    /// Length in bytes of those, NULs included.
+    pub len: u64,
+    /// Root that the new image belongs to; goes into the mark at commit.
+    pub root: u64,
+    /// Argument strings of the final image (script rewriting done).
+    pub argc: u32,
+    /// Environment strings of the final image.
+    pub envc: u32,
+    /// Entries of `files` in use.
+    pub file_count: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// The files that will be checked, in order: script, nested scripts, interpreter; or the one program.
+    pub files: [FileStamp; GRANT_FILES],
+}
+
+/// What the new image must look like; made from the grant at the check, verified after commit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// The exec.
+    pub exec: u64,
+    /// Session key.
+    pub session: u64,
+    /// SipHash-1-3 under the load-time key over `argv strings || envp strings` (each NUL-terminated), padded with
+    /// zeros to whole 8-byte words, with the length as last word.
+    pub hash: u64,
+    /// Length of those bytes.
+    pub len: u64,
+    /// Root for the mark.
+    pub root: u64,
+    /// Expected argument count.
+    pub argc: u32,
+    /// Expected environment count.
+    pub envc: u32,
+}
+
+/// What the daemon may change while the programs run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runtime {
+    /// Process id of the daemon whose file probes are answered; 0 for none.
+    pub daemon_tgid: u32,
+    /// 1 while `emergency-stop` has lifted enforcement.
+    pub lifted: u32,
+    /// Boot-time ns of the daemon's last heartbeat (information only: no grant means deny in any case).
+    pub heartbeat_boot_ns: u64,
+}
+
+/// Kinds of [`EventHeader::kind`].
+pub mod event_kind {
+    /// [`super::ExecEvent`]: the check or the verification refused; `reason` says why.
+    pub const REFUSED: u32 = 1;
+    /// [`super::ExecEvent`]: the new image was killed before its first instruction.
+    pub const KILLED: u32 = 2;
+    /// [`super::ExecEvent`]: the new image runs.
+    pub const STARTED: u32 = 3;
+    /// [`super::FailedEvent`]: the syscall returned an error.
+    pub const FAILED: u32 = 4;
+    /// [`super::ExitEvent`]: a governed process ended.
+    pub const EXIT: u32 = 5;
+    /// [`super::ForkEvent`]: a governed process forked (processes, not threads).
+    pub const FORK: u32 = 6;
+    /// [`super::GuardEvent`]: a guard hook refused something that is not an exec.
+    pub const GUARD: u32 = 7;
+}
+
+/// Reasons carried by refusals.
+pub mod reason {
+    /// No grant for this thread and attempt.
+    pub const NO_GRANT: u32 = 1;
+    /// The session is unknown.
+    pub const NO_SESSION: u32 = 2;
+    /// The session has expired.
+    pub const SESSION_EXPIRED: u32 = 3;
+    /// The grant was past its time.
+    pub const GRANT_EXPIRED: u32 = 4;
+    /// The file is none of the granted ones, or not the next one.
+    pub const WRONG_FILE: u32 = 5;
+    /// The file's size, change time or generation differs.
+    pub const FILE_CHANGED: u32 = 6;
+    /// Somebody has the file open for writing.
+    pub const FILE_HAS_WRITER: u32 = 7;
+    /// The syscall entry was not seen (foreign ABI).
+    pub const NO_ENTRY: u32 = 8;
+    /// The event did not fit into the ring: no record, no exec.
+    pub const NO_RING: u32 = 9;
+    /// A map was full.
+    pub const MAP_FULL: u32 = 10;
+    /// Argument or environment bytes of the new image differ from the granted ones.
+    pub const ARGS_DIFFER: u32 = 11;
+    /// Argument bytes of the new image could not be read.
+    pub const ARGS_UNREADABLE: u32 = 12;
+    /// Argument or environment count differs.
+    pub const COUNT_DIFFERS: u32 = 13;
+    /// The image was committed without a check having passed.
+    pub const NOT_CHECKED: u32 = 14;
+    /// A governed task tried to trace or be traced.
+    pub const PTRACE: u32 = 20;
+    /// A governed task tried to write to a frozen file.
+    pub const FROZEN_FILE: u32 = 21;
+    /// A governed task tried to change cgroup files.
+    pub const CGROUP_WRITE: u32 = 22;
+}
+
+/// Head of every event.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventHeader {
+    /// [`event_kind`].
+    pub kind: u32,
+    /// Whole size of the event in bytes.
+    pub size: u32,
+    /// Boot-time ns.
+    pub boot_ns: u64,
+    /// Session key.
+    pub session: u64,
+    /// Process id.
+    pub tgid: u32,
+    /// Thread id.
+    pub tid: u32,
+}
+
+/// [`event_kind::REFUSED`], [`event_kind::KILLED`], [`event_kind::STARTED`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecEvent {
+    /// Head.
+    pub header: EventHeader,
+    /// The attempt; 0 if its entry was not seen.
+    pub exec: u64,
+    /// Copy of the attempt's root (of the grant's for STARTED).
+    pub root: u64,
+    /// The file concerned.
+    pub file: FileKey,
+    /// [`reason`]; 0 for STARTED.
+    pub reason: u32,
+    /// uid of the task.
+    pub uid: u32,
+    /// Task name before the exec.
+    pub comm: [u8; COMM],
+    /// `bprm->filename` or the user's path: NUL-terminated, cut at the end; information only.
+    pub path: [u8; EVENT_PATH],
+}
+
+/// [`event_kind::FAILED`]: the exec syscall of a governed task returned an error.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedEvent {
+    /// Head.
+    pub header: EventHeader,
+    /// The attempt.
+    pub exec: u64,
+    /// Copy of the attempt's root.
+    pub root: u64,
+    /// Copy of the attempt's parent image.
+    pub parent_exec: u64,
+    /// Boot-time ns of the syscall entry.
+    pub entered_boot_ns: u64,
+    /// Positive errno.
+    pub errno: u32,
+    /// [`attempt_state`] as left by the other hooks; 0 means: failed before the hold or while held.
+    pub state: u32,
+    /// uid of the task.
+    pub uid: u32,
+    /// Bytes of `args` in use; [`UNREADABLE`] if they could not be read.
+    pub args_len: u32,
+    /// Argument strings in `args`; more may have existed when [`Self::args_cut`] is 1.
+    pub args_count: u32,
+    /// 1 if arguments were left out or cut.
+    pub args_cut: u32,
+    /// Bytes of `path` in use without NUL; [`UNREADABLE`] if it could not be read.
+    pub path_len: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Task name.
+    pub comm: [u8; COMM],
+    /// Path argument as user memory holds it at exit: untrusted.
+    pub path: [u8; EVENT_PATH],
+    /// Arguments as user memory holds them at exit, NUL-separated: untrusted.
+    pub args: [u8; EVENT_ARGS],
+}
+
+/// Marks a length whose bytes could not be read.
+pub const UNREADABLE: u32 = u32::MAX;
+
+/// [`event_kind::EXIT`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitEvent {
+    /// Head.
+    pub header: EventHeader,
+    /// The image that ran; 0 if the process never exec'd.
+    pub exec: u64,
+    /// Root it belonged to.
+    pub root: u64,
+    /// Exit status in `wait` form (code << 8 | signal).
+    pub status: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// [`event_kind::FORK`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ForkEvent {
+    /// Head; `tgid` is the parent.
+    pub header: EventHeader,
+    /// Child process id.
+    pub child: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// [`event_kind::GUARD`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardEvent {
+    /// Head.
+    pub header: EventHeader,
+    /// [`reason`].
+    pub reason: u32,
+    /// Other process concerned (ptrace), else 0.
+    pub other_tgid: u32,
+    /// File concerned, else zero.
+    pub file: FileKey,
+    /// Task name.
+    pub comm: [u8; COMM],
+}
+
+/// Index into [`maps::COUNTERS`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// Exec attempts of governed tasks at syscall entry.
+    Attempts = 0,
+    /// Checks that found a live grant.
+    Granted = 1,
+    /// Checks that refused.
+    Refused = 2,
+    /// Images killed after commit.
+    Killed = 3,
+    /// Images that started.
+    Started = 4,
+    /// Exec syscalls of governed tasks that returned an error.
+    Failed = 5,
+    /// Events that found no room in the ring.
+    RingFull = 6,
+    /// Map insertions that failed.
+    MapFull = 7,
+    /// Guard refusals other than execs.
+    GuardRefused = 8,
+    /// Governed forks.
+    Forks = 9,
+    /// Governed process exits.
+    Exits = 10,
+}
+
+/// Number of counters.
+pub const COUNTERS: u32 = 11;
+
+/// Sizes that both sides rely on.
+mod layout {
+    use super::*;
+    const fn check<T>(size: usize) {
+        assert!(core::mem::size_of::<T>() == size);
+    }
+    const _: () = check::<FileKey>(16);
+    const _: () = check::<FileStamp>(64);
+    const _: () = check::<Session>(24);
+    const _: () = check::<Mark>(32);
+    const _: () = check::<Attempt>(88);
+    const _: () = check::<GrantSet>(64 + 64 * GRANT_FILES);
+    const _: () = check::<Pending>(48);
+    const _: () = check::<Runtime>(16);
+    const _: () = check::<EventHeader>(32);
+    const _: () = check::<ExecEvent>(32 + 40 + COMM + EVENT_PATH);
+    const _: () = check::<FailedEvent>(32 + 64 + COMM + EVENT_PATH + EVENT_ARGS);
+    const _: () = check::<ExitEvent>(56);
+    const _: () = check::<ForkEvent>(40);
+    const _: () = check::<GuardEvent>(56 + COMM);
+}
