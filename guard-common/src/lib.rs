@@ -449,11 +449,11 @@ mod layout {
         assert!(core::mem::size_of::<T>() == size);
     }
     const _: () = check::<FileKey>(16);
-    const _: () = check::<FileStamp>(64);
+    const _: () = check::<FileStamp>(56);
     const _: () = check::<Session>(24);
     const _: () = check::<Mark>(32);
     const _: () = check::<Attempt>(88);
-    const _: () = check::<GrantSet>(64 + 64 * GRANT_FILES);
+    const _: () = check::<GrantSet>(64 + 56 * GRANT_FILES);
     const _: () = check::<Pending>(48);
     const _: () = check::<Runtime>(16);
     const _: () = check::<EventHeader>(32);
