@@ -1,0 +1,14 @@
+//! Compiles the contract with a compiler written in Rust, so that no `protoc` has to be installed.
+use std::error::Error;
+
+const FILES: [&str; 4] =
+    ["guard/v1/record.proto", "guard/v1/agent.proto", "guard/v1/control.proto", "guard/v1/local.proto"];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    for file in FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(FILES, ["."])?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}
