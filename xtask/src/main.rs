@@ -1,2 +1,66 @@
-//! Placeholder.
-fn main() {}
+//! The only automation of the repository: set-up, build, virtual machines, tests, demo.
+//!
+//! It installs what it needs through the machine's own package configuration or says exactly what is missing. It must
+//! not change the system beyond packages, `~/.cache/guard` (or `$GUARD_CACHE`) and `target/`.
+//! Fails: exit 1 with the failed child's command line; 64 for wrong usage.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers talks to its terminal")]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod apt;
+mod build;
+mod check;
+mod cpio;
+mod guest;
+mod host;
+mod kernels;
+mod test;
+mod vm;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests and demonstrates Guard")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Gets what the kernel programs need, builds them and the binaries with the programs embedded.
+    Build,
+    /// Boots a guest with Guard enforcing, runs a command there as root and exits with its code.
+    Vm(vm::VmArgs),
+    /// Runs all tests whose name contains FILTER: unit, integration and VM tests on three kernels.
+    Test(test::TestArgs),
+    /// Format, clippy with the workspace lints, dependency rules.
+    Check,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    match run(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Build => build::all().map(|()| 0),
+        Command::Vm(args) => vm::command(&args),
+        Command::Test(args) => test::command(&args),
+        Command::Check => check::all().map(|()| 0),
+    }
+}

@@ -1,0 +1,40 @@
+#!/bin/bash
+# Second script of a guest: a small system, then Guard if asked for, then the command of this boot.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=${TERM:-xterm}
+. /mnt/payload/flags
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
+mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -t securityfs securityfs /sys/kernel/security
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t ext4 /dev/vdc /var/lib/guard
+ln -sfn /proc/self/fd /dev/fd; ln -sfn /proc/self/fd/0 /dev/stdin; ln -sfn /proc/self/fd/1 /dev/stdout; ln -sfn /proc/self/fd/2 /dev/stderr
+ip link set lo up
+hostname guest
+mount --bind /mnt/payload/copy /mnt/copy
+cp /mnt/payload/bin/* /usr/local/bin/ && chmod 755 /usr/local/bin/*
+mkdir -p /dev/virtio-ports
+for port in /sys/class/virtio-ports/*; do ln -sfn "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"; done
+chmod 666 /dev/virtio-ports/guard.marker
+code=0
+if [ "$GUARD" = 1 ]; then
+    bash /mnt/payload/guard-up.sh > /dev/console 2>&1 || { code=99; tail -n 30 /run/guard-*.log > /dev/virtio-ports/guard.err 2>&1; }
+fi
+if [ $code = 0 ]; then
+    cd /root
+    bash /mnt/payload/command.sh < /dev/null > /dev/virtio-ports/guard.out 2> /dev/virtio-ports/guard.err
+    code=$?
+fi
+[ "$SHELL_AFTER" = 1 ] && { echo "guest: a shell; leave with exit"; setsid -c bash -l < /dev/ttyS0 > /dev/ttyS0 2>&1; }
+echo $code > /dev/virtio-ports/guard.exit
+[ "$GUARD" = 1 ] && bash /mnt/payload/guard-down.sh > /dev/console 2>&1
+cat /run/guard-*.log > /dev/console 2> /dev/null
+sync
+umount /var/lib/guard 2> /dev/null
+sleep 0.1
+echo 1 > /proc/sys/kernel/sysrq
+echo b > /proc/sysrq-trigger
+sleep 30
