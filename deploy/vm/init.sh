@@ -15,7 +15,7 @@ ln -sfn /proc/self/fd /dev/fd; ln -sfn /proc/self/fd/0 /dev/stdin; ln -sfn /proc
 ip link set lo up
 hostname guest
 mount --bind /mnt/payload/copy /mnt/copy
-cp /mnt/payload/bin/* /usr/local/bin/ && chmod 755 /usr/local/bin/*
+for program in /mnt/payload/bin/*; do [ -f "$program" ] && install -m 755 "$program" /usr/local/bin/; done
 mkdir -p /dev/virtio-ports
 for port in /sys/class/virtio-ports/*; do ln -sfn "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"; done
 chmod 666 /dev/virtio-ports/guard.marker

@@ -244,7 +244,7 @@ fn qemu_command(spec: &Spec<'_>, kernel: &kernels::Kernel, root: &Path, dir: &Pa
         command.arg("-drive").arg(format!("if=virtio,format=raw,file={image},{options}"));
     }
     command.args(["-device", "virtio-serial", "-device", "virtio-rng-pci"]);
-    let out = if spec.shell { format!("file,id=out,path={}", file("out")) } else { "stdio,id=out,signal=off".into() };
+    let out = if spec.shell { format!("file,id=out,path={}", file("out")) } else { "file,id=out,path=/dev/stdout,append=on".into() };
     for (name, chardev) in [
         ("out", out),
         ("err", "file,id=err,path=/dev/stderr,append=on".into()),
