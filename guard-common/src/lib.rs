@@ -21,7 +21,7 @@ pub mod maps {
     pub const CGROUPS: &str = "CGROUPS";
     /// `Hash<u32 tgid, Mark>`: governed processes; inherited at fork.
     pub const MARKS: &str = "MARKS";
-    /// `LruHash<u32 tid, Attempt>`: exec attempts under way, written at syscall entry.
+    /// `Hash<u32 tid, Attempt>`: exec attempts under way, written at syscall entry.
     pub const ATTEMPTS: &str = "ATTEMPTS";
     /// `Hash<u32 tid, GrantSet>`: one-shot permissions, written by the daemon.
     pub const GRANTS: &str = "GRANTS";
@@ -43,8 +43,10 @@ pub mod maps {
 pub const GRANT_FILES: usize = 6;
 /// Bytes of the path that an event carries; a longer path is cut and flagged.
 pub const EVENT_PATH: usize = 256;
-/// Bytes of untrusted arguments that an event for a failed exec carries, NUL-separated.
-pub const EVENT_ARGS: usize = 1024;
+/// Bytes of each untrusted argument that an event for a failed exec carries, NUL included.
+pub const EVENT_ARG_SLOT: usize = 64;
+/// Bytes of all of them.
+pub const EVENT_ARGS: usize = EVENT_ARG_SLOT * EVENT_ARG_COUNT;
 /// Most argument strings that an event for a failed exec carries.
 pub const EVENT_ARG_COUNT: usize = 16;
 /// Bytes of the kernel's task name.
@@ -191,8 +193,8 @@ pub struct GrantSet {
     pub envc: u32,
     /// Entries of `files` in use.
     pub file_count: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bit `i` is set once `files[i]` has been checked: each entry serves once.
+    pub used: u32,
     /// The files that will be checked, in order: script, nested scripts, interpreter; or the one program.
     pub files: [FileStamp; GRANT_FILES],
 }
@@ -216,6 +218,10 @@ pub struct Pending {
     pub argc: u32,
     /// Expected environment count.
     pub envc: u32,
+    /// Thread id at syscall entry; `de_thread` may change the task's own before commit.
+    pub tid: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// What the daemon may change while the programs run.
@@ -224,7 +230,7 @@ pub struct Pending {
 pub struct Runtime {
     /// Process id of the daemon whose file probes are answered; 0 for none.
     pub daemon_tgid: u32,
-    /// 1 while `emergency-stop` has lifted enforcement.
+    /// 1 while `emergency-stop` has lifted enforcement: nothing is denied, held or killed.
     pub lifted: u32,
     /// Boot-time ns of the daemon's last heartbeat (information only: no grant means deny in any case).
     pub heartbeat_boot_ns: u64,
@@ -346,9 +352,9 @@ pub struct FailedEvent {
     pub state: u32,
     /// uid of the task.
     pub uid: u32,
-    /// Bytes of `args` in use; [`UNREADABLE`] if they could not be read.
-    pub args_len: u32,
-    /// Argument strings in `args`; more may have existed when [`Self::args_cut`] is 1.
+    /// Zero.
+    pub reserved0: u32,
+    /// Slots of `args` in use; [`UNREADABLE`] if they could not be read.
     pub args_count: u32,
     /// 1 if arguments were left out or cut.
     pub args_cut: u32,
@@ -360,7 +366,7 @@ pub struct FailedEvent {
     pub comm: [u8; COMM],
     /// Path argument as user memory holds it at exit: untrusted.
     pub path: [u8; EVENT_PATH],
-    /// Arguments as user memory holds them at exit, NUL-separated: untrusted.
+    /// Arguments as user memory holds them at exit, each in a slot of [`EVENT_ARG_SLOT`] bytes, NUL-terminated: untrusted.
     pub args: [u8; EVENT_ARGS],
 }
 
@@ -454,7 +460,7 @@ mod layout {
     const _: () = check::<Mark>(32);
     const _: () = check::<Attempt>(88);
     const _: () = check::<GrantSet>(64 + 56 * GRANT_FILES);
-    const _: () = check::<Pending>(48);
+    const _: () = check::<Pending>(56);
     const _: () = check::<Runtime>(16);
     const _: () = check::<EventHeader>(32);
     const _: () = check::<ExecEvent>(32 + 40 + COMM + EVENT_PATH);

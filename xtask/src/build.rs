@@ -56,7 +56,7 @@ fn kernel_object() -> Result<()> {
         .current_dir(host::root().join("guard-ebpf"))
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", format!("-C debuginfo=2 -C link-arg=--btf -C linker={}", linker.display()))
-        .args(["build", "--quiet", "--release", "--locked", "--target", BPF_TARGET, "-Z", "build-std=core"])
+        .args(["build", "--quiet", "--release", "--target", BPF_TARGET, "-Z", "build-std=core"])
         .arg("--target-dir")
         .arg(&target_dir);
     host::run(&mut cargo)?;

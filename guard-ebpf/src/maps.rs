@@ -1,0 +1,62 @@
+//! The maps, and the small operations on them that every hook shares. Pinned: they outlive the daemon.
+
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use guard_common::{
+    Attempt, COUNTERS as COUNTER_COUNT, Counter, FileKey, FileStamp, GrantSet, Mark, Pending, Runtime, Session,
+};
+
+#[map]
+pub static SESSIONS: HashMap<u64, Session> = HashMap::pinned(1024, 0);
+#[map]
+pub static CGROUPS: HashMap<u64, u64> = HashMap::pinned(1024, 0);
+#[map]
+pub static MARKS: HashMap<u32, Mark> = HashMap::pinned(65_536, 0);
+#[map]
+pub static ATTEMPTS: HashMap<u32, Attempt> = HashMap::pinned(16_384, 0);
+#[map]
+pub static GRANTS: HashMap<u32, GrantSet> = HashMap::pinned(4096, 0);
+#[map]
+pub static PENDING: HashMap<u64, Pending> = HashMap::pinned(4096, 0);
+#[map]
+pub static FROZEN: HashMap<FileKey, u64> = HashMap::pinned(16_384, 0);
+#[map]
+pub static PROBES: HashMap<u32, FileStamp> = HashMap::pinned(256, 0);
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
+#[map]
+pub static EVENTS: RingBuf = RingBuf::pinned(4 << 20, 0);
+#[map]
+pub static RUNTIME: Array<Runtime> = Array::pinned(1, 0);
+
+/// Adds one. Per CPU, so no atomic is needed; a program is not preempted between load and store by another on its CPU
+/// except in sleepable ones, where a lost count is accepted.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the pointer comes from the map look-up just above and stays valid for this program run.
+        unsafe { *slot += 1 };
+    }
+}
+
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper takes no arguments and always succeeds.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// What the daemon has set; zero if the map cannot be read (the array always has its entry).
+#[inline(always)]
+pub fn runtime() -> Runtime {
+    RUNTIME.get(0).copied().unwrap_or_default()
+}
+
+/// Whether the ring has room for a few events: no room for the record, no exec.
+#[inline(always)]
+pub fn ring_has_room() -> bool {
+    const AVAILABLE: u64 = 0;
+    const SIZE: u64 = 1;
+    const RESERVE: u64 = 64 << 10;
+    EVENTS.query(AVAILABLE) + RESERVE < EVENTS.query(SIZE)
+}

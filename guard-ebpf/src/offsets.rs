@@ -1,0 +1,67 @@
+//! Offsets of kernel fields, set by the loader from the running kernel's BTF. Zero everywhere means: not set.
+
+macro_rules! offsets {
+    ($($name:ident => $field:literal;)*) => {
+        $(
+            #[doc = concat!("Offset of `", $field, "` in bytes.")]
+            #[unsafe(no_mangle)]
+            pub static $name: u32 = 0;
+        )*
+    };
+}
+
+offsets! {
+    OFF_TASK_TGID => "task_struct.tgid";
+    OFF_TASK_PID => "task_struct.pid";
+    OFF_TASK_SIGNAL => "task_struct.signal";
+    OFF_TASK_EXIT_CODE => "task_struct.exit_code";
+    OFF_SIGNAL_LIVE => "signal_struct.live";
+    OFF_SIGNAL_GROUP_EXIT_CODE => "signal_struct.group_exit_code";
+    OFF_BPRM_FILE => "linux_binprm.file";
+    OFF_BPRM_P => "linux_binprm.p";
+    OFF_BPRM_EXEC => "linux_binprm.exec";
+    OFF_BPRM_ARGC => "linux_binprm.argc";
+    OFF_BPRM_ENVC => "linux_binprm.envc";
+    OFF_BPRM_FILENAME => "linux_binprm.filename";
+    OFF_FILE_INODE => "file.f_inode";
+    OFF_INODE_INO => "inode.i_ino";
+    OFF_INODE_SB => "inode.i_sb";
+    OFF_INODE_SIZE => "inode.i_size";
+    OFF_INODE_CTIME_S => "inode ctime seconds";
+    OFF_INODE_CTIME_NS => "inode ctime nanoseconds";
+    OFF_INODE_GENERATION => "inode.i_generation";
+    OFF_INODE_WRITECOUNT => "inode.i_writecount";
+    OFF_INODE_NLINK => "inode.i_nlink";
+    OFF_SB_DEV => "super_block.s_dev";
+    OFF_SB_MAGIC => "super_block.s_magic";
+}
+
+/// Id of Guard's cgroup; tasks anywhere below it are governed.
+#[unsafe(no_mangle)]
+pub static GUARD_CGROUP: u64 = 0;
+/// Depth of Guard's cgroup below the root of the hierarchy.
+#[unsafe(no_mangle)]
+pub static GUARD_CGROUP_LEVEL: u32 = 0;
+/// Key of the argument hash.
+#[unsafe(no_mangle)]
+pub static HASH_KEY_0: u64 = 0;
+/// Second half of the key.
+#[unsafe(no_mangle)]
+pub static HASH_KEY_1: u64 = 0;
+
+/// Reads a global that the loader has overwritten.
+#[inline(always)]
+pub fn global<T: Copy>(place: &T) -> T {
+    // SAFETY: a reference is always readable. Volatile, because the compiler must not fold the initial zero.
+    unsafe { core::ptr::read_volatile(place) }
+}
+
+/// Loads a field of a kernel object.
+///
+/// # Safety
+/// `base` must be a pointer that the verifier tracks as a kernel object with a field of type `T` at `offset`.
+#[inline(always)]
+pub unsafe fn field<T: Copy>(base: *const u8, offset: &u32) -> T {
+    // SAFETY: by the caller's contract; a faulting load of a tracked kernel pointer reads as zero.
+    unsafe { *base.add(global(offset) as usize).cast::<T>() }
+}

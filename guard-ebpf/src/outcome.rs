@@ -1,0 +1,117 @@
+//! Syscall exit of execve and execveat: what failed, and the end of every per-attempt entry.
+
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_uid_gid, bpf_probe_read_user, bpf_probe_read_user_str_bytes};
+use aya_ebpf::macros::tracepoint;
+use aya_ebpf::programs::TracePointContext;
+use guard_common::{
+    Attempt, COMM, Counter, EVENT_ARG_COUNT, EVENT_ARG_SLOT, EventHeader, FailedEvent, UNREADABLE, event_kind,
+};
+
+use crate::check::task;
+use crate::maps::{ATTEMPTS, EVENTS, GRANTS, PENDING, count, now};
+use crate::membership::{governed, tid};
+
+#[tracepoint]
+pub fn guard_exit_execve(ctx: TracePointContext) -> u32 {
+    end(&ctx)
+}
+
+#[tracepoint]
+pub fn guard_exit_execveat(ctx: TracePointContext) -> u32 {
+    end(&ctx)
+}
+
+#[inline(always)]
+fn end(ctx: &TracePointContext) -> u32 {
+    if governed().is_none() {
+        return 0;
+    }
+    let tid = tid();
+    // SAFETY: copied at once; only this thread's own syscall writes the entry now.
+    let attempt = unsafe { ATTEMPTS.get(tid) }.copied();
+    let _ = ATTEMPTS.remove(tid);
+    let _ = GRANTS.remove(tid);
+    let _ = PENDING.remove(task());
+    // SAFETY: offset of the return value in the syscall exit tracepoint.
+    let result: i64 = unsafe { ctx.read_at(16) }.unwrap_or(0);
+    if let Some(attempt) = attempt
+        && result < 0
+    {
+        count(Counter::Failed);
+        failed(&attempt, (-result) as u32);
+    }
+    0
+}
+
+#[inline(always)]
+fn failed(attempt: &Attempt, errno: u32) {
+    let Some(mut entry) = EVENTS.reserve::<FailedEvent>(0) else {
+        count(Counter::RingFull);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the reservation is exactly one FailedEvent; every field that a reader may use is written.
+    unsafe {
+        (*event).header = EventHeader {
+            kind: event_kind::FAILED,
+            size: size_of::<FailedEvent>() as u32,
+            boot_ns: now(),
+            session: attempt.session,
+            tgid: attempt.tgid,
+            tid: attempt.tid,
+        };
+        (*event).exec = attempt.exec;
+        (*event).root = attempt.root;
+        (*event).parent_exec = attempt.parent_exec;
+        (*event).entered_boot_ns = attempt.entered_boot_ns;
+        (*event).errno = errno;
+        (*event).state = attempt.state;
+        (*event).uid = bpf_get_current_uid_gid() as u32;
+        (*event).reserved0 = 0;
+        (*event).reserved = 0;
+        (*event).comm = bpf_get_current_comm().unwrap_or([0; COMM]);
+        (*event).path[0] = 0;
+        (*event).path_len = match bpf_probe_read_user_str_bytes(attempt.path_ptr as *const u8, &mut (*event).path) {
+            Ok(text) => text.len() as u32,
+            Err(_) => UNREADABLE,
+        };
+        arguments(attempt, event);
+    }
+    entry.submit(0);
+}
+
+/// # Safety
+/// `event` must be a reservation of one FailedEvent.
+#[inline(always)]
+unsafe fn arguments(attempt: &Attempt, event: *mut FailedEvent) {
+    let mut seen = 0_u32;
+    let mut cut = 1_u32;
+    let mut readable = true;
+    for index in 0..EVENT_ARG_COUNT {
+        let place = attempt.argv_ptr.wrapping_add(8 * index as u64) as *const u64;
+        // SAFETY: the helper checks the user address.
+        let Ok(pointer) = (unsafe { bpf_probe_read_user(place) }) else {
+            readable = false;
+            break;
+        };
+        if pointer == 0 {
+            cut = 0;
+            break;
+        }
+        // SAFETY: a slot of constant place and size within the reservation; the helper checks the user address.
+        let slot = unsafe { &mut *(&raw mut (*event).args).cast::<[u8; EVENT_ARG_SLOT]>().add(index) };
+        // SAFETY: as above.
+        match unsafe { bpf_probe_read_user_str_bytes(pointer as *const u8, slot) } {
+            Ok(_) => seen += 1,
+            Err(_) => {
+                readable = false;
+                break;
+            }
+        }
+    }
+    // SAFETY: by contract.
+    unsafe {
+        (*event).args_count = if readable { seen } else { UNREADABLE };
+        (*event).args_cut = cut;
+    }
+}
