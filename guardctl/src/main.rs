@@ -1,2 +1,77 @@
-//! Placeholder.
-fn main() {}
+//! `guardctl`: runs governed sessions, reviews requests, reads and verifies the log.
+//!
+//! It must not decide anything about execs and keeps nothing but the last verified checkpoint. Fails: with the exit codes of
+//! [`exit::Exit`], the reason on stderr.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use config::Config;
+use exit::{CliError, Exit, Result};
+use output::{Format, Out};
+
+mod args;
+mod client;
+mod config;
+mod duration;
+mod exit;
+mod local;
+mod output;
+mod record;
+mod review;
+mod run;
+mod session;
+mod status;
+mod stream;
+mod table;
+#[cfg(test)]
+mod testing;
+mod text;
+mod time;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok }.into();
+        }
+    };
+    let json = cli.output == Format::Json;
+    match start(&cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::report(&error, json);
+            error.kind.into()
+        }
+    }
+}
+
+fn start(cli: &Cli) -> Result<u8> {
+    let config = Config::load(cli.config.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::new(Exit::Internal, format_args!("cannot start the runtime: {e}")))?;
+    let code = runtime.block_on(dispatch(cli, &config));
+    // A thread that waits for a key or a peer must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
+    let out = Out::new(cli.output);
+    match &cli.command {
+        Command::Run(args) => return run::run(args, config, out.is_json()).await,
+        Command::Session(command) => session::run(command, config, &out).await?,
+        Command::Tail(args) => stream::tail(args, config, &out).await?,
+        Command::Query(args) => stream::query(args, config, &out).await?,
+        Command::Review(command) => review::run(command, config, &out).await?,
+        Command::Status(args) => status::run(args, config, &out).await?,
+        Command::Whoami => status::whoami(config, &out).await?,
+        Command::Log(_) => {}
+    }
+    Ok(Exit::Ok as u8)
+}

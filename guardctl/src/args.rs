@@ -1,0 +1,329 @@
+//! The command line.
+//!
+//! It must not act. Fails: clap's own message, exit code 64.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::duration;
+use crate::output::Format;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, and the thing asked about is so
+  1    not so: verification failed, no such session, request no longer open
+  64   usage      69  collector or daemon unavailable     70  internal
+  77   not permitted                                      78  configuration
+  `guardctl run` ends with the code of the command it ran; 126: its entry program was denied; 128+N: signal N.
+
+Times are UTC. Text that a governed program controls is shown escaped; nothing is cut.
+JSON: one object, or one object a line where the answer is a stream (docs/guardctl.md).";
+
+/// Runs governed sessions, reviews requests, reads and verifies the log.
+#[derive(Debug, Parser)]
+#[command(name = "guardctl", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file [default: $GUARDCTL_CONFIG, ~/.config/guard/guardctl.toml, /etc/guard/guardctl.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Form of the answer
+    #[arg(long, short = 'o', global = true, value_enum, default_value = "table")]
+    pub output: Format,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a command in a governed session of its own
+    Run(RunArgs),
+    /// List, show and end sessions
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Show the newest log records, or follow the log
+    Tail(TailArgs),
+    /// Find log records
+    Query(QueryArgs),
+    /// List, show, approve and deny requests for review
+    #[command(subcommand)]
+    Review(ReviewCommand),
+    /// Show nodes with their measured mode, and the collector
+    Status(StatusArgs),
+    /// Show who the collector takes the caller for
+    Whoami,
+    /// Verify, export and inspect the Merkle log
+    #[command(subcommand)]
+    Log(LogCommand),
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The agent being governed
+    #[arg(long, value_name = "NAME")]
+    pub agent: String,
+    /// How long the session may last [default: the host's setting]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub ttl: Option<Duration>,
+    /// What the session is for; shown to reviewers as untrusted text
+    #[arg(long, value_name = "TEXT")]
+    pub purpose: Option<String>,
+    /// Start for another user; needs the right to do so, and both are recorded
+    #[arg(long = "for", value_name = "USER")]
+    pub on_behalf_of: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Subcommands of `session`.
+#[derive(Debug, Subcommand)]
+pub enum SessionCommand {
+    /// List sessions, newest first
+    List(SessionListArgs),
+    /// Answer the five questions about a session
+    Show(SessionShowArgs),
+    /// End an open session on this host, through the daemon
+    End(SessionEndArgs),
+}
+
+/// Arguments of `session list`.
+#[derive(Debug, Args)]
+pub struct SessionListArgs {
+    /// Only open sessions
+    #[arg(long)]
+    pub open: bool,
+    /// Only sessions of this agent
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub agent: String,
+    /// Only sessions of this initiator
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub initiator: String,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+}
+
+/// Arguments of `session show`.
+#[derive(Debug, Args)]
+pub struct SessionShowArgs {
+    /// Session id
+    pub id: String,
+    /// Wait until the answer covers so many log records
+    #[arg(long, value_name = "SIZE", default_value_t = 0, hide_default_value = true)]
+    pub at_least: u64,
+}
+
+/// Arguments of `session end`.
+#[derive(Debug, Args)]
+pub struct SessionEndArgs {
+    /// Session id
+    pub id: String,
+    /// Why; recorded
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+/// Arguments of `tail`.
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// Go on as the log grows
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only records of this session
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub session: String,
+    /// Start at this leaf [default: with -f now, else the newest 20]
+    #[arg(long, value_name = "LEAF")]
+    pub from: Option<u64>,
+}
+
+/// Arguments of `query`.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// Session id
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub session: String,
+    /// Agent name
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub agent: String,
+    /// Initiator name
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub initiator: String,
+    /// Host id, 32 hexadecimal digits
+    #[arg(long, value_name = "HEX", value_parser = parse_host)]
+    pub host: Option<HostArg>,
+    /// allowed, inherited, approved, denied, timed_out, expired, killed or failed
+    #[arg(long, value_name = "WORD", value_parser = crate::record::DISPOSITIONS)]
+    pub disposition: Option<String>,
+    /// Category id, such as fs.delete
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub category: String,
+    /// Reviewer name
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub reviewer: String,
+    /// Not before this time, or so long ago
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Not after this time, or so long ago
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Only leaves above this one: the last leaf of the page before
+    #[arg(long, value_name = "LEAF")]
+    pub after: Option<u64>,
+    /// At most so many records
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    /// Wait until the answer covers so many log records
+    #[arg(long, value_name = "SIZE", default_value_t = 0, hide_default_value = true)]
+    pub at_least: u64,
+}
+
+/// A host id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostArg(pub Vec<u8>);
+
+fn parse_host(text: &str) -> Result<HostArg, String> {
+    match hex::decode(text) {
+        Ok(bytes) if bytes.len() == 16 => Ok(HostArg(bytes)),
+        _ => Err("a host id has 32 hexadecimal digits, see `guardctl status`".to_owned()),
+    }
+}
+
+/// Subcommands of `review`.
+#[derive(Debug, Subcommand)]
+pub enum ReviewCommand {
+    /// List requests that wait for a person
+    List(ReviewListArgs),
+    /// Show one request whole
+    Show {
+        /// Request id
+        id: String,
+    },
+    /// Show one request and approve exactly that
+    Approve(ApproveArgs),
+    /// Deny one request
+    Deny(DenyArgs),
+}
+
+/// Arguments of `review list`.
+#[derive(Debug, Args)]
+pub struct ReviewListArgs {
+    /// Decided requests too
+    #[arg(long)]
+    pub all: bool,
+    /// Only requests of this session
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub session: String,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    /// Go on: print each new request once
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// How far an approval reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scope {
+    /// This exec only.
+    Once,
+    /// This exec and what it starts, within the categories and the count named.
+    Root,
+}
+
+/// Arguments of `review approve`.
+#[derive(Debug, Args)]
+pub struct ApproveArgs {
+    /// Request id
+    pub id: String,
+    /// Why; recorded
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// How far the approval reaches
+    #[arg(long, value_enum, default_value = "once")]
+    pub scope: Scope,
+    /// With --scope root: a category that what it starts may have; may be given several times
+    #[arg(long = "category", value_name = "ID")]
+    pub categories: Vec<String>,
+    /// With --scope root: how many execs it covers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_execs: Option<u32>,
+    /// Refuse unless the request's digest is this one
+    #[arg(long, value_name = "HEX")]
+    pub digest: Option<String>,
+    /// Do not ask again on a terminal
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Arguments of `review deny`.
+#[derive(Debug, Args)]
+pub struct DenyArgs {
+    /// Request id
+    pub id: String,
+    /// Why; recorded and told to the agent
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Ask the daemon on this host instead of the collector
+    #[arg(long)]
+    pub local: bool,
+}
+
+/// Subcommands of `log`.
+#[derive(Debug, Subcommand)]
+pub enum LogCommand {
+    /// Check the whole log: signature, root, every record, every host's chain, and that it only grew
+    Verify(VerifyArgs),
+    /// Print the signed checkpoint as it stands
+    Checkpoint,
+    /// Download the whole log, verified, as C2SP tlog-tiles files
+    Export {
+        /// Folder to write, made if missing
+        dir: PathBuf,
+    },
+}
+
+/// Arguments of `log verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Verify an exported log without asking the collector
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_keeps_its_own_options() {
+        let cli = Cli::try_parse_from(["guardctl", "run", "--agent", "a", "--ttl", "15m", "--", "ls", "--output"]);
+        match cli.map(|c| c.command) {
+            Ok(Command::Run(run)) => assert_eq!(run.command, ["ls", "--output"]),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_ttl_without_unit_is_refused() {
+        let error = Cli::try_parse_from(["guardctl", "run", "--agent", "a", "--ttl", "15", "--", "ls"]);
+        assert!(error.expect_err("refused").to_string().contains("a unit is missing"));
+    }
+}

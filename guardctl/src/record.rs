@@ -1,0 +1,114 @@
+//! Log records as guardctl reads them: the fixed header and a parsed copy of the body.
+//!
+//! It must not drop what it does not know: an unknown kind is shown with its number and size. Fails: bytes that are no record
+//! are an error that names the leaf, since the log should hold none.
+
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Disposition, ExecFacts, LogEntry, RecordBody, Tier};
+use prost::Message;
+use serde_json::{Value, json};
+
+use crate::exit::{CliError, Exit, Result};
+use crate::time;
+
+mod json;
+mod line;
+
+pub use json::{facts as facts_json, text_value, verdict as verdict_json};
+pub use line::{Line, disposition_tone};
+
+/// The words for dispositions, as the command line takes them.
+pub const DISPOSITIONS: [&str; 8] =
+    ["allowed", "inherited", "approved", "denied", "timed_out", "expired", "killed", "failed"];
+
+/// One record of the log.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Leaf index in the log.
+    pub leaf: u64,
+    /// Host id, hexadecimal.
+    pub host: String,
+    /// Sequence number on that host.
+    pub seq: u64,
+    /// Wall clock of the host, nanoseconds since 1970.
+    pub wall_ns: i64,
+    /// Session id, empty for none.
+    pub session: String,
+    /// Number of the kind.
+    pub kind: u16,
+    /// The parsed body; `None` for a kind or form that this version does not know.
+    pub body: Option<Body>,
+    body_len: usize,
+}
+
+impl Entry {
+    /// Parses one entry as the collector sent it.
+    pub fn parse(entry: LogEntry) -> Result<Entry> {
+        let leaf = entry.leaf;
+        Err(CliError::new(Exit::Internal, leaf))
+    }
+
+    /// An entry that no record stands behind.
+    #[cfg(test)]
+    pub fn for_test(leaf: u64, wall_ns: i64, session: &str, kind: u16, body: Option<Body>) -> Entry {
+        let (host, session) = ("01".repeat(16), session.to_owned());
+        Entry { leaf, host, seq: leaf, wall_ns, session, kind, body, body_len: 12 }
+    }
+
+    /// The documented JSON form.
+    pub fn json(&self) -> Value {
+        let (kind, body) = match &self.body {
+            Some(body) => json::body(body),
+            None => ("unknown", json!({ "bytes": self.body_len })),
+        };
+        json!({
+            "leaf": self.leaf, "host": self.host, "seq": self.seq, "time": time::rfc3339(self.wall_ns),
+            "session": Some(&self.session).filter(|s| !s.is_empty()), "kind": kind, "kind_number": self.kind, "body": body,
+        })
+    }
+}
+
+/// The word for a disposition; empty when it is not set.
+pub fn disposition_word(raw: i32) -> &'static str {
+    match Disposition::try_from(raw) {
+        Ok(Disposition::Unspecified) => "",
+        Ok(Disposition::Allowed) => "allowed",
+        Ok(Disposition::Inherited) => "inherited",
+        Ok(Disposition::Approved) => "approved",
+        Ok(Disposition::Denied) => "denied",
+        Ok(Disposition::TimedOut) => "timed_out",
+        Ok(Disposition::Expired) => "expired",
+        Ok(Disposition::Killed) => "killed",
+        Ok(Disposition::Failed) => "failed",
+        Err(_) => "unknown",
+    }
+}
+
+/// The word for a tier; empty when it is not set.
+pub fn tier_word(raw: i32) -> &'static str {
+    match Tier::try_from(raw) {
+        Ok(Tier::Unspecified) => "",
+        Ok(Tier::Allow) => "allow",
+        Ok(Tier::Review) => "review",
+        Ok(Tier::Deny) => "deny",
+        Err(_) => "unknown",
+    }
+}
+
+/// The complete argument vector quoted; says so when the record does not carry all of it.
+pub fn command(facts: &ExecFacts) -> String {
+    let mut text = crate::text::command_line(&facts.argv);
+    if facts.argv_omitted > 0 {
+        text.push_str(&format!(" [and {} arguments that this record does not carry]", facts.argv_omitted));
+    }
+    if facts.argv.is_empty() {
+        text = format!("[no arguments] {}", crate::text::quote(&facts.path_arg));
+    }
+    text
+}
+
+/// Exit status of a process, as a shell shows it: code, or 128 plus the signal.
+pub fn shell_code(wait_status: u32) -> u32 {
+    let signal = wait_status & 0x7f;
+    if signal == 0 { wait_status >> 8 & 0xff } else { 128 + signal }
+}

@@ -1,0 +1,171 @@
+//! Record bodies as JSON, with the names of the contract.
+//!
+//! It must not lose bytes: what is not UTF-8 becomes `{"base64": …}`. Fails: never.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{
+    CanaryResult, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, Identity, NodeStart,
+    ProcessRef, ReviewDecision, SessionEnd, SessionStart, Verdict,
+};
+use serde_json::{Value, json};
+
+use super::{disposition_word, shell_code, tier_word};
+use crate::time::rfc3339;
+
+/// A text that somebody else controls: a JSON string where it is UTF-8, else an object with the base64 of its bytes.
+pub fn text_value(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Value::from(text),
+        Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
+    }
+}
+
+/// The kind's name and the body.
+pub fn body(body: &Body) -> (&'static str, Value) {
+    match body {
+        Body::NodeStart(b) => ("node_start", node_start(b)),
+        Body::NodeStop(b) => ("node_stop", json!({"reason": b.reason, "sessions_closed": b.sessions_closed})),
+        Body::SessionStart(b) => ("session_start", session_start(b)),
+        Body::SessionEnd(b) => ("session_end", session_end(b)),
+        Body::Exec(b) => ("exec", exec(b)),
+        Body::ExecRequest(b) => ("exec_request", exec_request(b)),
+        Body::ExecDecision(b) => ("exec_decision", exec_decision(b)),
+        Body::ExecOutcome(b) => ("exec_outcome", exec_outcome(b)),
+        Body::ExecUnjudged(b) => ("exec_unjudged", exec_unjudged(b)),
+        Body::GuardRefusal(b) => (
+            "guard_refusal",
+            json!({"identity": identity(&b.identity), "what": b.what, "pid": b.pid, "comm": text_value(&b.comm),
+                "other_pid": b.other_pid, "dev": b.dev, "ino": b.ino, "count": b.count}),
+        ),
+        Body::Gap(b) => ("gap", json!({"source": b.source, "counter": b.counter, "lost": b.lost, "total": b.total})),
+        Body::Canary(b) => ("canary", canary(b)),
+        Body::EmergencyStop(b) => (
+            "emergency_stop",
+            json!({"uid": b.uid, "user": b.user, "reason": b.reason, "sessions": b.sessions, "pid": b.pid}),
+        ),
+        Body::JournalRepair(b) => {
+            ("journal_repair", json!({"what": b.what, "file": b.file, "offset": b.offset, "bytes": b.bytes}))
+        }
+        Body::PolicyLoaded(b) => (
+            "policy_loaded",
+            json!({"digest": b.digest, "source": b.source, "rules": b.rules, "refused": b.refused, "error": b.error}),
+        ),
+        Body::CollectorStart(b) => (
+            "collector_start",
+            json!({"version": b.version, "log_size": b.log_size, "origin": b.origin, "recovered": b.recovered,
+                "detail": b.detail}),
+        ),
+        Body::AdmitFinding(b) => (
+            "admit_finding",
+            json!({"host": hex::encode(&b.host), "epoch": hex::encode(&b.epoch), "what": b.what,
+                "expected_seq": b.expected_seq, "got_seq": b.got_seq, "detail": b.detail}),
+        ),
+        Body::ReviewDecision(b) => ("review_decision", review_decision(b)),
+    }
+}
+
+fn identity(identity: &Option<Identity>) -> Value {
+    identity.as_ref().map_or(Value::Null, |i| {
+        json!({"session": i.session_id, "agent": i.agent, "instance": i.instance, "initiator": i.initiator,
+            "initiator_uid": i.initiator_uid, "started_by": some(&i.started_by), "categories": i.categories,
+            "rights_digest": hex::encode(&i.rights_digest)})
+    })
+}
+
+fn node_start(b: &NodeStart) -> Value {
+    json!({"version": b.version, "kernel": b.kernel, "mode": b.mode, "canary": b.canary.as_ref().map(canary),
+        "boot_id": b.boot_id, "pid": b.pid, "policy_digest": b.policy_digest, "journal_dir": b.journal_dir, "lsm": b.lsm,
+        "adopted": b.adopted})
+}
+
+fn canary(b: &CanaryResult) -> Value {
+    json!({"ungranted_denied": b.ungranted_denied, "granted_ran": b.granted_ran,
+        "wrong_argv_killed": b.wrong_argv_killed, "mode": b.mode, "detail": b.detail})
+}
+
+fn session_start(b: &SessionStart) -> Value {
+    json!({"identity": identity(&b.identity), "ttl_ns": b.ttl_ns, "expires": rfc3339(b.expires_unix_ns),
+        "purpose": b.purpose, "profile": b.profile, "argv": texts(&b.argv), "cwd": text_value(&b.cwd), "tty": b.tty,
+        "policy_digest": b.policy_digest, "uid": b.uid, "gid": b.gid, "kernel_mode": b.kernel_mode,
+        "session_key": b.session_key, "cgroup_id": b.cgroup_id, "expires_boot_ns": b.expires_boot_ns})
+}
+
+fn session_end(b: &SessionEnd) -> Value {
+    json!({"identity": identity(&b.identity), "reason": b.reason, "exit_code": b.has_status.then(|| shell_code(b.status)),
+        "execs": b.execs, "duration_ns": b.duration_ns, "detail": b.detail})
+}
+
+fn exec(b: &Exec) -> Value {
+    json!({"identity": identity(&b.identity), "facts": b.facts.as_ref().map(facts),
+        "verdict": b.verdict.as_ref().map(verdict), "disposition": disposition_word(b.disposition), "detail": b.detail,
+        "inherited_from": b.inherited_from, "request": some(&b.request_id), "reviewer": some(&b.reviewer)})
+}
+
+fn exec_request(b: &ExecRequest) -> Value {
+    json!({"identity": identity(&b.identity), "facts": b.facts.as_ref().map(facts),
+        "verdict": b.verdict.as_ref().map(verdict), "request": b.request_id, "deadline": rfc3339(b.deadline_unix_ns),
+        "hold_max_ns": b.hold_max_ns, "digest": hex::encode(&b.digest)})
+}
+
+fn exec_decision(b: &ExecDecision) -> Value {
+    json!({"identity": identity(&b.identity), "request": b.request_id, "exec": b.exec_id,
+        "disposition": disposition_word(b.disposition), "reviewer": some(&b.reviewer), "reason": b.reason,
+        "waited_ns": b.waited_ns, "held": b.held, "decision_leaf": b.decision_leaf, "retry_of": b.retry_of})
+}
+
+fn exec_outcome(b: &ExecOutcome) -> Value {
+    json!({"identity": identity(&b.identity), "exec": b.exec_id, "disposition": some(disposition_word(b.disposition)),
+        "started": b.started, "errno": b.errno, "exit_code": b.exited.then(|| shell_code(b.status)),
+        "duration_ns": b.duration_ns, "reason": b.reason})
+}
+
+fn exec_unjudged(b: &ExecUnjudged) -> Value {
+    json!({"identity": identity(&b.identity), "exec": b.exec_id, "pid": b.pid, "tid": b.tid, "uid": b.uid,
+        "comm": text_value(&b.comm), "path": text_value(&b.path), "argv": texts(&b.argv), "argv_trust": b.argv_trust,
+        "argv_cut": b.argv_cut, "errno": b.errno, "reason": b.reason, "probes": b.probes,
+        "disposition": disposition_word(b.disposition), "root_exec": b.root_exec_id, "parent_exec": b.parent_exec_id})
+}
+
+fn review_decision(b: &ReviewDecision) -> Value {
+    json!({"request": b.request_id, "digest": hex::encode(&b.digest), "reviewer": b.reviewer, "approve": b.approve,
+        "reason": b.reason, "scope": b.scope, "categories": b.categories, "max_execs": b.max_execs,
+        "expires": rfc3339(b.expires_unix_ns), "host": hex::encode(&b.host), "session": b.session_id, "agent": b.agent})
+}
+
+/// What the kernel and the held task said.
+pub fn facts(b: &ExecFacts) -> Value {
+    json!({"exec": b.exec_id, "boot_id": b.boot_id, "pid": b.pid, "tid": b.tid, "uid": b.uid, "gid": b.gid,
+        "argv": texts(&b.argv), "argv_count": b.argv_count, "argv_omitted": b.argv_omitted,
+        "argv_sha256": hex::encode(&b.argv_sha256), "cwd": text_value(&b.cwd),
+        "files": b.files.iter().map(file).collect::<Vec<_>>(),
+        "ancestry": b.ancestry.iter().map(process).collect::<Vec<_>>(), "parent_exec": b.parent_exec_id,
+        "root_exec": b.root_exec_id, "entry": b.entry, "env_count": b.envc, "env_sha256": hex::encode(&b.env_sha256),
+        "env_notable": texts(&b.env_notable), "path_arg": text_value(&b.path_arg), "tty": some(&b.tty)})
+}
+
+fn file(f: &FileFact) -> Value {
+    json!({"path": text_value(&f.path), "role": f.role, "sha256": hex::encode(&f.sha256), "dev": f.dev, "ino": f.ino,
+        "size": f.size})
+}
+
+fn process(p: &ProcessRef) -> Value {
+    json!({"pid": p.pid, "uid": p.uid, "comm": text_value(&p.comm), "exec": p.exec_id, "exe": text_value(&p.exe)})
+}
+
+/// What policy said; `anomalies` is null when this version does not cover them.
+pub fn verdict(b: &Verdict) -> Value {
+    let reasons = b.reasons.iter().map(|r| json!({"rule": r.rule_id, "text": r.text, "evidence": r.evidence}));
+    json!({"tier": tier_word(b.tier), "category": b.category, "risk": b.risk, "reasons": reasons.collect::<Vec<_>>(),
+        "policy_digest": b.policy_digest, "targets": b.targets,
+        "anomalies": b.anomalies_covered.then_some(&b.anomalies)})
+}
+
+fn texts(list: &[Vec<u8>]) -> Vec<Value> {
+    list.iter().map(|b| text_value(b)).collect()
+}
+
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|t| !t.is_empty())
+}

@@ -1,0 +1,178 @@
+//! One record as one line of a stream for people.
+//!
+//! It must not hide a kind. Fails: never.
+
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Exec, ExecDecision, ExecOutcome, ExecRequest, ExecUnjudged, ReviewDecision, Verdict};
+
+use super::{Entry, command, disposition_word, shell_code};
+use crate::duration;
+use crate::table::Tone;
+use crate::text::{command_line, escape, escape_str, quote};
+
+/// What a line says: what happened, and to what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// One word: a disposition, or what happened.
+    pub event: String,
+    /// Colour of that word.
+    pub tone: Tone,
+    /// Command or detail, safe to print.
+    pub text: String,
+}
+
+/// The tone of a disposition.
+pub fn disposition_tone(word: &str) -> Tone {
+    match word {
+        "allowed" | "inherited" | "approved" => Tone::Good,
+        "denied" | "timed_out" | "killed" | "expired" => Tone::Bad,
+        "failed" | "pending" => Tone::Warn,
+        _ => Tone::Plain,
+    }
+}
+
+impl Line {
+    /// Describes a record.
+    pub fn new(entry: &Entry) -> Line {
+        match &entry.body {
+            Some(body) => describe(body),
+            None => line("unknown", Tone::Warn, format!("kind {}, {} bytes", entry.kind, entry.body_len)),
+        }
+    }
+}
+
+fn line(event: &str, tone: Tone, text: String) -> Line {
+    Line { event: event.to_owned(), tone, text }
+}
+
+fn describe(body: &Body) -> Line {
+    match body {
+        Body::NodeStart(b) => line(
+            "node up",
+            Tone::Plain,
+            format!("guard-agent {} on {}, {}", escape_str(&b.version), escape_str(&b.kernel), escape_str(&b.mode)),
+        ),
+        Body::NodeStop(b) => line("node down", Tone::Warn, escape_str(&b.reason)),
+        Body::SessionStart(b) => line("start", Tone::Plain, session_start(b)),
+        Body::SessionEnd(b) => {
+            let code = if b.has_status { format!(", exit code {}", shell_code(b.status)) } else { String::new() };
+            let text = format!("{}, {} execs{code}", escape_str(&b.reason), b.execs);
+            line("end", Tone::Plain, text)
+        }
+        Body::Exec(b) => exec(b),
+        Body::ExecRequest(b) => request(b),
+        Body::ExecDecision(b) => decision(b),
+        Body::ExecOutcome(b) => outcome(b),
+        Body::ExecUnjudged(b) => unjudged(b),
+        Body::GuardRefusal(b) => {
+            let text = format!("{} by pid {} ({}), {}x", escape_str(&b.what), b.pid, escape(&b.comm), b.count.max(1));
+            line("refused", Tone::Bad, text)
+        }
+        Body::Gap(b) => {
+            line("gap", Tone::Bad, format!("{} lost {} ({})", escape_str(&b.source), b.lost, escape_str(&b.counter)))
+        }
+        Body::Canary(b) => line("canary", Tone::Plain, format!("{} {}", escape_str(&b.mode), escape_str(&b.detail))),
+        Body::EmergencyStop(b) => {
+            line("stop", Tone::Bad, format!("emergency stop by {}: {}", escape_str(&b.user), escape_str(&b.reason)))
+        }
+        Body::JournalRepair(b) => line(
+            "repair",
+            Tone::Warn,
+            format!("{} in {} at {}, {} bytes", escape_str(&b.what), escape_str(&b.file), b.offset, b.bytes),
+        ),
+        Body::PolicyLoaded(b) if b.refused => {
+            line("policy", Tone::Bad, format!("refused {}: {}", escape_str(&b.source), escape_str(&b.error)))
+        }
+        Body::PolicyLoaded(b) => {
+            line("policy", Tone::Plain, format!("{} rules from {}", b.rules, escape_str(&b.source)))
+        }
+        Body::CollectorStart(b) => {
+            line("collector", Tone::Plain, format!("started at log size {} {}", b.log_size, escape_str(&b.detail)))
+        }
+        Body::AdmitFinding(b) => line(
+            "finding",
+            Tone::Bad,
+            format!(
+                "{} at host {}: expected {}, got {} {}",
+                escape_str(&b.what),
+                hex::encode(&b.host),
+                b.expected_seq,
+                b.got_seq,
+                escape_str(&b.detail)
+            ),
+        ),
+        Body::ReviewDecision(b) => review_decision(b),
+    }
+}
+
+fn session_start(b: &guard_proto::v1::SessionStart) -> String {
+    let identity = b.identity.clone().unwrap_or_default();
+    let (agent, initiator) = (escape_str(&identity.agent), escape_str(&identity.initiator));
+    format!("{agent} for {initiator}: {}", command_line(&b.argv))
+}
+
+fn rule(verdict: &Option<Verdict>) -> String {
+    let first = verdict.as_ref().and_then(|v| v.reasons.first());
+    first.map(|r| format!(" [{}]", escape_str(&r.rule_id))).unwrap_or_default()
+}
+
+fn exec(b: &Exec) -> Line {
+    let word = disposition_word(b.disposition);
+    let mut text = b.facts.as_ref().map(command).unwrap_or_default();
+    text.push_str(&rule(&b.verdict));
+    if !b.detail.is_empty() {
+        text.push_str(&format!(" {}", escape_str(&b.detail)));
+    }
+    line(word, disposition_tone(word), text)
+}
+
+fn request(b: &ExecRequest) -> Line {
+    let command = b.facts.as_ref().map(command).unwrap_or_default();
+    let text = format!("{command}{} request {}", rule(&b.verdict), escape_str(&b.request_id));
+    line("waiting", Tone::Warn, text)
+}
+
+fn decision(b: &ExecDecision) -> Line {
+    let word = disposition_word(b.disposition);
+    let by = if b.reviewer.is_empty() { String::new() } else { format!(" by {}", escape_str(&b.reviewer)) };
+    let reason = if b.reason.is_empty() { String::new() } else { format!(": {}", escape_str(&b.reason)) };
+    let text = format!("request {}{by} after {}{reason}", escape_str(&b.request_id), duration::show(b.waited_ns));
+    line(word, disposition_tone(word), text)
+}
+
+fn outcome(b: &ExecOutcome) -> Line {
+    let word = disposition_word(b.disposition);
+    let event = if word.is_empty() { "exit" } else { word };
+    let mut text = format!("exec {}", b.exec_id);
+    if b.exited {
+        text.push_str(&format!(" exit code {} after {}", shell_code(b.status), duration::show(b.duration_ns)));
+    } else if b.errno != 0 {
+        text.push_str(&format!(" errno {}", b.errno));
+    }
+    if !b.reason.is_empty() {
+        text.push_str(&format!(" ({})", escape_str(&b.reason)));
+    }
+    line(event, if word.is_empty() { Tone::Dim } else { disposition_tone(word) }, text)
+}
+
+fn unjudged(b: &ExecUnjudged) -> Line {
+    let word = disposition_word(b.disposition);
+    let mut text = if b.argv.is_empty() { quote(&b.path) } else { command_line(&b.argv) };
+    text.push_str(&format!(" errno {}", b.errno));
+    for part in [&b.argv_trust, &b.reason] {
+        if !part.is_empty() {
+            text.push_str(&format!(", {}", escape_str(part)));
+        }
+    }
+    if b.probes > 1 {
+        text.push_str(&format!(", {} probes", b.probes));
+    }
+    line(word, disposition_tone(word), text)
+}
+
+fn review_decision(b: &ReviewDecision) -> Line {
+    let (event, tone) = if b.approve { ("approval", Tone::Good) } else { ("denial", Tone::Bad) };
+    let reason = if b.reason.is_empty() { String::new() } else { format!(": {}", escape_str(&b.reason)) };
+    let text = format!("request {} by {}{reason}", escape_str(&b.request_id), escape_str(&b.reviewer));
+    Line { event: event.to_owned(), tone, text }
+}

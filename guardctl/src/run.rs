@@ -1,0 +1,224 @@
+//! `guardctl run`: asks the daemon for a governed session, hands it three descriptors, relays between them and the
+//! caller's own, and ends as the command ended.
+//!
+//! It must not start anything itself: the daemon's launcher does. Fails: a refusal becomes the exit code of its kind; a
+//! daemon that goes away ends the command with `unavailable` and the terminal restored.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use guard_proto::v1::{ForwardSignal, SessionMessage, StartSession, local_reply, local_request};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+use crate::args::RunArgs;
+use crate::config::Config;
+use crate::exit::{CliError, Exit, Result};
+use crate::local;
+use crate::output::{json_line, note};
+use crate::text::escape_str;
+
+mod relay;
+mod signals;
+mod terminal;
+
+use relay::{Relay, RelayEvent};
+use signals::{Signals, Work};
+
+/// Runs the command and returns the code to exit with.
+pub async fn run(args: &RunArgs, config: &Config, json: bool) -> Result<u8> {
+    let socket = local::connect(&config.socket_path())?;
+    // From here on signals belong to the session.
+    let mut signals = Signals::new()?;
+    let mut relay = Relay::new()?;
+    let request = local::frame(local_request::Request::StartSession(start_session(args, relay.is_terminal())?))?;
+    {
+        let fds = relay.take_session_side()?;
+        local::send_with_fds(&socket, &request, &[fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()])?;
+    }
+    socket.set_nonblocking(true).map_err(|e| local::lost(&e))?;
+    let socket = UnixStream::from_std(socket).map_err(|e| local::lost(&e))?;
+    let outcome =
+        Conversation { socket, buffer: Vec::new(), json, started: None }.drive(&mut relay, &mut signals).await;
+    relay.finish().await;
+    outcome
+}
+
+fn start_session(args: &RunArgs, tty: bool) -> Result<StartSession> {
+    let cwd = env::current_dir()
+        .map_err(|e| CliError::new(Exit::Usage, format_args!("cannot tell the current folder: {e}")))?;
+    Ok(StartSession {
+        agent: args.agent.clone(),
+        ttl_seconds: args.ttl.map_or(0, |t| t.as_secs()),
+        argv: args.command.iter().map(|a| a.as_bytes().to_vec()).collect(),
+        env: env::vars_os().map(|(name, value)| env_entry(&name, value)).collect(),
+        cwd: cwd.into_os_string().into_vec(),
+        purpose: args.purpose.clone().unwrap_or_default(),
+        tty,
+        initiator: args.on_behalf_of.clone().unwrap_or_default(),
+        umask: signals::current_umask(),
+    })
+}
+
+fn env_entry(name: &OsStr, value: OsString) -> Vec<u8> {
+    let mut entry = name.as_bytes().to_vec();
+    entry.push(b'=');
+    entry.extend_from_slice(value.as_bytes());
+    entry
+}
+
+/// The connection that owns the session.
+struct Conversation {
+    socket: UnixStream,
+    buffer: Vec<u8>,
+    json: bool,
+    started: Option<String>,
+}
+
+impl Conversation {
+    async fn drive(mut self, relay: &mut Relay, signals: &mut Signals) -> Result<u8> {
+        loop {
+            tokio::select! {
+                reply = next_reply(&mut self.socket, &mut self.buffer) => {
+                    if let Some(code) = self.on_reply(reply?, relay)? {
+                        return Ok(code);
+                    }
+                }
+                work = signals.next() => self.on_signal(work, relay).await?,
+                event = relay.next_event() => match event {
+                    RelayEvent::StopKey => self.suspend(relay).await?,
+                },
+            }
+        }
+    }
+
+    fn on_reply(&mut self, reply: local_reply::Reply, relay: &mut Relay) -> Result<Option<u8>> {
+        match reply {
+            local_reply::Reply::Started(started) => {
+                if self.json {
+                    let expires = crate::time::rfc3339(started.expires_unix_ns);
+                    self.say_json(&json!({"event": "started", "session": started.session_id,
+                        "instance": started.instance, "expires": expires}));
+                }
+                self.started = Some(started.session_id);
+                relay.start()?;
+                Ok(None)
+            }
+            local_reply::Reply::Message(message) => {
+                self.say(&message);
+                Ok(None)
+            }
+            local_reply::Reply::Exited(exited) => {
+                let code = exit_code(exited.status, &exited.reason);
+                if self.json {
+                    self.say_json(&json!({"event": "exited", "session": self.started, "reason": exited.reason,
+                        "code": code, "execs": exited.execs, "denied": exited.denied}));
+                } else if exited.reason != "exited" && !exited.reason.is_empty() {
+                    note(&format!("guard: session ended: {}\r", escape_str(&exited.reason)));
+                }
+                Ok(Some(code))
+            }
+            local_reply::Reply::Error(error) => Err(local::refused(error)),
+            // Answers to requests that this connection never makes.
+            local_reply::Reply::Status(_) | local_reply::Reply::Sessions(_) | local_reply::Reply::Done(_) => Ok(None),
+        }
+    }
+
+    /// Shows a message of the daemon. `\r` because the terminal is raw while a session runs.
+    fn say(&self, message: &SessionMessage) {
+        if self.json {
+            return self.say_json(&json!({"event": "message", "kind": message.kind, "text": message.text,
+                "request": Some(&message.request_id).filter(|r| !r.is_empty())}));
+        }
+        let request = match message.request_id.as_str() {
+            "" => String::new(),
+            id if message.text.contains(id) => String::new(),
+            id => format!(" (request {})", escape_str(id)),
+        };
+        for line in message.text.lines() {
+            note(&format!("guard: {}{request}\r", escape_str(line)));
+        }
+    }
+
+    fn say_json(&self, value: &serde_json::Value) {
+        note(&format!("{}\r", json_line(value).unwrap_or_default().trim_end()));
+    }
+
+    async fn on_signal(&mut self, work: Work, relay: &mut Relay) -> Result<()> {
+        match work {
+            Work::Forward(signal) => self.forward(signal).await,
+            Work::Resize => {
+                relay.resize();
+                Ok(())
+            }
+            Work::Suspend => self.suspend(relay).await,
+            Work::Resume => {
+                relay.resume();
+                self.forward(signals::CONT).await
+            }
+        }
+    }
+
+    /// Stops the session's entry process group and then guardctl itself, with the terminal given back in between.
+    async fn suspend(&mut self, relay: &mut Relay) -> Result<()> {
+        self.forward(signals::STOP).await?;
+        relay.suspend();
+        signals::stop_self();
+        // Continued: SIGCONT also arrives as `Work::Resume`, which is harmless to handle twice.
+        relay.resume();
+        self.forward(signals::CONT).await
+    }
+
+    async fn forward(&mut self, signal: u32) -> Result<()> {
+        let frame = local::frame(local_request::Request::Signal(ForwardSignal { signal }))?;
+        self.socket.write_all(&frame).await.map_err(|e| local::lost(&e))
+    }
+}
+
+/// Reads the next reply; safe to drop in between, since everything read so far stays in `buffer`.
+async fn next_reply(socket: &mut UnixStream, buffer: &mut Vec<u8>) -> Result<local_reply::Reply> {
+    loop {
+        if let Some((prefix, rest)) = buffer.split_first_chunk::<4>() {
+            let length = local::checked_length(*prefix)?;
+            if let Some(body) = rest.get(..length) {
+                let reply = local::decode(body);
+                buffer.drain(..length + 4);
+                return reply;
+            }
+        }
+        if socket.read_buf(buffer).await.map_err(|e| local::lost(&e))? == 0 {
+            return Err(local::lost(&io::Error::from(io::ErrorKind::UnexpectedEof)));
+        }
+    }
+}
+
+/// The code that a shell would show for this wait status.
+fn exit_code(status: u32, reason: &str) -> u8 {
+    let status = ExitStatus::from_raw(i32::from_ne_bytes(status.to_ne_bytes()));
+    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(255);
+    match u8::try_from(code).unwrap_or(255) {
+        // A session that ended before its entry process could is never a success.
+        0 if !matches!(reason, "" | "exited") => Exit::No as u8,
+        code => code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_those_of_a_shell() {
+        assert_eq!(exit_code(0, "exited"), 0);
+        assert_eq!(exit_code(3 << 8, "exited"), 3);
+        assert_eq!(exit_code(126 << 8, "exited"), 126);
+        assert_eq!(exit_code(9, "expired"), 137);
+        assert_eq!(exit_code(0, "expired"), 1);
+    }
+}

@@ -1,0 +1,228 @@
+//! `guardctl status` and `guardctl whoami`: the measured mode of each node, the collector, and who the caller is.
+//!
+//! It must not show a configured mode: only what a node measured, with its age. Fails: see `client` and `local`.
+
+use guard_proto::v1::{
+    LocalStatus, LocalStatusRequest, NodeReport, NodeState, StatusReply, StatusRequest, WhoAmIReply, WhoAmIRequest,
+    local_reply, local_request,
+};
+use serde_json::{Value, json};
+
+use crate::args::StatusArgs;
+use crate::client;
+use crate::config::Config;
+use crate::duration;
+use crate::exit::{CliError, Exit, Result};
+use crate::local;
+use crate::output::Out;
+use crate::table::{Cell, Table, Tone, grow, left, right};
+use crate::text::escape_str;
+use crate::time;
+
+/// `guardctl status`.
+pub async fn run(args: &StatusArgs, config: &Config, out: &Out) -> Result<()> {
+    let now = time::now_ns();
+    if args.local {
+        let request = local_request::Request::Status(LocalStatusRequest {});
+        let local_reply::Reply::Status(status) = local::call(&config.socket_path(), request)? else {
+            return Err(CliError::new(Exit::Internal, "the daemon answered something else"));
+        };
+        return if out.is_json() {
+            out.json(&local_json(&status, now))
+        } else {
+            out.print(&local_text(&status, now, out.width(), out.color()))
+        };
+    }
+    let mut client = client::connect(config).await?;
+    let status = client.status(StatusRequest {}).await.map_err(client::refused)?.into_inner();
+    if out.is_json() {
+        out.json(&status_json(&status, now))
+    } else {
+        out.print(&status_text(&status, now, out.width(), out.color()))
+    }
+}
+
+/// `guardctl whoami`.
+pub async fn whoami(config: &Config, out: &Out) -> Result<()> {
+    let mut client = client::connect(config).await?;
+    let WhoAmIReply { name, roles } = client.who_am_i(WhoAmIRequest {}).await.map_err(client::refused)?.into_inner();
+    if out.is_json() {
+        return out.json(&json!({ "name": name, "roles": roles }));
+    }
+    let roles = if roles.is_empty() { "no roles".to_owned() } else { escape_str(&roles.join(", ")) };
+    out.print(&format!("{}: {roles}\n", escape_str(&name)))
+}
+
+fn age(then_ns: i64, now_ns: i64) -> Option<u64> {
+    (then_ns != 0).then(|| u64::try_from(now_ns.saturating_sub(then_ns)).unwrap_or(0))
+}
+
+fn age_text(then_ns: i64, now_ns: i64) -> String {
+    age(then_ns, now_ns).map_or_else(|| "never".to_owned(), |a| format!("{} ago", duration::show(a)))
+}
+
+fn mode_tone(mode: &str, connected: bool) -> Tone {
+    match mode {
+        "enforcing" if connected => Tone::Good,
+        "inert" | "lifted" => Tone::Bad,
+        _ => Tone::Warn,
+    }
+}
+
+fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
+    let mut out = format!(
+        "collector {}  log {} of {} records published {}\norigin    {}\nvkey      {}\nsessions  {} open, {} requests \
+         wait for review\n\n",
+        escape_str(&s.collector_version),
+        s.checkpoint_size,
+        s.log_size,
+        age_text(s.checkpoint_unix_ns, now),
+        escape_str(&s.origin),
+        escape_str(&s.log_vkey),
+        s.open_sessions,
+        s.pending_reviews,
+    );
+    if s.nodes.is_empty() {
+        out.push_str("no node has reported\n");
+        return out;
+    }
+    let mut table = Table::new(&[
+        left("NODE", 20),
+        left("MODE", 10),
+        right("MEASURED", 12),
+        right("SESS", 4),
+        right("HELD", 4),
+        right("BACKLOG", 7),
+        right("FINDINGS", 8),
+    ]);
+    for node in &s.nodes {
+        node_row(&mut table, node, now);
+    }
+    out.push_str(&table.render(width, color));
+    out
+}
+
+fn node_row(table: &mut Table, node: &NodeState, now: i64) {
+    let report = node.report.clone().unwrap_or_default();
+    let mode = if report.mode.is_empty() { "unknown" } else { &report.mode };
+    table.row([
+        escape_str(&node.node).into(),
+        Cell::toned(escape_str(mode), mode_tone(mode, node.connected)),
+        age_text(report.measured_unix_ns, now).into(),
+        report.sessions.to_string().into(),
+        report.held.to_string().into(),
+        report.journal_backlog.to_string().into(),
+        Cell::toned(node.findings.to_string(), if node.findings > 0 { Tone::Bad } else { Tone::Plain }),
+    ]);
+    let link = if node.connected { "connected" } else { "NOT connected" };
+    let versions = format!("guard-agent {}, kernel {}", escape_str(&report.version), escape_str(&report.kernel));
+    let host = format!("host {} {}", escape_str(&report.host_name), hex::encode(&report.host));
+    let seen = age_text(node.seen_unix_ns, now);
+    let tone = if node.connected { Tone::Dim } else { Tone::Warn };
+    table.below(Cell::toned(format!("{link}, heard {seen}; {versions}; {host}"), tone));
+    for (label, text) in [("mode", &report.mode_detail), ("policy refused", &report.policy_error)] {
+        if !text.is_empty() {
+            table.below(Cell::toned(format!("{label}: {}", escape_str(text)), Tone::Warn));
+        }
+    }
+}
+
+fn status_json(s: &StatusReply, now: i64) -> Value {
+    let nodes = s.nodes.iter().map(|n| {
+        json!({"node": n.node, "connected": n.connected, "seen": time::rfc3339(n.seen_unix_ns),
+            "admitted_next_seq": n.next_seq, "findings": n.findings,
+            "report": n.report.as_ref().map(|r| report_json(r, now))})
+    });
+    json!({
+        "collector_version": s.collector_version, "origin": s.origin, "log_vkey": s.log_vkey, "log_size": s.log_size,
+        "checkpoint_size": s.checkpoint_size, "checkpoint_time": time::rfc3339(s.checkpoint_unix_ns),
+        "pending_reviews": s.pending_reviews, "open_sessions": s.open_sessions, "nodes": nodes.collect::<Vec<_>>(),
+    })
+}
+
+fn report_json(r: &NodeReport, now: i64) -> Value {
+    // Sorted, so that two calls can be compared.
+    let counters: std::collections::BTreeMap<_, _> = r.counters.iter().collect();
+    json!({
+        "host": hex::encode(&r.host), "host_name": r.host_name, "version": r.version, "kernel": r.kernel, "mode": r.mode,
+        "mode_detail": r.mode_detail, "measured": time::rfc3339(r.measured_unix_ns),
+        "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
+        "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
+        "policy_digest": r.policy_digest, "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
+    })
+}
+
+fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
+    let r = s.report.clone().unwrap_or_default();
+    let mut table = Table::new(&[left("", 10), grow("")]);
+    let mut row = |key: &str, value: Cell| table.row([Cell::toned(key, Tone::Dim), value]);
+    row("mode", Cell::toned(escape_str(&r.mode), mode_tone(&r.mode, true)));
+    if !r.mode_detail.is_empty() {
+        row("", escape_str(&r.mode_detail).into());
+    }
+    row("measured", age_text(r.measured_unix_ns, now).into());
+    row("host", format!("{} ({})", escape_str(&r.host_name), hex::encode(&r.host)).into());
+    row("version", format!("guard-agent {}, kernel {}", escape_str(&r.version), escape_str(&r.kernel)).into());
+    row("sessions", format!("{} open, {} execs held", r.sessions, r.held).into());
+    row("journal", format!("{} records, {} not yet in the log", r.journal_next_seq, r.journal_backlog).into());
+    row("policy", escape_str(&r.policy_digest).into());
+    if !r.policy_error.is_empty() {
+        row("", Cell::toned(format!("refused: {}", escape_str(&r.policy_error)), Tone::Bad));
+    }
+    if s.collector_connected {
+        row("collector", Cell::toned("connected", Tone::Good));
+    } else {
+        row("collector", Cell::toned(format!("not connected: {}", escape_str(&s.collector_error)), Tone::Bad));
+    }
+    let lost: Vec<_> = {
+        let sorted: std::collections::BTreeMap<_, _> = r.counters.iter().filter(|(_, n)| **n > 0).collect();
+        sorted.into_iter().map(|(name, n)| format!("{} {n}", escape_str(name))).collect()
+    };
+    if !lost.is_empty() {
+        row("counters", lost.join(", ").into());
+    }
+    table.render(width, color)
+}
+
+fn local_json(s: &LocalStatus, now: i64) -> Value {
+    json!({"report": s.report.as_ref().map(|r| report_json(r, now)), "collector_connected": s.collector_connected,
+        "collector_error": Some(&s.collector_error).filter(|e| !e.is_empty())})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn status_fits_eighty_columns() {
+        let (status, now) = testing::status();
+        let text = status_text(&status, now, 80, false);
+        assert!(text.lines().filter(|l| !l.starts_with("vkey")).all(|l| l.chars().count() <= 80), "{text}");
+        insta::assert_snapshot!(text);
+    }
+
+    #[test]
+    fn status_has_a_stable_json_form() {
+        let (status, now) = testing::status();
+        insta::assert_snapshot!(testing::pretty(&status_json(&status, now)));
+    }
+
+    #[test]
+    fn the_local_daemon_fits_eighty_columns() {
+        let (status, now) = testing::status();
+        let local = LocalStatus {
+            report: status.nodes.into_iter().next().and_then(|n| n.report),
+            collector_connected: false,
+            collector_error: "connection refused".into(),
+        };
+        insta::assert_snapshot!(local_text(&local, now, 80, false));
+    }
+
+    #[test]
+    fn an_enforcing_node_that_is_gone_is_not_green() {
+        assert_eq!(mode_tone("enforcing", true), Tone::Good);
+        assert_eq!(mode_tone("enforcing", false), Tone::Warn);
+        assert_eq!(mode_tone("inert", true), Tone::Bad);
+    }
+}
