@@ -1,0 +1,17 @@
+//! Everything of the daemon that talks to the kernel: programs and maps, permission events, memory of held tasks,
+//! `/proc`, cgroups, mounts. The only place of this crate with `unsafe`.
+//!
+//! It must not decide anything. Fails: each call returns an error that names what was being done.
+
+pub mod btf;
+pub mod canary;
+pub mod cgroup;
+pub mod events;
+pub mod fanotify;
+pub mod hash;
+pub mod load;
+pub mod memory;
+pub mod object;
+pub mod proc;
+pub mod spawn;
+pub mod time;

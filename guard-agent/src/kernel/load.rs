@@ -1,0 +1,484 @@
+//! Loads the kernel programs, pins them, and gives typed access to their maps.
+//!
+//! Links and maps are pinned below the BPF file system: enforcement outlives the daemon. New programs are attached before
+//! old ones go. Fails: before anything is attached where possible; the error names the program, map or field.
+
+use std::borrow::Borrow;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::links::FdLink;
+use aya::programs::{BtfTracePoint, Lsm, ProgramError, TracePoint};
+use aya::{Ebpf, EbpfLoader, Pod};
+use guard_common::{
+    ABI_VERSION, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending, Runtime, Session, maps,
+};
+use thiserror::Error;
+
+use super::btf::{Btf, BtfError};
+use super::events::EventReader;
+use super::{object, time};
+
+/// How the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Folder below the BPF file system.
+    pub pin_dir: PathBuf,
+    /// Guard's own cgroup v2 folder; sessions lie directly below.
+    pub cgroup: PathBuf,
+}
+
+/// Why the kernel side failed.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// The binary carries no kernel object.
+    #[error("this guard-agent was built without the kernel programs: build it with `cargo xtask build`")]
+    NoObject,
+    /// A kernel field is not known.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// aya's loader failed.
+    #[error("loading the kernel programs: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// The kernel's types cannot be read by the loader.
+    #[error("reading the kernel's BTF: {0}")]
+    LoaderBtf(#[from] aya::BtfError),
+    /// One program failed to load or attach.
+    #[error("kernel program {program}: {source}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What the kernel said.
+        source: Box<ProgramError>,
+    },
+    /// The object lacks a program or map.
+    #[error("the kernel object has no {0}; it was built from other sources than this binary")]
+    Absent(&'static str),
+    /// A map operation failed.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+    /// Pinning failed.
+    #[error("pinning {what}: {reason}")]
+    Pin {
+        /// What was to be pinned.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A file operation failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// Layout-shared values are plain data.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+trait Shared: Copy + 'static {}
+impl Shared for Session {}
+impl Shared for Mark {}
+impl Shared for Attempt {}
+impl Shared for GrantSet {}
+impl Shared for Pending {}
+impl Shared for FileKey {}
+impl Shared for FileStamp {}
+impl Shared for Runtime {}
+
+// SAFETY: every `Shared` type is `repr(C)` of integers without padding (guard-common asserts the sizes), so any byte
+// pattern is a value and no byte is uninitialised.
+unsafe impl<T: Shared> Pod for Plain<T> {}
+
+type Table<K, V> = Mutex<HashMap<MapData, K, V>>;
+
+/// The loaded programs and their maps.
+pub struct Kernel {
+    sessions: Table<u64, Plain<Session>>,
+    cgroups: Table<u64, u64>,
+    marks: Table<u32, Plain<Mark>>,
+    attempts: Table<u32, Plain<Attempt>>,
+    grants: Table<u32, Plain<GrantSet>>,
+    frozen: Table<Plain<FileKey>, u64>,
+    probes: Table<u32, Plain<FileStamp>>,
+    counters: Mutex<PerCpuArray<MapData, u64>>,
+    runtime: Mutex<Array<MapData, Plain<Runtime>>>,
+    events: Mutex<Option<RingBuf<MapData>>>,
+    key: [u64; 2],
+    instructions: Vec<(String, u32)>,
+    adopted: bool,
+    _ebpf: Ebpf,
+}
+
+/// Offsets that the programs need: name of the global, struct, accepted fields.
+const OFFSETS: [(&str, &str, &[&str]); 21] = [
+    ("OFF_TASK_TGID", "task_struct", &["tgid"]),
+    ("OFF_TASK_PID", "task_struct", &["pid"]),
+    ("OFF_TASK_SIGNAL", "task_struct", &["signal"]),
+    ("OFF_TASK_EXIT_CODE", "task_struct", &["exit_code"]),
+    ("OFF_SIGNAL_LIVE", "signal_struct", &["live"]),
+    ("OFF_SIGNAL_GROUP_EXIT_CODE", "signal_struct", &["group_exit_code"]),
+    ("OFF_BPRM_FILE", "linux_binprm", &["file"]),
+    ("OFF_BPRM_P", "linux_binprm", &["p"]),
+    ("OFF_BPRM_EXEC", "linux_binprm", &["exec"]),
+    ("OFF_BPRM_ARGC", "linux_binprm", &["argc"]),
+    ("OFF_BPRM_ENVC", "linux_binprm", &["envc"]),
+    ("OFF_BPRM_FILENAME", "linux_binprm", &["filename"]),
+    ("OFF_FILE_INODE", "file", &["f_inode"]),
+    ("OFF_INODE_INO", "inode", &["i_ino"]),
+    ("OFF_INODE_SB", "inode", &["i_sb"]),
+    ("OFF_INODE_SIZE", "inode", &["i_size"]),
+    ("OFF_INODE_GENERATION", "inode", &["i_generation"]),
+    ("OFF_INODE_WRITECOUNT", "inode", &["i_writecount"]),
+    ("OFF_INODE_NLINK", "inode", &["i_nlink"]),
+    ("OFF_SB_DEV", "super_block", &["s_dev"]),
+    ("OFF_SB_MAGIC", "super_block", &["s_magic"]),
+];
+
+enum Hook {
+    Lsm(&'static str),
+    Tracepoint(&'static str),
+    Btf(&'static str),
+}
+
+/// Programs and where they attach. Membership first, so that no session can start ungoverned.
+const PROGRAMS: [(&str, Hook); 12] = [
+    ("guard_fork", Hook::Btf("sched_process_fork")),
+    ("guard_exit", Hook::Btf("sched_process_exit")),
+    ("guard_check", Hook::Lsm("bprm_check_security")),
+    ("guard_verify", Hook::Lsm("bprm_committed_creds")),
+    ("guard_enter_execve", Hook::Tracepoint("sys_enter_execve")),
+    ("guard_enter_execveat", Hook::Tracepoint("sys_enter_execveat")),
+    ("guard_exit_execve", Hook::Tracepoint("sys_exit_execve")),
+    ("guard_exit_execveat", Hook::Tracepoint("sys_exit_execveat")),
+    ("guard_traceme", Hook::Lsm("ptrace_traceme")),
+    ("guard_ptrace", Hook::Lsm("ptrace_access_check")),
+    ("guard_inode", Hook::Lsm("inode_permission")),
+    ("guard_probe", Hook::Lsm("file_fcntl")),
+];
+
+impl Kernel {
+    /// Loads, attaches and pins everything; takes over what an earlier daemon has pinned.
+    pub fn load(options: &LoadOptions) -> Result<Self, KernelError> {
+        if object::bytes().is_empty() {
+            return Err(KernelError::NoObject);
+        }
+        let pins = pin_folder(&options.pin_dir)?;
+        let adopted = pins.join("link_guard_check").exists();
+        let btf = Btf::of_running_kernel()?;
+        let key = random_key()?;
+        let mut ebpf = load_object(&btf, &options.cgroup, key, &pins)?;
+        let loader_btf = aya::Btf::from_sys_fs()?;
+        let mut instructions = Vec::new();
+        for (name, hook) in &PROGRAMS {
+            let (link, verified) = attach(&mut ebpf, name, hook, &loader_btf)?;
+            instructions.push(((*name).to_owned(), verified));
+            pin_link(link, &pins, name)?;
+        }
+        let kernel = Self {
+            sessions: table(&mut ebpf, maps::SESSIONS)?,
+            cgroups: table(&mut ebpf, maps::CGROUPS)?,
+            marks: table(&mut ebpf, maps::MARKS)?,
+            attempts: table(&mut ebpf, maps::ATTEMPTS)?,
+            grants: table(&mut ebpf, maps::GRANTS)?,
+            frozen: table(&mut ebpf, maps::FROZEN)?,
+            probes: table(&mut ebpf, maps::PROBES)?,
+            counters: Mutex::new(typed(take(&mut ebpf, maps::COUNTERS)?, maps::COUNTERS)?),
+            runtime: Mutex::new(typed(take(&mut ebpf, maps::RUNTIME)?, maps::RUNTIME)?),
+            events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
+            key,
+            instructions,
+            adopted,
+            _ebpf: ebpf,
+        };
+        kernel.start_afresh()?;
+        Ok(kernel)
+    }
+
+    /// What a former daemon granted is void: its key is gone.
+    fn start_afresh(&self) -> Result<(), KernelError> {
+        clear(&self.grants, maps::GRANTS)?;
+        clear(&self.frozen, maps::FROZEN)?;
+        clear(&self.probes, maps::PROBES)?;
+        self.set_runtime(|runtime| {
+            *runtime = Runtime { daemon_tgid: std::process::id(), lifted: 0, heartbeat_boot_ns: time::boot_ns() };
+        })
+    }
+
+    /// Whether pins of an earlier daemon were found.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Instructions that the verifier counted, per program.
+    pub fn instructions(&self) -> &[(String, u32)] {
+        &self.instructions
+    }
+
+    /// Key of the argument hash.
+    pub fn hash_key(&self) -> [u64; 2] {
+        self.key
+    }
+
+    /// Makes a session known, or changes its expiry.
+    pub fn open_session(&self, key: u64, session: &Session) -> Result<(), KernelError> {
+        insert(&self.sessions, maps::SESSIONS, key, Plain(*session))
+    }
+
+    /// Ends a session: from now on its execs are denied.
+    pub fn close_session(&self, key: u64) -> Result<(), KernelError> {
+        remove(&self.sessions, maps::SESSIONS, &key)
+    }
+
+    /// Ends every session that is known.
+    pub fn close_all_sessions(&self) -> Result<(), KernelError> {
+        clear(&self.sessions, maps::SESSIONS)?;
+        clear(&self.cgroups, maps::CGROUPS)
+    }
+
+    /// Says which session a cgroup below Guard's belongs to.
+    pub fn bind_cgroup(&self, cgroup: u64, session: u64) -> Result<(), KernelError> {
+        insert(&self.cgroups, maps::CGROUPS, cgroup, session)
+    }
+
+    /// Forgets a cgroup.
+    pub fn unbind_cgroup(&self, cgroup: u64) -> Result<(), KernelError> {
+        remove(&self.cgroups, maps::CGROUPS, &cgroup)
+    }
+
+    /// Marks a process as governed.
+    pub fn mark(&self, tgid: u32, mark: &Mark) -> Result<(), KernelError> {
+        insert(&self.marks, maps::MARKS, tgid, Plain(*mark))
+    }
+
+    /// The mark of a process.
+    pub fn mark_of(&self, tgid: u32) -> Option<Mark> {
+        get(&self.marks, &tgid).map(|m| m.0)
+    }
+
+    /// The attempt of a thread that is in an exec syscall.
+    pub fn attempt(&self, tid: u32) -> Option<Attempt> {
+        get(&self.attempts, &tid).map(|a| a.0)
+    }
+
+    /// Opens the way for one exec.
+    pub fn grant(&self, tid: u32, grant: &GrantSet) -> Result<(), KernelError> {
+        insert(&self.grants, maps::GRANTS, tid, Plain(*grant))
+    }
+
+    /// Takes a grant back.
+    pub fn revoke(&self, tid: u32) {
+        let _ = remove(&self.grants, maps::GRANTS, &tid);
+    }
+
+    /// Keeps governed tasks from opening a file for writing until then.
+    pub fn freeze(&self, key: FileKey, until_boot_ns: u64) -> Result<(), KernelError> {
+        insert(&self.frozen, maps::FROZEN, Plain(key), until_boot_ns)
+    }
+
+    /// Ends a freeze.
+    pub fn unfreeze(&self, key: FileKey) {
+        let _ = remove(&self.frozen, maps::FROZEN, &Plain(key));
+    }
+
+    /// Identity and state of an open file, as the kernel programs will see it.
+    pub fn probe_file(&self, file: BorrowedFd<'_>) -> Result<FileStamp, KernelError> {
+        let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+        // SAFETY: fcntl with an unknown command and no pointer: the hook runs, then the kernel answers EINVAL.
+        unsafe { libc::fcntl(file.as_raw_fd(), PROBE_FCNTL_CMD.cast_signed(), 0) };
+        let stamp = get(&self.probes, &tid).map(|s| s.0);
+        let _ = remove(&self.probes, maps::PROBES, &tid);
+        stamp.ok_or(KernelError::Io {
+            what: "asking the kernel program for a file's identity".into(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    /// Sum over all processors.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        let Ok(counters) = self.counters.lock() else { return 0 };
+        counters.get(&(counter as u32), 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// Tells the kernel that the daemon lives (shown in status; the absence of a grant denies in any case).
+    pub fn heartbeat(&self) -> Result<(), KernelError> {
+        self.set_runtime(|runtime| runtime.heartbeat_boot_ns = time::boot_ns())
+    }
+
+    /// Lifts enforcement, or puts it back.
+    pub fn lift(&self, lifted: bool) -> Result<(), KernelError> {
+        self.set_runtime(|runtime| runtime.lifted = u32::from(lifted))
+    }
+
+    /// Whether enforcement is lifted.
+    pub fn lifted(&self) -> bool {
+        self.runtime.lock().is_ok_and(|r| r.get(&0, 0).is_ok_and(|r| r.0.lifted == 1))
+    }
+
+    fn set_runtime(&self, change: impl FnOnce(&mut Runtime)) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Map { map: maps::RUNTIME, source };
+        let Ok(mut map) = self.runtime.lock() else { return Ok(()) };
+        let mut value = map.get(&0, 0).map_err(failed)?.0;
+        change(&mut value);
+        map.set(0, Plain(value), 0).map_err(failed)
+    }
+
+    /// The ring's reader; there is one.
+    pub fn take_events(&self) -> Option<EventReader> {
+        self.events.lock().ok()?.take().map(EventReader::new)
+    }
+}
+
+/// Removes every pin, so that enforcement ends when no process holds the links any more.
+pub fn unpin_all(pin_dir: &Path) -> Result<(), KernelError> {
+    match std::fs::remove_dir_all(pin_dir) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(KernelError::Io { what: format!("removing {}", pin_dir.display()), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Pins lie in a folder per layout version; those of other versions are another daemon's and are removed after load.
+fn pin_folder(pin_dir: &Path) -> Result<PathBuf, KernelError> {
+    let dir = pin_dir.join(format!("abi{ABI_VERSION}"));
+    std::fs::create_dir_all(&dir).map_err(|source| KernelError::Io {
+        what: format!("creating {} (is the BPF file system mounted at /sys/fs/bpf?)", dir.display()),
+        source,
+    })?;
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(pin_dir, closed)
+        .map_err(|source| KernelError::Io { what: format!("closing {}", pin_dir.display()), source })?;
+    Ok(dir)
+}
+
+fn random_key() -> Result<[u64; 2], KernelError> {
+    let mut bytes = [0_u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| KernelError::Io {
+        what: "drawing the hash key".into(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    let value = u128::from_le_bytes(bytes);
+    Ok([value as u64, (value >> 64) as u64])
+}
+
+fn load_object(btf: &Btf, cgroup: &Path, key: [u64; 2], pins: &Path) -> Result<Ebpf, KernelError> {
+    let mut values = Vec::new();
+    for (global, structure, fields) in OFFSETS {
+        values.push((global, btf.offset(structure, fields)?));
+    }
+    let (seconds, nanoseconds) = ctime_offsets(btf)?;
+    values.push(("OFF_INODE_CTIME_S", seconds));
+    values.push(("OFF_INODE_CTIME_NS", nanoseconds));
+    let (id, level) = super::cgroup::identity(cgroup)
+        .map_err(|source| KernelError::Io { what: format!("reading the cgroup {}", cgroup.display()), source })?;
+    values.push(("GUARD_CGROUP_LEVEL", level));
+    let [key0, key1] = key;
+    let mut loader = EbpfLoader::new();
+    loader.default_map_pin_directory(pins);
+    for (global, value) in &values {
+        loader.override_global(global, value, true);
+    }
+    loader.override_global("GUARD_CGROUP", &id, true);
+    loader.override_global("HASH_KEY_0", &key0, true);
+    loader.override_global("HASH_KEY_1", &key1, true);
+    Ok(loader.load(object::bytes())?)
+}
+
+/// The change time was a struct (6.1 `i_ctime`, 6.6 `__i_ctime`) before it became two fields.
+fn ctime_offsets(btf: &Btf) -> Result<(u32, u32), KernelError> {
+    if let Ok(seconds) = btf.offset("inode", &["i_ctime_sec"]) {
+        return Ok((seconds, btf.offset("inode", &["i_ctime_nsec"])?));
+    }
+    let base = btf.offset("inode", &["__i_ctime", "i_ctime"])?;
+    Ok((base + btf.offset("timespec64", &["tv_sec"])?, base + btf.offset("timespec64", &["tv_nsec"])?))
+}
+
+fn attach(ebpf: &mut Ebpf, name: &'static str, hook: &Hook, btf: &aya::Btf) -> Result<(FdLink, u32), KernelError> {
+    let failed = |source: ProgramError| KernelError::Program { program: name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
+    let link = match hook {
+        Hook::Lsm(hook) => {
+            let program: &mut Lsm = program.try_into().map_err(failed)?;
+            program.load(hook, btf).map_err(failed)?;
+            let id = program.attach().map_err(failed)?;
+            program.take_link(id).map_err(failed)?.into()
+        }
+        Hook::Btf(hook) => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+            program.load(hook, btf).map_err(failed)?;
+            let id = program.attach().map_err(failed)?;
+            program.take_link(id).map_err(failed)?.into()
+        }
+        Hook::Tracepoint(hook) => {
+            let program: &mut TracePoint = program.try_into().map_err(failed)?;
+            program.load().map_err(failed)?;
+            let id = program.attach("syscalls", hook).map_err(failed)?;
+            let link = program.take_link(id).map_err(failed)?;
+            FdLink::try_from(link).map_err(|error| KernelError::Pin { what: name.into(), reason: error.to_string() })?
+        }
+    };
+    let verified = ebpf
+        .program(name)
+        .and_then(|p| p.info().ok())
+        .and_then(|i| i.verified_instruction_count())
+        .unwrap_or(0);
+    Ok((link, verified))
+}
+
+/// Pins beside the old one first, then takes its place: at no moment is nothing attached.
+fn pin_link(link: FdLink, pins: &Path, name: &str) -> Result<(), KernelError> {
+    let failed = |reason: String| KernelError::Pin { what: format!("link of {name}"), reason };
+    let place = pins.join(format!("link_{name}"));
+    let fresh = pins.join(format!("link_{name}_new"));
+    let _ = std::fs::remove_file(&fresh);
+    link.pin(&fresh).map_err(|e| failed(e.to_string()))?;
+    let _ = std::fs::remove_file(&place);
+    std::fs::rename(&fresh, &place).map_err(|e| failed(e.to_string()))
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+    ebpf.take_map(name).ok_or(KernelError::Absent(name))
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(map: Map, name: &'static str) -> Result<M, KernelError> {
+    M::try_from(map).map_err(|source| KernelError::Map { map: name, source })
+}
+
+fn table<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Table<K, V>, KernelError> {
+    Ok(Mutex::new(typed(take(ebpf, name)?, name)?))
+}
+
+fn insert<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str, key: K, value: V) -> Result<(), KernelError> {
+    let Ok(mut table) = table.lock() else { return Err(KernelError::Absent(map)) };
+    table.insert(key.borrow(), value.borrow(), 0).map_err(|source| KernelError::Map { map, source })
+}
+
+fn get<K: Pod, V: Pod>(table: &Table<K, V>, key: &K) -> Option<V> {
+    table.lock().ok()?.get(key, 0).ok()
+}
+
+fn remove<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str, key: &K) -> Result<(), KernelError> {
+    let Ok(mut table) = table.lock() else { return Err(KernelError::Absent(map)) };
+    match table.remove(key) {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(KernelError::Map { map, source }),
+    }
+}
+
+fn clear<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str) -> Result<(), KernelError> {
+    let keys: Vec<K> = table.lock().map(|t| t.keys().filter_map(Result::ok).collect()).unwrap_or_default();
+    keys.iter().try_for_each(|key| remove(table, map, key))
+}
