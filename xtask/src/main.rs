@@ -14,6 +14,7 @@ mod apt;
 mod build;
 mod check;
 mod cpio;
+mod demo;
 mod guest;
 mod host;
 mod kernels;
@@ -33,6 +34,8 @@ enum Command {
     Build,
     /// Boots a guest with Guard enforcing, runs a command there as root and exits with its code.
     Vm(vm::VmArgs),
+    /// Runs a governed agent session in a guest, from booting to the verified log; or replays recorded ones.
+    Demo(demo::DemoArgs),
     /// Runs all tests whose name contains FILTER: unit, integration and VM tests on three kernels.
     Test(test::TestArgs),
     /// Format, clippy with the workspace lints, dependency rules.
@@ -60,6 +63,7 @@ fn run(command: Command) -> Result<u8> {
     match command {
         Command::Build => build::all().map(|()| 0),
         Command::Vm(args) => vm::command(&args),
+        Command::Demo(args) => demo::command(&args),
         Command::Test(args) => test::command(&args),
         Command::Check => check::all().map(|()| 0),
     }
