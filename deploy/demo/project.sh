@@ -13,6 +13,7 @@ git init -q --bare upstream.git
 git init -q project
 cd project
 mkdir src tests
+echo __pycache__/ > .gitignore
 cat > README.md <<'TEXT'
 # prices
 Computes prices. Tests: `python3 -m unittest discover -s tests`

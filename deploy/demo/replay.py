@@ -19,7 +19,7 @@ BUILTINS = {"cd", "echo", "printf", "pwd", "true", "false", "test", "[", "export
 # Where folders and files may be made: places of people and scratch, never the system's own.
 PLACES = ("/home/", "/tmp/", "/app/", "/workspace/", "/work/")
 SECONDS_PER_COMMAND = 30
-PATH = "/usr/local/bin:/usr/bin:/bin"
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 def programs(record):
@@ -40,6 +40,14 @@ def named_files(record, cwd):
             word = word.strip("'\"")
             if re.fullmatch(r"[\w./+-]*[\w+-]\.[A-Za-z]\w{0,5}", word) and not word.startswith("-"):
                 yield os.path.normpath(os.path.join(cwd, word))
+
+
+def named_folders(record, cwd):
+    words = re.findall(r"(?:^|&&|;)\s*cd\s+([\w./+-]+)", record["shell"])
+    for argv in record.get("execs") or [record.get("argv") or []]:
+        words += [w for w in argv[1:] if re.fullmatch(r"\.?[\w+-]*/[\w/+-]+/?", w)]
+    for word in words:
+        yield os.path.normpath(os.path.join(cwd, word))
 
 
 def make(path, user, text=None):
@@ -75,6 +83,8 @@ def prepare(trace, user_name, plan_file):
         cwd = record.get("cwd") or start
         make(cwd, user)
         cwd = cwd if os.path.isdir(cwd) else start
+        for path in named_folders(record, cwd):
+            make(path, user)
         for path in named_files(record, cwd):
             make(path, user, f"// {os.path.basename(path)}\nfirst line\nsecond line\nTODO: third line\n")
         commands.append({"cwd": cwd, "shell": record["shell"]})

@@ -12,7 +12,7 @@ install -m 644 "$here"/replay.py $share/
 as() { # USER COMMAND…: as that user, with the user's groups and home
     local user=$1; shift
     setpriv --reuid "$user" --regid "$user" --init-groups env -i HOME="/home/$user" USER="$user" LANG=C.UTF-8 \
-        PATH=/usr/local/bin:/usr/bin:/bin "$@"
+        PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin "$@"
 }
 fail() { printf '@@failed %s\n' "$*"; tail -n 15 /run/guard-agent.log /run/guard-collector.log; exit 1; }
 

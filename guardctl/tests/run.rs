@@ -1,4 +1,6 @@
 //! `guardctl run` against a daemon made here: real sockets, real descriptors, a real pseudo-terminal.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::large_enum_variant, reason = "a handful of values in a test")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -30,13 +30,15 @@ pub fn possible() -> Result<bool> {
     if !host::is_root() {
         missing.push("run it as root".to_owned());
     }
-    let lsm = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    if !lsm.trim().split(',').any(|name| name == "bpf") {
-        missing.push(format!(
-            "the kernel's active LSMs are `{}`: `bpf` must be among them (boot with lsm={},bpf)",
-            lsm.trim(),
-            lsm.trim()
-        ));
+    match std::fs::read_to_string("/sys/kernel/security/lsm") {
+        Ok(lsm) if lsm.trim().split(',').any(|name| name == "bpf") => {}
+        Ok(lsm) => {
+            let lsm = lsm.trim();
+            missing.push(format!("the kernel's active LSMs are `{lsm}`: boot with lsm={lsm},bpf"));
+        }
+        Err(error) => missing.push(format!(
+            "cannot read /sys/kernel/security/lsm ({error}): mount -t securityfs securityfs /sys/kernel/security"
+        )),
     }
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         missing.push("the kernel has no BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF)".to_owned());

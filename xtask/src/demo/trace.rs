@@ -19,7 +19,8 @@ pub fn split(file: &Path, wanted: &[String], first: Option<usize>) -> Result<Tem
         let line = line.with_context(|| format!("{}:{}", file.display(), number + 1))?;
         let record: Value = serde_json::from_str(&line)
             .with_context(|| format!("{}:{}: not a JSON object", file.display(), number + 1))?;
-        let Some(session) = record["session"].as_str().filter(|_| record["shell"].is_string()) else {
+        let text = |name| record.get(name).and_then(Value::as_str);
+        let (Some(session), Some(_)) = (text("session"), text("shell")) else {
             bail!("{}:{}: no `session` and `shell`", file.display(), number + 1);
         };
         let records = sessions.entry(session.to_owned()).or_default();
@@ -51,7 +52,8 @@ pub fn split(file: &Path, wanted: &[String], first: Option<usize>) -> Result<Tem
 
 /// Whether a record holds the whole command and its programs.
 fn whole(record: &Value) -> bool {
-    record["truncated"] != true && (record["execs"].is_array() || record["argv"].is_array())
+    let list = |name| record.get(name).is_some_and(Value::is_array);
+    record.get("truncated") != Some(&Value::Bool(true)) && (list("execs") || list("argv"))
 }
 
 #[cfg(test)]

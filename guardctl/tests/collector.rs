@@ -1,0 +1,123 @@
+//! `guardctl` against a collector made here: real gRPC, real TLS with client certificates, the real binary.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::process::{Command, Output};
+
+use collector::{Collector, REQUEST};
+use serde_json::Value;
+
+#[path = "collector/collector.rs"]
+mod collector;
+
+fn guardctl(collector: &Collector, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guardctl"));
+    command.arg("--config").arg(collector.config()).args(arguments).stdin(std::process::Stdio::null());
+    command.output().expect("guardctl runs")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+}
+
+#[test]
+fn whoami_shows_name_and_roles() {
+    let collector = Collector::start();
+    let output = guardctl(&collector, &["whoami"]);
+    assert_eq!(text(&output), "bob: reviewer, auditor\n", "{output:?}");
+    assert_eq!(json(&guardctl(&collector, &["whoami", "--output", "json"]))["name"], "bob");
+}
+
+#[test]
+fn status_shows_the_measured_mode() {
+    let collector = Collector::start();
+    let output = guardctl(&collector, &["status"]);
+    assert!(text(&output).contains("\ndevbox  enforcing"), "{output:?}");
+    assert!(!text(&output).contains('\x1b'), "no colour into a pipe");
+    assert_eq!(json(&guardctl(&collector, &["-o", "json", "status"]))["nodes"][0]["report"]["mode"], "enforcing");
+}
+
+#[test]
+fn sessions_are_read_page_by_page() {
+    let collector = Collector::start();
+    let listed = json(&guardctl(&collector, &["session", "list", "-o", "json", "--limit", "5"]));
+    assert_eq!(listed["sessions"].as_array().map(Vec::len), Some(5), "{listed}");
+}
+
+#[test]
+fn an_approval_carries_the_digest_that_was_shown() {
+    let collector = Collector::start();
+    let output = guardctl(&collector, &["review", "approve", REQUEST, "--scope", "root", "--reason", "fine"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output).contains(&"cd".repeat(32)), "the digest is shown before it is sent");
+    assert!(text(&output).contains("git commit -m 'it'\\''s done'"), "{output:?}");
+    assert!(
+        text(&output).ends_with(
+            "approved 01KG9F6R00ABCDEFGHJKMNPQRS, with up to 20 execs of vcs.write; in the log at leaf 77\n"
+        )
+    );
+    let sent = collector.decided();
+    assert_eq!((sent.approve, sent.digest, sent.scope.as_str()), (true, vec![0xcd; 32], "root"));
+    assert_eq!((sent.categories, sent.max_execs, sent.reason.as_str()), (vec!["vcs.write".to_owned()], 20, "fine"));
+}
+
+#[test]
+fn another_digest_sends_nothing() {
+    let collector = Collector::start();
+    let output = guardctl(&collector, &["review", "approve", REQUEST, "--digest", "00"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(collector.nothing_decided());
+}
+
+#[test]
+fn a_denial_says_why() {
+    let collector = Collector::start();
+    let output = guardctl(&collector, &["review", "deny", REQUEST, "--reason", "not now", "-o", "json"]);
+    assert_eq!(json(&output)["decision"], "denied");
+    let sent = collector.decided();
+    assert_eq!((sent.approve, sent.reason.as_str()), (false, "not now"));
+}
+
+#[test]
+fn an_unknown_request_is_exit_1_and_no_right_is_exit_77() {
+    let collector = Collector::start();
+    let unknown = guardctl(&collector, &["review", "show", "nothing", "-o", "json"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    let error: Value = serde_json::from_slice(&unknown.stderr).expect("an error object");
+    assert_eq!((&error["error"]["kind"], &error["error"]["message"]), (&"no".into(), &"no request `nothing`".into()));
+    let denied = guardctl(&collector, &["log", "checkpoint"]);
+    assert_eq!(denied.status.code(), Some(77), "{denied:?}");
+    assert!(String::from_utf8_lossy(&denied.stderr).contains("hint: `guardctl whoami`"));
+}
+
+#[test]
+fn a_collector_of_another_ca_is_refused() {
+    let (one, other) = (Collector::start(), Collector::start());
+    std::fs::copy(other.file("ca.pem"), one.file("ca.pem")).expect("copied");
+    let output = guardctl(&one, &["whoami"]);
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+}
+
+#[test]
+fn nothing_listens_is_exit_69_and_no_certificate_is_exit_78() {
+    let collector = Collector::start();
+    std::fs::remove_file(collector.file("key.pem")).expect("removed");
+    assert_eq!(guardctl(&collector, &["whoami"]).status.code(), Some(78));
+    let folder = collector.stop();
+    let config = folder.path().join("guardctl.toml");
+    std::fs::copy(folder.path().join("key-copy.pem"), folder.path().join("key.pem")).expect("copied");
+    let output = Command::new(env!("CARGO_BIN_EXE_guardctl")).arg("--config").arg(config).arg("whoami").output();
+    assert_eq!(output.expect("runs").status.code(), Some(69));
+}
+
+#[test]
+fn a_bad_command_line_is_exit_64() {
+    let collector = Collector::start();
+    assert_eq!(guardctl(&collector, &["review", "aprove", REQUEST]).status.code(), Some(64));
+    assert_eq!(guardctl(&collector, &["query", "--since", "yesterday"]).status.code(), Some(64));
+    assert_eq!(guardctl(&collector, &["review", "approve", REQUEST, "--category", "x"]).status.code(), Some(64));
+    assert_eq!(guardctl(&collector, &["--help"]).status.code(), Some(0));
+}
