@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Replays what an agent once ran.
 
-prepare TRACE USER PLAN: reads one session's commands, keeps those whose programs this machine has, makes the folders and
+prepare TRACE USER PLAN MOST: reads one session's commands, keeps the first MOST whose programs this machine has, makes the folders and
 named files that they expect (owned by USER), writes the plan and prints the folder to start in. Runs as root, ungoverned.
 
 run PLAN: runs the plan's commands one after another, each by `bash -c` in its folder as agents do. Runs governed.
@@ -67,7 +67,7 @@ def make(path, user, text=None):
     os.chown(path, user.pw_uid, user.pw_gid)
 
 
-def prepare(trace, user_name, plan_file):
+def prepare(trace, user_name, plan_file, most):
     user = pwd.getpwnam(user_name)
     with open(trace) as file:
         records = json.load(file)
@@ -78,7 +78,7 @@ def prepare(trace, user_name, plan_file):
         make(start, user)
     commands = []
     for record in records:
-        if not runnable(record):
+        if not runnable(record) or len(commands) >= int(most):
             continue
         cwd = record.get("cwd") or start
         make(cwd, user)

@@ -69,7 +69,7 @@ else
     for trace in /mnt/copy/traces/*.json; do
         name=$(basename "$trace" .json)
         printf '@@progress session %s\n' "$name"
-        work=$(python3 $share/replay.py prepare "$trace" alice $state/plan.json) || fail "cannot prepare $name"
+        work=$(python3 $share/replay.py prepare "$trace" alice $state/plan.json "${COMMANDS:-100000}") || fail "cannot prepare $name"
         chmod 644 $state/plan.json
         [ "$(jq '.commands | length' $state/plan.json)" -gt 0 ] && session "$work" python3 $share/replay.py run $state/plan.json
         jq -c '{name, commands: (.commands | length), skipped}' $state/plan.json | sed 's/^/@@replayed /'

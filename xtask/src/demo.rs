@@ -40,9 +40,12 @@ pub struct DemoArgs {
     /// With --trace: only this session; may be given several times.
     #[arg(long = "session", value_name = "ID", requires = "trace")]
     sessions: Vec<String>,
-    /// With --trace: at most so many sessions, those with the most commands that could run first.
+    /// With --trace: at most so many sessions, those with the most commands whose programs the guest has.
     #[arg(long, value_name = "N", requires = "trace")]
     first: Option<usize>,
+    /// With --trace: at most so many commands of each session; the rest counts as skipped.
+    #[arg(long, value_name = "N", requires = "trace")]
+    commands: Option<u32>,
     /// Leaves the VM up with a shell on this terminal; `exit` there ends it.
     #[arg(long, conflicts_with = "native")]
     keep: bool,
@@ -67,11 +70,16 @@ pub fn command(args: &DemoArgs) -> Result<u8> {
     let mut copy = vec![host::root().join("deploy/demo")];
     copy.extend(traces.as_ref().map(|dir| dir.path().join("traces")));
     let mode = if traces.is_some() { "trace" } else { "demo" };
+    let most = args.commands.unwrap_or(u32::MAX);
     let mut report = Report::default();
     let mut progress = Progress { started, stage: "booting the guest".to_owned(), shown: Instant::now() };
     progress.show();
     let code = if args.native {
-        let mut child = native::command(&copy, mode).stdout(Stdio::piped()).spawn().context("starting unshare")?;
+        let mut child = native::command(&copy, mode)
+            .env("COMMANDS", most.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting unshare")?;
         let lines = lines_of(child.stdout.take().context("no output")?);
         follow(&lines, &mut report, &mut progress);
         child.wait()?.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)
@@ -89,7 +97,8 @@ fn in_guest(
     report: &mut Report,
     progress: &mut Progress,
 ) -> Result<u8> {
-    let text = format!("KEEP={} bash /mnt/copy/demo/run.sh {mode} 2>&1", u8::from(args.keep));
+    let (keep, most) = (u8::from(args.keep), args.commands.unwrap_or(u32::MAX));
+    let text = format!("KEEP={keep} COMMANDS={most} bash /mnt/copy/demo/run.sh {mode} 2>&1");
     let hours = if args.keep || mode == "trace" { 24 } else { 1 };
     let spec = Spec {
         guard: false,

@@ -36,7 +36,7 @@ pub fn split(file: &Path, wanted: &[String], first: Option<usize>) -> Result<Tem
         order.retain(|s| wanted.contains(s));
     }
     if let Some(first) = first {
-        order.sort_by_key(|s| std::cmp::Reverse(sessions.get(s).map_or(0, |r| r.iter().filter(|r| whole(r)).count())));
+        order.sort_by_key(|s| std::cmp::Reverse(sessions.get(s).map_or(0, |r| r.iter().filter(|r| likely(r)).count())));
         order.truncate(first);
     }
     let dir = tempfile::tempdir()?;
@@ -50,10 +50,22 @@ pub fn split(file: &Path, wanted: &[String], first: Option<usize>) -> Result<Tem
     Ok(dir)
 }
 
-/// Whether a record holds the whole command and its programs.
-fn whole(record: &Value) -> bool {
-    let list = |name| record.get(name).is_some_and(Value::is_array);
-    record.get("truncated") != Some(&Value::Bool(true)) && (list("execs") || list("argv"))
+/// Programs that agents run most and that the guest has: only for choosing sessions, the guest decides what it runs.
+const COMMON: [&str; 30] = [
+    "awk", "bash", "cat", "cd", "chmod", "cp", "diff", "echo", "file", "find", "git", "grep", "head", "jq", "ls",
+    "make", "mkdir", "mv", "node", "pwd", "python3", "rm", "sed", "sleep", "sort", "tail", "tar", "touch", "wc",
+    "which",
+];
+
+/// Whether a record holds the whole command, and programs that the guest has.
+fn likely(record: &Value) -> bool {
+    let common = |argv: &Value| argv.get(0).and_then(Value::as_str).is_some_and(|program| COMMON.contains(&program));
+    let programs = match (record.get("execs").and_then(Value::as_array), record.get("argv")) {
+        (Some(execs), _) => !execs.is_empty() && execs.iter().all(common),
+        (None, Some(argv)) => common(argv),
+        (None, None) => false,
+    };
+    programs && record.get("truncated") != Some(&Value::Bool(true))
 }
 
 #[cfg(test)]
