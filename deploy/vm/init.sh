@@ -8,6 +8,7 @@ mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t securityfs securityfs /sys/kernel/security
+mount -t tracefs tracefs /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t ext4 /dev/vdc /var/lib/guard
@@ -15,6 +16,7 @@ ln -sfn /proc/self/fd /dev/fd; ln -sfn /proc/self/fd/0 /dev/stdin; ln -sfn /proc
 ip link set lo up
 hostname guest
 mount --bind /mnt/payload/copy /mnt/copy
+mkdir -p /usr/local/bin
 for program in /mnt/payload/bin/*; do [ -f "$program" ] && install -m 755 "$program" /usr/local/bin/; done
 mkdir -p /dev/virtio-ports
 for port in /sys/class/virtio-ports/*; do ln -sfn "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"; done

@@ -208,7 +208,7 @@ pub struct Pending {
     /// Session key.
     pub session: u64,
     /// SipHash-1-3 under the load-time key over `argv strings || envp strings` (each NUL-terminated), padded with
-    /// zeros to whole 8-byte words, with the length as last word.
+    /// zeros to whole chunks of 256 bytes, with the length as last word.
     pub hash: u64,
     /// Length of those bytes.
     pub len: u64,

@@ -1,5 +1,8 @@
 //! Keyed hash over the argument and environment bytes of a new image: SipHash-1-3 over 8-byte little-endian words, the
-//! tail padded with zeros, the length as last word. Twin of `guard-ebpf/src/hash.rs`.
+//! bytes padded with zeros to whole chunks of 256, the length as last word. Twin of `guard-ebpf/src/hash.rs`.
+
+/// The kernel program hashes whole chunks of this many bytes.
+const CHUNK: usize = 256;
 
 struct State {
     v0: u64,
@@ -58,6 +61,8 @@ pub fn image_args(key: [u64; 2], argv: &[Vec<u8>], env: &[Vec<u8>]) -> ImageArgs
         bytes.extend_from_slice(text);
         bytes.push(0);
     }
+    let len = bytes.len() as u64;
+    bytes.resize(bytes.len().next_multiple_of(CHUNK), 0);
     let mut state = State::new(key);
     for chunk in bytes.chunks(8) {
         let mut word = [0_u8; 8];
@@ -66,7 +71,6 @@ pub fn image_args(key: [u64; 2], argv: &[Vec<u8>], env: &[Vec<u8>]) -> ImageArgs
         }
         state.word(u64::from_le_bytes(word));
     }
-    let len = bytes.len() as u64;
     state.word(len);
     state.v2 ^= 0xff;
     state.round();
