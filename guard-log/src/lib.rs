@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Records, the host's journal, the collector's Merkle log, and their verification.
+//!
+//! Knows a record as a header and opaque bytes. It must not know gRPC, the record schema, async or policy. Fails: a file
+//! that is damaged, torn or disagrees with another is named in the error; nothing is repaired silently.
+
+pub mod checkpoint;
+pub mod frame;
+pub mod journal;
+pub mod note;
+pub mod record;
+pub mod store;
+pub mod tiles;
+pub mod tree;
+pub mod verify;

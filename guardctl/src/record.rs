@@ -3,6 +3,7 @@
 //! It must not drop what it does not know: an unknown kind is shown with its number and size. Fails: bytes that are no record
 //! are an error that names the leaf, since the log should hold none.
 
+use guard_log::record::Record;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, ExecFacts, LogEntry, RecordBody, Tier};
 use prost::Message;
@@ -45,7 +46,19 @@ impl Entry {
     /// Parses one entry as the collector sent it.
     pub fn parse(entry: LogEntry) -> Result<Entry> {
         let leaf = entry.leaf;
-        Err(CliError::new(Exit::Internal, leaf))
+        let record = Record::parse(entry.record)
+            .map_err(|e| CliError::new(Exit::Internal, format_args!("leaf {leaf} holds no record: {e}")))?;
+        let header = record.header();
+        Ok(Entry {
+            leaf,
+            host: header.host.to_string(),
+            seq: header.seq,
+            wall_ns: header.wall_unix_ns,
+            session: if header.session.is_none() { String::new() } else { header.session.to_string() },
+            kind: header.kind.0,
+            body: RecordBody::decode(record.body()).ok().and_then(|b| b.body),
+            body_len: record.body().len(),
+        })
     }
 
     /// An entry that no record stands behind.

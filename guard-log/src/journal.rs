@@ -1,0 +1,787 @@
+//! The host's durable chain of records.
+//!
+//! One writer thread takes what is queued, writes it in one piece, calls `fdatasync` once and completes every ticket: a
+//! single append costs one sync, many at once share it. Bounded in bytes, with a reserve for the records that say that
+//! it is full. Fails: after an error of write or sync the journal stays closed until it is opened again, because what the
+//! page cache says then is not what the disk holds. A torn tail is cut and reported; damage elsewhere moves all segments
+//! to a quarantine folder, reported, and a new epoch begins.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::frame;
+use crate::record::{Epoch, HEADER_LEN, Header, HostId, Kind, Record, RecordError, SessionId};
+
+/// Records kept in memory for the shipper.
+const RECENT: usize = 4096;
+
+/// How a journal is kept.
+#[derive(Clone, Debug)]
+pub struct JournalOptions {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// A new segment begins after this many bytes.
+    pub segment_bytes: u64,
+    /// Most bytes of all segments.
+    pub max_bytes: u64,
+    /// Of those, bytes that only [`Journal::append_reserved`] may use.
+    pub reserve_bytes: u64,
+    /// Refuse memory file systems.
+    pub require_real_disk: bool,
+}
+
+/// Why the journal does not take a record.
+#[derive(Clone, Debug, Error)]
+pub enum JournalError {
+    /// A file operation failed.
+    #[error("journal: {what} {path}: {cause}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The cause.
+        cause: Arc<io::Error>,
+    },
+    /// The folder lies in memory.
+    #[error("journal: {0} lies on a memory file system; records there do not survive: choose a folder on a real disk")]
+    NotADisk(PathBuf),
+    /// Another daemon has it open.
+    #[error("journal: {0} is in use by another daemon")]
+    InUse(PathBuf),
+    /// Only the reserve is left.
+    #[error("journal: full ({bytes} of {max} bytes); records must be shipped and acknowledged first")]
+    Full {
+        /// Bytes in use.
+        bytes: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// An earlier write or sync failed.
+    #[error("journal: closed since an earlier failure: {0}")]
+    Closed(String),
+    /// Not a record.
+    #[error("journal: {0}")]
+    Record(#[from] RecordError),
+}
+
+/// A record to be written.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// What it is about.
+    pub kind: Kind,
+    /// Its session, or none.
+    pub session: SessionId,
+    /// `CLOCK_BOOTTIME` in ns.
+    pub boot_ns: u64,
+    /// Wall time in ns since 1970.
+    pub wall_unix_ns: i64,
+    /// The serialised body.
+    pub body: Vec<u8>,
+}
+
+/// What opening found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// Repairs, to be recorded by the caller.
+    pub repairs: Vec<Repair>,
+    /// The journal is new.
+    pub created: bool,
+}
+
+/// One repair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repair {
+    /// `torn_tail` or `quarantined`.
+    pub what: &'static str,
+    /// File or folder concerned.
+    pub file: String,
+    /// Where in it.
+    pub offset: u64,
+    /// Bytes cut or set aside.
+    pub bytes: u64,
+}
+
+/// Where a journal stands.
+#[derive(Clone, Debug)]
+pub struct JournalState {
+    /// This life.
+    pub epoch: Epoch,
+    /// Oldest sequence number still held.
+    pub first_seq: u64,
+    /// Next to be given.
+    pub next_seq: u64,
+    /// Everything below is durable.
+    pub durable_next_seq: u64,
+    /// Everything below is acknowledged by the collector.
+    pub acked_next_seq: u64,
+    /// Bytes in use.
+    pub bytes: u64,
+    /// Why it is closed, if it is.
+    pub failed: Option<String>,
+}
+
+/// A record that is durable.
+#[derive(Clone, Copy, Debug)]
+pub struct Appended {
+    /// Its number.
+    pub seq: u64,
+    /// Its digest.
+    pub digest: [u8; 32],
+}
+
+type Done = Box<dyn FnOnce(Result<Appended, JournalError>) + Send>;
+
+#[derive(Default)]
+struct Slot {
+    state: Mutex<SlotState>,
+    done: Condvar,
+}
+
+#[derive(Default)]
+enum SlotState {
+    #[default]
+    Waiting,
+    Callback(Done),
+    Ready(Result<Appended, JournalError>),
+}
+
+/// A record on its way to the disk.
+pub struct Ticket {
+    seq: u64,
+    slot: Arc<Slot>,
+}
+
+impl Ticket {
+    /// Its sequence number.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Waits until it is durable.
+    pub fn wait(self) -> Result<Appended, JournalError> {
+        let mut state = lock(&self.slot.state);
+        loop {
+            if let SlotState::Ready(result) = &*state {
+                return result.clone();
+            }
+            state = self.slot.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Calls back, on the writer's thread, when it is durable (or at once if it already is).
+    pub fn on_done(self, call: impl FnOnce(Result<Appended, JournalError>) + Send + 'static) {
+        let mut state = lock(&self.slot.state);
+        if let SlotState::Ready(result) = &*state {
+            let result = result.clone();
+            drop(state);
+            call(result);
+        } else {
+            *state = SlotState::Callback(Box::new(call));
+        }
+    }
+}
+
+impl Slot {
+    fn complete(&self, result: Result<Appended, JournalError>) {
+        let mut state = lock(&self.state);
+        let before = std::mem::replace(&mut *state, SlotState::Ready(result.clone()));
+        drop(state);
+        self.done.notify_all();
+        if let SlotState::Callback(call) = before {
+            call(result);
+        }
+    }
+}
+
+struct Queued {
+    record: Record,
+    slot: Arc<Slot>,
+}
+
+struct Inner {
+    host: HostId,
+    epoch: Epoch,
+    next_seq: u64,
+    last_digest: [u8; 32],
+    durable_next: u64,
+    acked_next: u64,
+    queue: Vec<Queued>,
+    recent: VecDeque<Record>,
+    /// First sequence number, bytes.
+    segments: VecDeque<(u64, u64)>,
+    failed: Option<String>,
+    closing: bool,
+}
+
+impl Inner {
+    fn bytes(&self) -> u64 {
+        let queued: usize = self.queue.iter().map(|q| q.record.bytes().len() + frame::HEAD).sum();
+        self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>() + queued as u64
+    }
+}
+
+struct Shared {
+    options: JournalOptions,
+    inner: Mutex<Inner>,
+    work: Condvar,
+    durable: Condvar,
+    _lock: File,
+}
+
+/// The journal. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct Journal(Arc<Shared>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.to_path_buf();
+    move |cause| JournalError::Io { what, path, cause: Arc::new(cause) }
+}
+
+fn segment_path(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:020}.seg"))
+}
+
+impl Journal {
+    /// Opens or creates the journal of a host and starts its writer.
+    pub fn open(options: JournalOptions, host: HostId) -> Result<(Self, OpenReport), JournalError> {
+        let dir = options.dir.clone();
+        std::fs::create_dir_all(&dir).map_err(io_error("creating", &dir))?;
+        if options.require_real_disk && in_memory(&dir)? {
+            return Err(JournalError::NotADisk(dir));
+        }
+        let lock_file = take_lock(&dir)?;
+        let mut report = OpenReport::default();
+        let epoch = read_epoch(&dir, &mut report)?;
+        let mut inner = load(&dir, host, epoch, &mut report)?;
+        if inner.segments.is_empty() {
+            inner.segments.push_back((inner.next_seq, 0));
+        }
+        let shared = Arc::new(Shared {
+            options,
+            inner: Mutex::new(inner),
+            work: Condvar::new(),
+            durable: Condvar::new(),
+            _lock: lock_file,
+        });
+        let writer = Writer::open(&shared)?;
+        std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(move || writer.run())
+            .map_err(io_error("starting the writer of", &dir))?;
+        Ok((Self(shared), report))
+    }
+
+    /// Queues a record. The order of calls is the order of sequence numbers.
+    pub fn append(&self, entry: Entry) -> Result<Ticket, JournalError> {
+        self.queue(entry, self.0.options.max_bytes.saturating_sub(self.0.options.reserve_bytes))
+    }
+
+    /// As [`Self::append`], but may use the reserve: for records that say why others are refused.
+    pub fn append_reserved(&self, entry: Entry) -> Result<Ticket, JournalError> {
+        self.queue(entry, self.0.options.max_bytes)
+    }
+
+    fn queue(&self, entry: Entry, max: u64) -> Result<Ticket, JournalError> {
+        let mut inner = lock(&self.0.inner);
+        if let Some(why) = &inner.failed {
+            return Err(JournalError::Closed(why.clone()));
+        }
+        let bytes = inner.bytes();
+        if bytes + (entry.body.len() + HEADER_LEN + frame::HEAD) as u64 > max {
+            return Err(JournalError::Full { bytes, max });
+        }
+        let header = Header {
+            version: 1,
+            kind: entry.kind,
+            host: inner.host,
+            epoch: inner.epoch,
+            seq: inner.next_seq,
+            prev: inner.last_digest,
+            boot_ns: entry.boot_ns,
+            wall_unix_ns: entry.wall_unix_ns,
+            session: entry.session,
+        };
+        let record = Record::seal(&header, &entry.body)?;
+        inner.last_digest = record.digest();
+        inner.next_seq += 1;
+        let slot = Arc::new(Slot::default());
+        inner.queue.push(Queued { record, slot: Arc::clone(&slot) });
+        drop(inner);
+        self.0.work.notify_one();
+        Ok(Ticket { seq: header.seq, slot })
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> JournalState {
+        let inner = lock(&self.0.inner);
+        JournalState {
+            epoch: inner.epoch,
+            first_seq: inner.segments.front().map_or(inner.next_seq, |s| s.0),
+            next_seq: inner.next_seq,
+            durable_next_seq: inner.durable_next,
+            acked_next_seq: inner.acked_next,
+            bytes: inner.bytes(),
+            failed: inner.failed.clone(),
+        }
+    }
+
+    /// Durable records from a sequence number on, up to the given count and bytes (at least one if there is one).
+    pub fn read(&self, from: u64, max_records: usize, max_bytes: usize) -> Result<Vec<Record>, JournalError> {
+        let inner = lock(&self.0.inner);
+        let durable = inner.durable_next;
+        let recent_first = inner.recent.front().map_or(durable, |r| r.header().seq);
+        if from >= recent_first {
+            let skip = usize::try_from(from - recent_first).unwrap_or(usize::MAX);
+            return Ok(limit(inner.recent.iter().skip(skip).cloned(), max_records, max_bytes));
+        }
+        let segment = inner.segments.iter().rev().find(|s| s.0 <= from).map(|s| s.0);
+        drop(inner);
+        let Some(first) = segment else { return Ok(Vec::new()) };
+        let path = segment_path(&self.0.options.dir, first);
+        let bytes = std::fs::read(&path).map_err(io_error("reading", &path))?;
+        let records = frame::scan(&bytes)
+            .frames
+            .into_iter()
+            .filter_map(|(at, length)| Record::parse(bytes.get(at..at + length)?.to_vec()).ok())
+            .filter(|r| r.header().seq >= from && r.header().seq < durable)
+            .collect::<Vec<_>>();
+        Ok(limit(records.into_iter(), max_records, max_bytes))
+    }
+
+    /// Waits until records at or above `seq` are durable; false at the timeout.
+    pub fn wait_durable_past(&self, seq: u64, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        let mut inner = lock(&self.0.inner);
+        while inner.durable_next <= seq {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || inner.failed.is_some() {
+                return false;
+            }
+            inner = self.0.durable.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Notes that the collector holds everything below `next_seq`, and removes whole segments below it. The note is
+    /// durable before anything is removed.
+    pub fn acknowledge(&self, next_seq: u64) -> Result<(), JournalError> {
+        let dir = &self.0.options.dir;
+        let mut inner = lock(&self.0.inner);
+        inner.acked_next = inner.acked_next.max(next_seq.min(inner.durable_next));
+        let acked = inner.acked_next;
+        let mut removable = Vec::new();
+        while inner.segments.len() > 1 && inner.segments.get(1).is_some_and(|next| next.0 <= acked) {
+            removable.extend(inner.segments.pop_front());
+        }
+        drop(inner);
+        if removable.is_empty() {
+            return Ok(());
+        }
+        let cursor = dir.join("acked");
+        frame::replace(&cursor, acked.to_string().as_bytes()).map_err(io_error("writing", &cursor))?;
+        for (first, _) in removable {
+            let path = segment_path(dir, first);
+            std::fs::remove_file(&path).map_err(io_error("removing", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is queued and ends the writer.
+    pub fn close(&self) {
+        lock(&self.0.inner).closing = true;
+        self.0.work.notify_one();
+        let mut inner = lock(&self.0.inner);
+        let end = Instant::now() + Duration::from_secs(10);
+        while !inner.queue.is_empty() && inner.failed.is_none() && Instant::now() < end {
+            inner = self.0.durable.wait_timeout(inner, Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn limit(records: impl Iterator<Item = Record>, max_records: usize, max_bytes: usize) -> Vec<Record> {
+    let mut taken = Vec::new();
+    let mut bytes = 0;
+    for record in records.take(max_records) {
+        bytes += record.bytes().len();
+        if bytes > max_bytes && !taken.is_empty() {
+            break;
+        }
+        taken.push(record);
+    }
+    taken
+}
+
+// === the writer ===
+
+struct Writer {
+    shared: Arc<Shared>,
+    file: File,
+    path: PathBuf,
+}
+
+impl Writer {
+    fn open(shared: &Arc<Shared>) -> Result<Self, JournalError> {
+        let first = lock(&shared.inner).segments.back().map_or(0, |s| s.0);
+        let path = segment_path(&shared.options.dir, first);
+        let file = open_segment(&path)?;
+        Ok(Self { shared: Arc::clone(shared), file, path })
+    }
+
+    fn run(mut self) {
+        loop {
+            let mut inner = lock(&self.shared.inner);
+            while inner.queue.is_empty() {
+                if inner.closing {
+                    return;
+                }
+                inner = self.shared.work.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+            let batch = std::mem::take(&mut inner.queue);
+            drop(inner);
+            match self.write(&batch) {
+                Ok(()) => self.publish(batch),
+                Err(error) => return self.fail(batch, &error),
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &[Queued]) -> Result<(), JournalError> {
+        self.rotate(batch)?;
+        let mut bytes = Vec::new();
+        for queued in batch {
+            frame::put(&mut bytes, queued.record.bytes());
+        }
+        self.file.write_all(&bytes).map_err(io_error("writing", &self.path))?;
+        self.file.sync_data().map_err(io_error("syncing", &self.path))?;
+        if let Some(last) = lock(&self.shared.inner).segments.back_mut() {
+            last.1 += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self, batch: &[Queued]) -> Result<(), JournalError> {
+        let full = lock(&self.shared.inner).segments.back().is_some_and(|s| s.1 >= self.shared.options.segment_bytes);
+        let Some(first) = batch.first().filter(|_| full) else { return Ok(()) };
+        let first = first.record.header().seq;
+        self.path = segment_path(&self.shared.options.dir, first);
+        self.file = open_segment(&self.path)?;
+        lock(&self.shared.inner).segments.push_back((first, 0));
+        Ok(())
+    }
+
+    fn publish(&self, batch: Vec<Queued>) {
+        let mut inner = lock(&self.shared.inner);
+        for queued in &batch {
+            inner.durable_next = queued.record.header().seq + 1;
+            inner.recent.push_back(queued.record.clone());
+        }
+        while inner.recent.len() > RECENT {
+            inner.recent.pop_front();
+        }
+        drop(inner);
+        self.shared.durable.notify_all();
+        for queued in batch {
+            let done = Appended { seq: queued.record.header().seq, digest: queued.record.digest() };
+            queued.slot.complete(Ok(done));
+        }
+    }
+
+    fn fail(&self, batch: Vec<Queued>, error: &JournalError) {
+        let mut inner = lock(&self.shared.inner);
+        inner.failed = Some(error.to_string());
+        let rest = std::mem::take(&mut inner.queue);
+        drop(inner);
+        self.shared.durable.notify_all();
+        for queued in batch.into_iter().chain(rest) {
+            queued.slot.complete(Err(JournalError::Closed(error.to_string())));
+        }
+    }
+}
+
+fn open_segment(path: &Path) -> Result<File, JournalError> {
+    let file =
+        File::options().create(true).append(true).open(path).map_err(io_error("opening", path))?;
+    frame::sync_dir(path.parent().unwrap_or(Path::new("/"))).map_err(io_error("syncing the folder of", path))?;
+    Ok(file)
+}
+
+// === opening ===
+
+fn in_memory(dir: &Path) -> Result<bool, JournalError> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    let stat = rustix::fs::statfs(dir).map_err(|e| io_error("asking for the file system of", dir)(e.into()))?;
+    Ok([TMPFS, RAMFS].contains(&(stat.f_type as i64)))
+}
+
+fn take_lock(dir: &Path) -> Result<File, JournalError> {
+    let path = dir.join("lock");
+    let file = File::create(&path).map_err(io_error("creating", &path))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| JournalError::InUse(dir.to_path_buf()))?;
+    Ok(file)
+}
+
+fn read_epoch(dir: &Path, report: &mut OpenReport) -> Result<Epoch, JournalError> {
+    let path = dir.join("epoch");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| io_error("reading", &path)(io::Error::new(io::ErrorKind::InvalidData, "not an epoch"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            report.created = true;
+            new_epoch(&path)
+        }
+        Err(error) => Err(io_error("reading", &path)(error)),
+    }
+}
+
+fn new_epoch(path: &Path) -> Result<Epoch, JournalError> {
+    let epoch = Epoch::random().map_err(io_error("drawing an epoch for", path))?;
+    frame::replace(path, epoch.to_string().as_bytes()).map_err(io_error("writing", path))?;
+    Ok(epoch)
+}
+
+fn load(dir: &Path, host: HostId, epoch: Epoch, report: &mut OpenReport) -> Result<Inner, JournalError> {
+    let acked = std::fs::read_to_string(dir.join("acked")).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    let mut inner = Inner {
+        host,
+        epoch,
+        next_seq: acked,
+        last_digest: [0; 32],
+        durable_next: acked,
+        acked_next: acked,
+        queue: Vec::new(),
+        recent: VecDeque::new(),
+        segments: VecDeque::new(),
+        failed: None,
+        closing: false,
+    };
+    let firsts = segment_names(dir)?;
+    for (place, first) in firsts.iter().enumerate() {
+        if !load_segment(dir, *first, place + 1 == firsts.len(), place == 0, &mut inner, report)? {
+            return quarantine(dir, host, &firsts, report);
+        }
+    }
+    Ok(inner)
+}
+
+fn segment_names(dir: &Path) -> Result<Vec<u64>, JournalError> {
+    let mut firsts: Vec<u64> = std::fs::read_dir(dir)
+        .map_err(io_error("listing", dir))?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".seg")?.parse().ok())
+        .collect();
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// False if the segment is damaged other than by a torn tail.
+fn load_segment(
+    dir: &Path,
+    first: u64,
+    last: bool,
+    oldest: bool,
+    inner: &mut Inner,
+    report: &mut OpenReport,
+) -> Result<bool, JournalError> {
+    let path = segment_path(dir, first);
+    let bytes = std::fs::read(&path).map_err(io_error("reading", &path))?;
+    let scan = frame::scan(&bytes);
+    if scan.good < bytes.len() {
+        if !last || scan.damaged_middle {
+            return Ok(false);
+        }
+        let file = File::options().write(true).open(&path).map_err(io_error("opening", &path))?;
+        file.set_len(scan.good as u64).map_err(io_error("cutting", &path))?;
+        file.sync_all().map_err(io_error("syncing", &path))?;
+        report.repairs.push(Repair {
+            what: "torn_tail",
+            file: path.display().to_string(),
+            offset: scan.good as u64,
+            bytes: (bytes.len() - scan.good) as u64,
+        });
+    }
+    let mut expected = first;
+    for (index, (at, length)) in scan.frames.iter().enumerate() {
+        let Ok(record) = Record::parse(bytes.get(*at..at + length).unwrap_or_default().to_vec()) else { return Ok(false) };
+        let header = record.header();
+        let chained = header.prev == inner.last_digest || (oldest && index == 0);
+        if header.seq != expected || header.epoch != inner.epoch || !chained {
+            return Ok(false);
+        }
+        expected += 1;
+        inner.last_digest = record.digest();
+        inner.recent.push_back(record);
+        if inner.recent.len() > RECENT {
+            inner.recent.pop_front();
+        }
+    }
+    if !oldest && first != inner.next_seq {
+        return Ok(false);
+    }
+    inner.next_seq = expected;
+    inner.durable_next = expected;
+    inner.segments.push_back((first, scan.good as u64));
+    Ok(true)
+}
+
+/// Sets all segments aside as evidence and begins a new epoch.
+fn quarantine(dir: &Path, host: HostId, firsts: &[u64], report: &mut OpenReport) -> Result<Inner, JournalError> {
+    let epoch_path = dir.join("epoch");
+    let aside = dir.join(format!("quarantine-{}", std::fs::read_to_string(&epoch_path).unwrap_or_default().trim()));
+    std::fs::create_dir_all(&aside).map_err(io_error("creating", &aside))?;
+    let mut bytes = 0;
+    for first in firsts {
+        let path = segment_path(dir, *first);
+        bytes += std::fs::metadata(&path).map_or(0, |m| m.len());
+        std::fs::rename(&path, aside.join(format!("{first:020}.seg"))).map_err(io_error("setting aside", &path))?;
+    }
+    let _ = std::fs::remove_file(dir.join("acked"));
+    let epoch = new_epoch(&epoch_path)?;
+    report.repairs.push(Repair { what: "quarantined", file: aside.display().to_string(), offset: 0, bytes });
+    load(dir, host, epoch, report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(dir: &Path) -> JournalOptions {
+        JournalOptions {
+            dir: dir.to_path_buf(),
+            segment_bytes: 2000,
+            max_bytes: 1 << 20,
+            reserve_bytes: 1000,
+            require_real_disk: false,
+        }
+    }
+
+    fn entry(text: &str) -> Entry {
+        Entry { kind: Kind::EXEC, session: SessionId::NONE, boot_ns: 1, wall_unix_ns: 2, body: text.into() }
+    }
+
+    fn open(dir: &Path) -> (Journal, OpenReport) {
+        // The writer of the journal before ends with its last handle's close; its lock file goes with it.
+        for _ in 0..100 {
+            match Journal::open(options(dir), HostId([9; 16])) {
+                Err(JournalError::InUse(_)) => std::thread::sleep(Duration::from_millis(10)),
+                other => return other.unwrap(),
+            }
+        }
+        panic!("journal stays locked")
+    }
+
+    fn fill(journal: &Journal, count: usize) {
+        for index in 0..count {
+            journal.append(entry(&format!("record {index}"))).unwrap().wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn keeps_chain_and_numbers_over_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..3_u64 {
+            let (journal, report) = open(dir.path());
+            assert_eq!(report.created, round == 0);
+            assert_eq!(journal.state().next_seq, round * 30);
+            fill(&journal, 30);
+            journal.close();
+        }
+        let (journal, report) = open(dir.path());
+        assert!(report.repairs.is_empty());
+        let mut previous = [0; 32];
+        let mut seq = 0;
+        while seq < 90 {
+            for record in journal.read(seq, 7, 10_000).unwrap() {
+                assert_eq!((record.header().seq, record.header().prev), (seq, previous));
+                previous = record.digest();
+                seq += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_at_every_length_and_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        fill(&journal, 3);
+        journal.close();
+        drop(journal);
+        let path = segment_path(dir.path(), 0);
+        std::thread::sleep(Duration::from_millis(50));
+        let whole = std::fs::read(&path).unwrap();
+        let two = frame::scan(&whole).frames[1];
+        for cut in (two.0 + two.1 + 1)..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (journal, report) = open(dir.path());
+            assert_eq!((report.repairs[0].what, journal.state().next_seq), ("torn_tail", 2));
+            journal.close();
+        }
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_set_aside_and_a_new_epoch_begins() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        let epoch = journal.state().epoch;
+        fill(&journal, 5);
+        journal.close();
+        drop(journal);
+        std::thread::sleep(Duration::from_millis(50));
+        let path = segment_path(dir.path(), 0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[60] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let (journal, report) = open(dir.path());
+        assert_eq!(report.repairs[0].what, "quarantined");
+        assert_ne!(journal.state().epoch, epoch);
+        assert_eq!(journal.state().next_seq, 0);
+        fill(&journal, 1);
+    }
+
+    #[test]
+    fn full_refuses_but_for_the_reserve() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = JournalOptions { max_bytes: 3000, ..options(dir.path()) };
+        let (journal, _) = Journal::open(small, HostId([9; 16])).unwrap();
+        let refused = (0..100).find_map(|_| journal.append(entry("0123456789")).err()).unwrap();
+        assert!(matches!(refused, JournalError::Full { .. }));
+        journal.append_reserved(entry("journal full")).unwrap().wait().unwrap();
+    }
+
+    #[test]
+    fn acknowledged_segments_go_and_numbers_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        fill(&journal, 60);
+        journal.acknowledge(50).unwrap();
+        let state = journal.state();
+        assert!(state.first_seq > 0 && state.first_seq <= 50);
+        journal.close();
+        drop(journal);
+        let (journal, report) = open(dir.path());
+        assert!(report.repairs.is_empty());
+        assert_eq!(journal.state().next_seq, 60);
+        assert_eq!(journal.read(55, 10, 10_000).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn a_second_daemon_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_journal, _) = open(dir.path());
+        assert!(matches!(Journal::open(options(dir.path()), HostId([9; 16])), Err(JournalError::InUse(_))));
+    }
+}
