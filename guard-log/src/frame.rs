@@ -50,7 +50,9 @@ fn frame_at(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
 
 /// Looks a little way for a frame that is whole again, at the place where the broken one says it ends.
 fn whole_frame_after(bytes: &[u8], at: usize) -> bool {
-    let Some(length) = bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) else { return false };
+    let Some(length) = bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) else {
+        return false;
+    };
     frame_at(bytes, at.saturating_add(HEAD + length as usize)).is_some()
 }
 

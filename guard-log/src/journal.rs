@@ -404,7 +404,8 @@ impl Journal {
         let mut inner = lock(&self.0.inner);
         let end = Instant::now() + Duration::from_secs(10);
         while !inner.queue.is_empty() && inner.failed.is_none() && Instant::now() < end {
-            inner = self.0.durable.wait_timeout(inner, Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner).0;
+            inner =
+                self.0.durable.wait_timeout(inner, Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -510,8 +511,7 @@ impl Writer {
 }
 
 fn open_segment(path: &Path) -> Result<File, JournalError> {
-    let file =
-        File::options().create(true).append(true).open(path).map_err(io_error("opening", path))?;
+    let file = File::options().create(true).append(true).open(path).map_err(io_error("opening", path))?;
     frame::sync_dir(path.parent().unwrap_or(Path::new("/"))).map_err(io_error("syncing the folder of", path))?;
     Ok(file)
 }
@@ -616,7 +616,9 @@ fn load_segment(
     }
     let mut expected = first;
     for (index, (at, length)) in scan.frames.iter().enumerate() {
-        let Ok(record) = Record::parse(bytes.get(*at..at + length).unwrap_or_default().to_vec()) else { return Ok(false) };
+        let Ok(record) = Record::parse(bytes.get(*at..at + length).unwrap_or_default().to_vec()) else {
+            return Ok(false);
+        };
         let header = record.header();
         let chained = header.prev == inner.last_digest || (oldest && index == 0);
         if header.seq != expected || header.epoch != inner.epoch || !chained {

@@ -1,0 +1,97 @@
+//! C2SP checkpoints: a log's origin, size and root as the text of a signed note.
+//!
+//! It must not judge whether a checkpoint is newer or consistent. Fails: a text that is not exactly a checkpoint is an error
+//! that names the line.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use thiserror::Error;
+
+use crate::note::{NoteError, Signer, Verifier};
+use crate::tree::{self, Hash};
+
+/// Why bytes are not a checkpoint that is wanted.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum CheckpointError {
+    /// The note around it.
+    #[error("checkpoint: {0}")]
+    Note(#[from] NoteError),
+    /// Not text.
+    #[error("checkpoint: it is not UTF-8")]
+    Utf8,
+    /// A line is not as it has to be.
+    #[error("checkpoint: {0}")]
+    Line(&'static str),
+    /// It is another log's.
+    #[error("checkpoint: its origin is {got:?}, expected {want:?}")]
+    Origin {
+        /// As found.
+        got: String,
+        /// As demanded.
+        want: String,
+    },
+}
+
+/// Head of a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Name of the log, and of the key that signs it.
+    pub origin: String,
+    /// Leaves.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
+}
+
+impl Checkpoint {
+    /// Of a log without leaves.
+    pub fn empty(origin: &str) -> Self {
+        Self { origin: origin.to_owned(), size: 0, root: tree::empty_root() }
+    }
+
+    /// The three lines.
+    pub fn text(&self) -> String {
+        format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root))
+    }
+
+    /// Reads the lines; further ones are the extensions that the format allows, and are not kept.
+    pub fn parse(text: &str) -> Result<Self, CheckpointError> {
+        let line = CheckpointError::Line;
+        let body = text.strip_suffix('\n').ok_or(line("it does not end with a line feed"))?;
+        let mut lines = body.split('\n');
+        let origin = lines.next().filter(|l| !l.is_empty()).ok_or(line("line 1, the origin, is empty"))?;
+        let size_text = lines.next().ok_or(line("line 2, the size, is missing"))?;
+        let size: u64 = size_text.parse().map_err(|_| line("line 2 is not a size"))?;
+        if size.to_string() != size_text || size > i64::MAX as u64 {
+            return Err(line("line 2 is not a size in its shortest form"));
+        }
+        let root = lines.next().ok_or(line("line 3, the root, is missing"))?;
+        let root = STANDARD.decode(root).map_err(|_| line("line 3, the root, is not base64"))?;
+        let root = root.try_into().map_err(|_| line("line 3, the root, is not 32 bytes"))?;
+        if lines.any(str::is_empty) {
+            return Err(line("an extension line is empty"));
+        }
+        Ok(Self { origin: origin.to_owned(), size, root })
+    }
+
+    /// Reads a signed note; the key's name has to be the origin.
+    pub fn open(note: &[u8], verifier: &Verifier) -> Result<Self, CheckpointError> {
+        let note = std::str::from_utf8(note).map_err(|_| CheckpointError::Utf8)?;
+        let checkpoint = Self::parse(&verifier.open(note)?)?;
+        if checkpoint.origin != verifier.name() {
+            return Err(CheckpointError::Origin { got: checkpoint.origin, want: verifier.name().to_owned() });
+        }
+        if checkpoint.size == 0 && checkpoint.root != tree::empty_root() {
+            return Err(CheckpointError::Line("line 3 is not the root of an empty log"));
+        }
+        Ok(checkpoint)
+    }
+
+    /// The signed note.
+    pub fn sign(&self, signer: &Signer) -> Result<String, CheckpointError> {
+        if self.origin != signer.name() {
+            return Err(CheckpointError::Origin { got: self.origin.clone(), want: signer.name().to_owned() });
+        }
+        Ok(signer.sign(&self.text())?)
+    }
+}

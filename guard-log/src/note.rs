@@ -1,0 +1,248 @@
+//! C2SP signed notes with Ed25519 (algorithm byte 0x01): keys, signing, opening.
+//!
+//! It must not know what the text means. A signer's secret is wiped from memory when dropped and never printed. Fails: an
+//! unusable key or note is an error that says which part is wrong; signatures of other keys are ignored, as the format asks.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// Longest note that is looked at.
+pub const NOTE_MAX: usize = 1 << 20;
+/// Most signatures that are looked at.
+const SIGNATURES_MAX: usize = 100;
+/// Longest key name.
+const NAME_MAX: usize = 255;
+const ED25519: u8 = 1;
+const SECRET_PREFIX: &str = "PRIVATE+KEY+";
+
+/// Why a key or a note is not usable.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum NoteError {
+    /// No name for a key.
+    #[error("a key name of 1 to {NAME_MAX} characters without space and `+` is needed, got {0:?}")]
+    Name(String),
+    /// A key text that cannot be read. The text is not repeated: it may be a secret.
+    #[error("not a {what} key: {why}")]
+    Key {
+        /// Verifier or signer.
+        what: &'static str,
+        /// The part that is wrong.
+        why: &'static str,
+    },
+    /// The system gives no random bytes.
+    #[error("no random bytes for a key: {0}")]
+    Random(String),
+    /// Text that a note cannot hold.
+    #[error("not a note text: {0}")]
+    Text(&'static str),
+    /// Not a note.
+    #[error("not a signed note: {0}")]
+    Note(&'static str),
+    /// No signature of the key wanted.
+    #[error("the note is not signed by {name} (key id {id})")]
+    Unsigned {
+        /// Name of the key.
+        name: String,
+        /// Its id, hexadecimal.
+        id: String,
+    },
+    /// A signature that names the key and is not its.
+    #[error("the signature by {name} (key id {id}) is wrong: the note was changed after signing")]
+    Signature {
+        /// Name of the key.
+        name: String,
+        /// Its id, hexadecimal.
+        id: String,
+    },
+}
+
+fn check_name(name: &str) -> Result<(), NoteError> {
+    let fits = !name.is_empty() && name.len() <= NAME_MAX;
+    if fits && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+') {
+        return Ok(());
+    }
+    Err(NoteError::Name(name.chars().take(NAME_MAX).collect()))
+}
+
+fn key_id(name: &str, public: &[u8; 32]) -> [u8; 4] {
+    let digest = Sha256::new().chain_update(name).chain_update([b'\n', ED25519]).chain_update(public).finalize();
+    let mut id = [0; 4];
+    id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    id
+}
+
+/// Splits `name+id+base64(0x01 || 32 bytes)`.
+fn parse_key<'a>(text: &'a str, what: &'static str) -> Result<(&'a str, [u8; 4], Zeroizing<[u8; 32]>), NoteError> {
+    let wrong = |why| NoteError::Key { what, why };
+    let (name, rest) = text.split_once('+').ok_or(wrong("no `+` after the name"))?;
+    let (id_text, data) = rest.split_once('+').ok_or(wrong("no `+` after the key id"))?;
+    check_name(name)?;
+    let mut id = [0; 4];
+    hex::decode_to_slice(id_text, &mut id).map_err(|_| wrong("the key id is not 8 hexadecimal digits"))?;
+    let data = Zeroizing::new(STANDARD.decode(data).map_err(|_| wrong("the last part is not base64"))?);
+    let (algorithm, key) = data.split_first().ok_or(wrong("the last part is empty"))?;
+    if *algorithm != ED25519 {
+        return Err(wrong("the algorithm is not Ed25519"));
+    }
+    let key: [u8; 32] = key.try_into().map_err(|_| wrong("an Ed25519 key has 32 bytes"))?;
+    Ok((name, id, Zeroizing::new(key)))
+}
+
+/// Signs notes.
+pub struct Signer {
+    name: String,
+    key: SigningKey,
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Signer {
+    /// Makes a new key.
+    pub fn generate(name: &str) -> Result<Self, NoteError> {
+        check_name(name)?;
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut_slice()).map_err(|e| NoteError::Random(e.to_string()))?;
+        Ok(Self { name: name.to_owned(), key: SigningKey::from_bytes(&seed) })
+    }
+
+    /// Reads `PRIVATE+KEY+name+id+base64`.
+    pub fn from_skey(text: &str) -> Result<Self, NoteError> {
+        let wrong = |why| NoteError::Key { what: "signer", why };
+        let rest = text.trim_end().strip_prefix(SECRET_PREFIX).ok_or(wrong("it does not start with PRIVATE+KEY+"))?;
+        let (name, id, seed) = parse_key(rest, "signer")?;
+        let signer = Self { name: name.to_owned(), key: SigningKey::from_bytes(&seed) };
+        if signer.verifier().id != id {
+            return Err(wrong("the key id does not belong to name and key"));
+        }
+        Ok(signer)
+    }
+
+    /// The secret as text.
+    pub fn skey(&self) -> Zeroizing<String> {
+        let mut data = Zeroizing::new(Vec::with_capacity(33));
+        data.push(ED25519);
+        data.extend_from_slice(self.key.as_bytes());
+        let encoded = Zeroizing::new(STANDARD.encode(&*data));
+        Zeroizing::new(format!("{SECRET_PREFIX}{}+{}+{}", self.name, hex::encode(self.verifier().id), *encoded))
+    }
+
+    /// The public key as text.
+    pub fn vkey(&self) -> String {
+        self.verifier().vkey()
+    }
+
+    /// Name of the key.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The whole note: text, empty line, signature line.
+    pub fn sign(&self, text: &str) -> Result<String, NoteError> {
+        check_text(text).map_err(NoteError::Text)?;
+        let mut data = self.verifier().id.to_vec();
+        data.extend_from_slice(&self.key.sign(text.as_bytes()).to_bytes());
+        Ok(format!("{text}\n\u{2014} {} {}\n", self.name, STANDARD.encode(data)))
+    }
+
+    /// What checks this signer's notes.
+    pub fn verifier(&self) -> Verifier {
+        let key = self.key.verifying_key();
+        Verifier { id: key_id(&self.name, key.as_bytes()), name: self.name.clone(), key }
+    }
+}
+
+fn check_text(text: &str) -> Result<(), &'static str> {
+    if !text.ends_with('\n') {
+        return Err("it does not end with a line feed");
+    }
+    if text.contains(|c: char| c.is_ascii_control() && c != '\n') {
+        return Err("it has control characters");
+    }
+    if text.len() > NOTE_MAX {
+        return Err("it is longer than 1 MiB");
+    }
+    Ok(())
+}
+
+/// Checks notes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verifier {
+    name: String,
+    id: [u8; 4],
+    key: VerifyingKey,
+}
+
+impl Verifier {
+    /// Reads `name+id+base64`.
+    pub fn parse(vkey: &str) -> Result<Self, NoteError> {
+        let wrong = |why| NoteError::Key { what: "verifier", why };
+        let (name, id, public) = parse_key(vkey.trim_end(), "verifier")?;
+        if key_id(name, &public) != id {
+            return Err(wrong("the key id does not belong to name and key"));
+        }
+        let key = VerifyingKey::from_bytes(&public).map_err(|_| wrong("its bytes are no point of the curve"))?;
+        Ok(Self { name: name.to_owned(), id, key })
+    }
+
+    /// Name of the key.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The key as text.
+    pub fn vkey(&self) -> String {
+        let mut data = vec![ED25519];
+        data.extend_from_slice(self.key.as_bytes());
+        format!("{}+{}+{}", self.name, hex::encode(self.id), STANDARD.encode(data))
+    }
+
+    /// The text of a note that this key signed.
+    pub fn open(&self, note: &str) -> Result<String, NoteError> {
+        if note.len() > NOTE_MAX {
+            return Err(NoteError::Note("it is longer than 1 MiB"));
+        }
+        let end = note.rfind("\n\n").ok_or(NoteError::Note("no empty line before the signatures"))? + 1;
+        let (text, signatures) = note.split_at(end);
+        check_text(text).map_err(NoteError::Note)?;
+        let lines = signatures.strip_prefix('\n').and_then(|s| s.strip_suffix('\n'));
+        let lines = lines.filter(|l| !l.is_empty()).ok_or(NoteError::Note("no signature line"))?;
+        if lines.split('\n').count() > SIGNATURES_MAX {
+            return Err(NoteError::Note("more than 100 signatures"));
+        }
+        let mut signed = false;
+        for line in lines.split('\n') {
+            signed |= self.check(text, line)?;
+        }
+        if signed {
+            Ok(text.to_owned())
+        } else {
+            Err(NoteError::Unsigned { name: self.name.clone(), id: hex::encode(self.id) })
+        }
+    }
+
+    /// Whether the line is this key's signature; an error if it claims to be and is not.
+    fn check(&self, text: &str, line: &str) -> Result<bool, NoteError> {
+        let rest =
+            line.strip_prefix("\u{2014} ").ok_or(NoteError::Note("a signature line does not start with a dash"))?;
+        let (name, data) =
+            rest.split_once(' ').ok_or(NoteError::Note("a signature line has no name or no signature"))?;
+        let data = STANDARD.decode(data).map_err(|_| NoteError::Note("a signature is not base64"))?;
+        let (id, signature) = data.split_at_checked(4).ok_or(NoteError::Note("a signature has no key id"))?;
+        if name != self.name || id != self.id {
+            return Ok(false);
+        }
+        let wrong = || NoteError::Signature { name: self.name.clone(), id: hex::encode(self.id) };
+        let signature = Signature::from_slice(signature).map_err(|_| wrong())?;
+        self.key.verify_strict(text.as_bytes(), &signature).map(|()| true).map_err(|_| wrong())
+    }
+}
