@@ -1,1 +1,37 @@
-//! Placeholder.
+//! Pure decisions about execs: what a command does, and what policy says of it.
+//!
+//! [`Policy::decide`] takes the facts of one exec and gives a [`Verdict`]. It does no I/O, reads no clock and never
+//! panics; its work is bounded by constants. It fails towards review: what is not understood is never allowed.
+//!
+//! The language has two halves, both data: *programs* say which acts a command line performs and on what targets,
+//! *rules* say which tier an act gets. Each act is judged alone and the strictest part wins.
+#![forbid(unsafe_code)]
+
+mod act;
+mod error;
+mod examples;
+mod facts;
+mod glob;
+mod invocation;
+mod judge;
+mod load;
+mod model;
+mod paths;
+mod raw;
+mod shell;
+mod verdict;
+mod wrappers;
+
+pub use error::PolicyError;
+pub use facts::{Facts, FileRef, Role, Stdin};
+pub use model::Policy;
+pub use verdict::{Reason, Tier, Verdict};
+
+/// One policy file, as given to [`Policy::load`].
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// Name of the file, for error messages.
+    pub name: &'a str,
+    /// The whole text.
+    pub text: &'a str,
+}

@@ -1,0 +1,236 @@
+//! What a command does: one act per category that its program knowledge names, with the paths and hosts it reaches.
+
+use crate::invocation::{Inner, Invocation, Used, Word};
+use crate::model::{Case, Value};
+use crate::paths::Places;
+use crate::raw::ArgKind;
+
+/// Acts that operands and values have of their own, whatever the program does otherwise.
+const READ: &str = "fs.read";
+const WRITE: &str = "fs.write";
+/// The act of what nobody described.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+/// A path that an act reaches.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) path: Vec<u8>,
+    pub(crate) fixed: bool,
+}
+
+/// One act of a command.
+#[derive(Debug, Clone)]
+pub(crate) struct Act {
+    pub(crate) category: String,
+    pub(crate) paths: Vec<Target>,
+    pub(crate) hosts: Vec<String>,
+    pub(crate) evidence: String,
+}
+
+/// Everything that a command does.
+#[derive(Debug, Default)]
+pub(crate) struct Acts {
+    pub(crate) acts: Vec<Act>,
+    pub(crate) inner: Vec<Inner>,
+    /// Program text that nobody reads, and why that matters.
+    pub(crate) opaque: Vec<(String, &'static str)>,
+    /// Operands that the program should not have.
+    pub(crate) surplus: Vec<String>,
+}
+
+struct Builder<'a> {
+    places: Places<'a>,
+    out: Acts,
+}
+
+// === impl Act ===
+
+impl Act {
+    pub(crate) fn new(category: &str, evidence: &str) -> Self {
+        Self { category: category.to_owned(), paths: Vec::new(), hosts: Vec::new(), evidence: evidence.to_owned() }
+    }
+}
+
+// === impl Acts ===
+
+impl Acts {
+    pub(crate) fn of(invocation: &Invocation<'_>, places: Places<'_>) -> Self {
+        let node = invocation.node;
+        let case = node.cases.iter().find(|case| fits(case, invocation));
+        let category = case.map(|c| c.act.as_str()).or(node.act.as_deref()).unwrap_or(UNKNOWN);
+        let kinds = case.and_then(|c| c.args.as_deref()).unwrap_or(&node.args);
+        let mut evidence = invocation.program.name.clone();
+        if !invocation.subcommand.is_empty() {
+            evidence = format!("{evidence} {}", invocation.subcommand);
+        }
+        let mut builder = Builder { places, out: Self { inner: invocation.inner.clone(), ..Self::default() } };
+        let mut base = Act::new(category, &evidence);
+        builder.operands(invocation, kinds, &mut base);
+        for used in invocation.used.iter().filter(|u| u.flag.group.is_none()) {
+            builder.value(used, &mut base);
+        }
+        builder.groups(invocation, &base);
+        builder.out.acts.insert(0, base);
+        builder.out
+    }
+
+    /// Acts of a program that nobody described: any word may be a path.
+    pub(crate) fn of_unknown(words: &[Word], places: Places<'_>) -> Self {
+        let mut act = Act::new(UNKNOWN, &words.first().map(Word::lossy).unwrap_or_default());
+        for word in words.get(1..).unwrap_or_default() {
+            for candidate in candidates(&word.text) {
+                act.paths.push(Target { path: places.absolute(candidate), fixed: word.fixed });
+            }
+        }
+        Self { acts: vec![act], ..Self::default() }
+    }
+}
+
+fn fits(case: &Case, invocation: &Invocation<'_>) -> bool {
+    (case.any_flag.is_empty() || case.any_flag.iter().any(|f| invocation.uses(f)))
+        && case
+            .max_args
+            .is_none_or(|max| invocation.operands.len() <= max && invocation.operands.iter().all(|w| w.fixed))
+}
+
+/// The word itself, what follows `=`, `@` or `:` in it, and from its first slash on.
+fn candidates(word: &[u8]) -> Vec<&[u8]> {
+    let mut out = vec![word];
+    for (at, byte) in word.iter().enumerate().take(256) {
+        match byte {
+            b'=' | b'@' | b':' => out.push(word.get(at + 1..).unwrap_or_default()),
+            b'/' if out.len() == 1 => out.push(word.get(at..).unwrap_or_default()),
+            _ => {}
+        }
+        if out.len() >= 6 {
+            break;
+        }
+    }
+    out.retain(|candidate| !candidate.is_empty());
+    out
+}
+
+// === impl Builder ===
+
+impl Builder<'_> {
+    fn target(&self, word: &Word) -> Target {
+        Target { path: self.places.absolute(&word.text), fixed: word.fixed }
+    }
+
+    fn operands(&mut self, invocation: &Invocation<'_>, kinds: &[ArgKind], base: &mut Act) {
+        let skip_first = invocation.node.first_unless.iter().any(|f| invocation.uses(f));
+        let mut kinds = kinds.iter().copied().skip(usize::from(skip_first));
+        let mut kind = kinds.next().unwrap_or(ArgKind::Path);
+        let count = invocation.operands.len();
+        for (index, word) in invocation.operands.iter().enumerate() {
+            while kind == ArgKind::Assignments && !is_assignment(word) {
+                kind = kinds.next().unwrap_or(ArgKind::Command);
+            }
+            let rest = invocation.operands.get(index..).unwrap_or_default();
+            match kind {
+                ArgKind::Command => {
+                    let mut inner = rest.to_vec();
+                    if invocation.node.appends {
+                        inner.push(Word { text: b"(from standard input)".to_vec(), fixed: false });
+                    }
+                    self.out.inner.push(Inner::Command(inner));
+                    return;
+                }
+                ArgKind::ShellWords => {
+                    let fixed = rest.iter().all(|w| w.fixed);
+                    let text = rest.iter().map(|w| w.text.as_slice()).collect::<Vec<_>>().join(b" ".as_slice());
+                    self.out.inner.push(Inner::Shell(Word { text, fixed }));
+                    return;
+                }
+                ArgKind::Assignments => self.opaque_assignment(word),
+                other => {
+                    let last = invocation.node.last.filter(|_| index + 1 == count && count > 1);
+                    self.word(last.unwrap_or(other), word, base);
+                }
+            }
+            if kind != ArgKind::Assignments {
+                kind = kinds.next().unwrap_or(kind);
+            }
+        }
+    }
+
+    fn opaque_assignment(&mut self, word: &Word) {
+        self.out.opaque.push((word.lossy(), "sets a variable for the command"));
+    }
+
+    fn value(&mut self, used: &Used<'_>, act: &mut Act) {
+        let (Value::Required(kind) | Value::Optional(kind), Some(word)) = (used.flag.value, &used.value) else {
+            return;
+        };
+        self.word(kind, word, act);
+    }
+
+    fn word(&mut self, kind: ArgKind, word: &Word, act: &mut Act) {
+        match kind {
+            ArgKind::Path => act.paths.push(self.target(word)),
+            ArgKind::Source => self.own(READ, word),
+            ArgKind::Dest => self.own(WRITE, word),
+            ArgKind::Host => {
+                act.hosts.push(word.lossy());
+                if word.text.starts_with(b"file:") {
+                    act.paths.push(self.target(word));
+                }
+            }
+            ArgKind::Shell => self.out.inner.push(Inner::Shell(word.clone())),
+            ArgKind::Sed => {
+                self.program_text(word, crate::wrappers::sed_is_plain(&word.text), "a sed script that may write or run")
+            }
+            ArgKind::Awk => self.program_text(
+                word,
+                crate::wrappers::awk_is_plain(&word.text),
+                "an awk program that may write or run",
+            ),
+            ArgKind::Code => self.program_text(word, false, "program text"),
+            ArgKind::None => self.out.surplus.push(word.lossy()),
+            // Handled where the words after them are at hand.
+            ArgKind::Text | ArgKind::Until | ArgKind::Command | ArgKind::Assignments | ArgKind::ShellWords => {}
+        }
+    }
+
+    fn program_text(&mut self, word: &Word, plain: bool, why: &'static str) {
+        if !plain || !word.fixed {
+            self.out.opaque.push((word.lossy(), why));
+        }
+    }
+
+    fn own(&mut self, category: &str, word: &Word) {
+        let target = self.target(word);
+        let mut act = Act::new(category, &word.lossy());
+        act.paths.push(target);
+        self.out.acts.push(act);
+    }
+
+    fn groups(&mut self, invocation: &Invocation<'_>, base: &Act) {
+        let mut seen: Vec<(*const crate::model::Node, usize)> = Vec::new();
+        for used in &invocation.used {
+            let Some((index, group)) = used.flag.group.and_then(|i| used.node.groups.get(i).map(|g| (i, g))) else {
+                continue;
+            };
+            let key = (std::ptr::from_ref(used.node), index);
+            if seen.contains(&key) {
+                continue;
+            }
+            seen.push(key);
+            let mut act = Act::new(&group.act, &format!("{} {}", base.evidence, used.flag.name));
+            let same = |u: &&Used<'_>| u.flag.group == Some(index) && std::ptr::eq(u.node, used.node);
+            for other in invocation.used.iter().filter(same) {
+                self.value(other, &mut act);
+            }
+            if group.on_args {
+                act.paths.extend(base.paths.iter().cloned());
+            }
+            self.out.acts.push(act);
+        }
+    }
+}
+
+fn is_assignment(word: &Word) -> bool {
+    let Some(at) = word.text.iter().position(|b| *b == b'=') else { return false };
+    let name = word.text.get(..at).unwrap_or_default();
+    !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
+}

@@ -1,0 +1,63 @@
+//! The examples that rules carry: each is judged when the file is loaded, and must hold.
+
+use serde_saphyr::{Location, Spanned};
+
+use crate::facts::{Facts, FileRef, Role, Stdin};
+use crate::model::Policy;
+use crate::raw::RawRule;
+use crate::verdict::Verdict;
+
+/// Checks a rule's examples. `Err` says which does not hold.
+pub(crate) fn check(policy: &Policy, raw: &RawRule) -> Result<(), (Location, String)> {
+    let id = raw.id.value.as_str();
+    for (examples, wanted) in [(&raw.matching, true), (&raw.not_match, false)] {
+        for example in examples {
+            let verdict = judge(policy, example)?;
+            let fired = verdict.reasons.iter().any(|r| r.rule_id == id);
+            if fired != wanted {
+                let verb = if wanted { "does not match" } else { "matches" };
+                return Err((example.referenced, format!("rule `{id}` {verb} its example `{}`", example.value)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn judge(policy: &Policy, example: &Spanned<String>) -> Result<Verdict, (Location, String)> {
+    let bad = || (example.referenced, format!("`{}` is no example command", example.value));
+    let argv = split(&example.value).ok_or_else(bad)?;
+    let name = argv.first().ok_or_else(bad)?.clone();
+    let path = [b"/usr/bin/", name.as_slice()].concat();
+    let files = [FileRef { path: &path, role: Role::Program, session_writable: false }];
+    Ok(policy.decide(&Facts {
+        argv: &argv,
+        files: &files,
+        cwd: b"/home/dev/work",
+        home: b"/home/dev",
+        workspace: b"/home/dev/work",
+        uid: 1000,
+        env: &[],
+        stdin: Stdin::Null,
+        entry: false,
+    }))
+}
+
+/// Splits at blanks, outside quotes. No escapes: examples are written by people who can choose the other quote.
+fn split(text: &str) -> Option<Vec<Vec<u8>>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<u8>> = None;
+    let mut quote: Option<u8> = None;
+    for byte in text.bytes() {
+        match (quote, byte) {
+            (Some(open), _) if byte == open => quote = None,
+            (None, b'\'' | b'"') => {
+                quote = Some(byte);
+                word.get_or_insert_default();
+            }
+            (None, b' ') => words.extend(word.take()),
+            (Some(_) | None, _) => word.get_or_insert_default().push(byte),
+        }
+    }
+    words.extend(word);
+    (quote.is_none() && !words.is_empty()).then_some(words)
+}

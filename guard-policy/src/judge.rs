@@ -1,0 +1,322 @@
+//! Judges one exec: every part of the command by every rule, and the strictest wins. Total and bounded; whatever is
+//! too long, too deep or not understood is for a person.
+
+use crate::act::{Act, Acts, Target, UNKNOWN};
+use crate::facts::{Facts, Role, Stdin};
+use crate::invocation::{Inner, Invocation, Word};
+use crate::model::{LIMITS, Node, Policy, Rule};
+use crate::paths::Places;
+use crate::raw::Runs;
+use crate::verdict::{Findings, Tier, Verdict};
+use crate::{shell, wrappers};
+
+/// Risk where nothing better is known.
+const RISK_UNKNOWN: u8 = 50;
+
+/// How sure we are of what program a command starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// A file of a trusted directory that the session cannot write.
+    Trusted,
+    /// A file from elsewhere, or one that the session can write.
+    Untrusted,
+}
+
+/// One judgement while it runs.
+pub(crate) struct Judge<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) places: Places<'a>,
+    pub(crate) stdin: Stdin,
+    pub(crate) env: &'a [Vec<u8>],
+    pub(crate) findings: Findings,
+    /// Parts that may still be judged.
+    pub(crate) parts_left: usize,
+}
+
+impl Policy {
+    /// Judges one exec. Never panics; time and memory are bounded whatever the facts.
+    #[must_use]
+    pub fn decide(&self, facts: &Facts<'_>) -> Verdict {
+        let mut judge = Judge {
+            policy: self,
+            places: Places::of(facts),
+            stdin: facts.stdin,
+            env: facts.env,
+            findings: Findings::default(),
+            parts_left: LIMITS.parts,
+        };
+        let notable = judge.exec(facts);
+        judge.findings.finish(facts.entry, notable)
+    }
+}
+
+// === impl Judge ===
+
+impl Judge<'_> {
+    /// The exec itself: its files first, then its command line. Returns the notable variables.
+    fn exec(&mut self, facts: &Facts<'_>) -> Vec<String> {
+        let words = self.words(facts.argv);
+        let Some(file) = facts.files.first() else {
+            self.review(UNKNOWN, "builtin.unknown-file", "the file that would run is not known", "");
+            self.unknown_program(&words);
+            return self.environment("");
+        };
+        for other in facts.files.iter().filter(|f| f.role == Role::Loader) {
+            let path = String::from_utf8_lossy(other.path);
+            let text = "a dynamic loader started as a program runs files that are not checked";
+            self.findings.add(Tier::Deny, UNKNOWN, 80, "builtin.loader", text, &path);
+        }
+        for other in facts.files.iter().filter(|f| f.session_writable) {
+            let path = String::from_utf8_lossy(other.path);
+            self.review(UNKNOWN, "builtin.session-writable", "the session can change this file", &path);
+        }
+        let trusted = self.policy.in_trusted_dir(file.path) && !file.session_writable;
+        let identity = if trusted { Identity::Trusted } else { Identity::Untrusted };
+        let name = base_name(file.path);
+        self.program(name, identity, file.path, &words, 0);
+        self.environment(self.policy.program(name).map_or("", |n| n.name.as_str()))
+    }
+
+    fn words(&mut self, argv: &[Vec<u8>]) -> Vec<Word> {
+        let mut bytes = 0;
+        let mut out = Vec::new();
+        for word in argv.iter().take(LIMITS.words) {
+            bytes += word.len() + 1;
+            if bytes > LIMITS.command_bytes {
+                break;
+            }
+            out.push(Word::fixed(word));
+        }
+        if out.len() < argv.len() {
+            let evidence = format!("{} arguments", argv.len());
+            self.review(UNKNOWN, "builtin.too-long", "the command is too long to be judged in full", &evidence);
+        }
+        out
+    }
+
+    /// Judges a command of which the program is known by file name. `words[0]` is `argv[0]`.
+    pub(crate) fn program(&mut self, name: &[u8], identity: Identity, path: &[u8], words: &[Word], depth: usize) {
+        if depth > LIMITS.depth || self.parts_left == 0 {
+            let text = "too many commands inside each other to be judged";
+            return self.review(UNKNOWN, "builtin.too-deep", text, &String::from_utf8_lossy(name));
+        }
+        self.parts_left -= 1;
+        let shown = String::from_utf8_lossy(path);
+        if identity == Identity::Untrusted {
+            let text = "the program is not from a trusted directory, or the session can write it";
+            self.review("code.run", "builtin.untrusted-program", text, &shown);
+        }
+        let policy = self.policy;
+        let Some(node) = policy.program(name) else {
+            self.review(UNKNOWN, "builtin.unknown-program", "no rule knows this program", &shown);
+            return self.unknown_program(words);
+        };
+        match node.runs {
+            Some(Runs::Multicall) => wrappers::multicall(self, name, identity, words, depth),
+            Some(Runs::Shell) => wrappers::shell(self, node, words, depth),
+            Some(Runs::Interpreter) | None => self.command(node, words, depth),
+        }
+    }
+
+    /// Judges a command of a program that policy describes.
+    pub(crate) fn command(&mut self, node: &Node, words: &[Word], depth: usize) {
+        let invocation = Invocation::read(node, words);
+        for word in &invocation.unknown {
+            let text = "no rule knows this flag or subcommand of the program";
+            self.review(&self.base_category(&invocation), "builtin.unknown-flag", text, word);
+        }
+        if node.runs == Some(Runs::Interpreter) {
+            self.interpreter(&invocation);
+        }
+        let acts = Acts::of(&invocation, self.places);
+        for word in &acts.surplus {
+            self.review(
+                &self.base_category(&invocation),
+                "builtin.surplus",
+                "the program takes no such argument",
+                word,
+            );
+        }
+        for (text, why) in &acts.opaque {
+            self.review("code.run", "builtin.opaque", why, text);
+        }
+        for word in invocation.operands.iter().filter(|w| !w.fixed) {
+            self.dynamic(&invocation, word);
+        }
+        for used in invocation.used.iter().filter(|u| u.value.as_ref().is_some_and(|v| !v.fixed)) {
+            if let Some(value) = &used.value {
+                self.dynamic(&invocation, value);
+            }
+        }
+        for act in &acts.acts {
+            self.act(act, Some(&invocation), words);
+        }
+        for inner in &acts.inner {
+            self.inner(inner, depth + 1);
+        }
+    }
+
+    fn dynamic(&mut self, invocation: &Invocation<'_>, word: &Word) {
+        let text = "the argument is only known when the command runs";
+        self.review(&self.base_category(invocation), "builtin.dynamic", text, &word.lossy());
+    }
+
+    fn base_category(&self, invocation: &Invocation<'_>) -> String {
+        invocation.node.act.clone().unwrap_or_else(|| UNKNOWN.to_owned())
+    }
+
+    /// No script named: the interpreter takes its commands from standard input.
+    fn interpreter(&mut self, invocation: &Invocation<'_>) {
+        let asks = invocation.operands.is_empty()
+            && invocation.used.iter().all(|u| u.node.cases.is_empty() || !ends(u.node, &u.flag.name));
+        let dash = invocation.operands.first().is_some_and(|w| w.text == b"-");
+        if asks || dash {
+            self.takes_commands();
+        }
+    }
+
+    pub(crate) fn takes_commands(&mut self) {
+        if self.stdin != Stdin::Null {
+            self.findings.takes_commands = true;
+        }
+    }
+
+    /// A command inside a command.
+    pub(crate) fn inner(&mut self, inner: &Inner, depth: usize) {
+        match inner {
+            Inner::Command(words) => self.by_word(words, depth),
+            Inner::Shell(text) => shell::judge(self, text, depth),
+        }
+    }
+
+    /// Judges a command by its first word, as a shell would look it up.
+    pub(crate) fn by_word(&mut self, words: &[Word], depth: usize) {
+        let Some(first) = words.first() else { return };
+        if !first.fixed {
+            let text = "the program is only known when the command runs";
+            self.review("shell", "builtin.dynamic-program", text, &first.lossy());
+            return self.unknown_program(words);
+        }
+        if first.text.contains(&b'/') {
+            let path = self.places.absolute(&first.text);
+            let trusted = self.policy.in_trusted_dir(&path);
+            let identity = if trusted { Identity::Trusted } else { Identity::Untrusted };
+            self.program(base_name(&path).to_vec().as_slice(), identity, &path, words, depth);
+        } else {
+            self.program(&first.text, Identity::Trusted, &first.text, words, depth);
+        }
+    }
+
+    fn unknown_program(&mut self, words: &[Word]) {
+        let acts = Acts::of_unknown(words, self.places);
+        for act in &acts.acts {
+            self.act(act, None, words);
+        }
+    }
+
+    /// Judges one act by every rule. No rule means review.
+    pub(crate) fn act(&mut self, act: &Act, invocation: Option<&Invocation<'_>>, words: &[Word]) {
+        if invocation.is_some() {
+            for target in &act.paths {
+                self.findings.target(&String::from_utf8_lossy(&target.path));
+            }
+        }
+        act.hosts.iter().for_each(|host| self.findings.target(host));
+        let policy = self.policy;
+        let mut ruled = false;
+        for rule in &policy.rules {
+            let Some(evidence) = self.rule(rule, act, invocation, words) else { continue };
+            ruled = true;
+            let category = rule.category.as_deref().unwrap_or(&act.category);
+            let risk = rule.risk.unwrap_or_else(|| policy.category_risk(category));
+            self.findings.add(rule.tier, category, risk, &rule.id, &rule.reason, &evidence);
+        }
+        if !ruled && act.category != UNKNOWN {
+            let text = format!("no rule allows {}: it {}", act.category, policy.category_about(&act.category));
+            let risk = policy.category_risk(&act.category);
+            self.findings.add(Tier::Review, &act.category, risk, "builtin.no-rule", &text, &act.evidence);
+        }
+        if act.category == UNKNOWN && invocation.is_some() {
+            self.review(UNKNOWN, "builtin.unknown-use", "no rule knows this use of the program", &act.evidence);
+        }
+    }
+
+    /// Whether `rule` holds; `Some` with what it matched.
+    fn rule(&self, rule: &Rule, act: &Act, invocation: Option<&Invocation<'_>>, words: &[Word]) -> Option<String> {
+        let when = &rule.when;
+        if !when.act.is_empty() && !when.act.iter().any(|g| g.matches(act.category.as_bytes())) {
+            return None;
+        }
+        if !when.program.is_empty() && !invocation.is_some_and(|i| when.program.contains(&i.program.name)) {
+            return None;
+        }
+        if !when.subcommand.is_empty() && !invocation.is_some_and(|i| when.subcommand.contains(&i.subcommand)) {
+            return None;
+        }
+        let uses = |flags: &[String]| invocation.is_some_and(|i| flags.iter().any(|f| i.uses(f)));
+        if (!when.any_flag.is_empty() && !uses(&when.any_flag)) || uses(&when.no_flag) {
+            return None;
+        }
+        let mut evidence = act.evidence.clone();
+        if !when.any_arg.is_empty() {
+            let arg = |w: &&Word| when.any_arg.iter().any(|g| g.matches(&w.text));
+            evidence = words.get(1..)?.iter().find(arg)?.lossy();
+        }
+        if !when.any_path_in.is_empty() {
+            let hit = act.paths.iter().find(|t| self.in_sets(&t.path, &when.any_path_in))?;
+            evidence = String::from_utf8_lossy(&hit.path).into_owned();
+        }
+        if !when.any_path_outside.is_empty() {
+            let outside = |t: &&Target| t.fixed && !self.in_sets(&t.path, &when.any_path_outside);
+            evidence = String::from_utf8_lossy(&act.paths.iter().find(outside)?.path).into_owned();
+        }
+        let inside = |t: &Target| t.fixed && self.in_sets(&t.path, &when.all_paths_in);
+        if !when.all_paths_in.is_empty() && (act.paths.is_empty() || !act.paths.iter().all(inside)) {
+            return None;
+        }
+        Some(evidence)
+    }
+
+    fn in_sets(&self, path: &[u8], sets: &[String]) -> bool {
+        path.len() <= LIMITS.path_bytes
+            && sets.iter().filter_map(|s| self.policy.path_sets.get(s)).any(|set| set.contains(path, &self.places))
+    }
+
+    /// Finds variables that change what the program does; each lifts `allow` to `review`.
+    fn environment(&mut self, program: &str) -> Vec<String> {
+        let mut notable = Vec::new();
+        for entry in self.env.iter().take(LIMITS.words) {
+            let at = entry.iter().position(|b| *b == b'=').unwrap_or(entry.len());
+            let (name, value) = entry.split_at(at);
+            let value = value.get(1..).unwrap_or_default();
+            let name = name.get(..LIMITS.pattern_bytes).unwrap_or(name);
+            let known = |e: &&crate::model::Environment| e.names.iter().any(|g| g.matches(name));
+            let Some(found) = self.policy.environment.iter().find(known) else { continue };
+            let shown = crate::verdict::shorten(&String::from_utf8_lossy(name));
+            if found.harmless.iter().any(|h| h.as_bytes() == value) {
+                continue;
+            }
+            if found.programs.is_empty() || found.programs.iter().any(|p| p == program) {
+                let text = "the variable changes what the program does";
+                self.review("code.run", "builtin.environment", text, &shown);
+            }
+            if notable.len() < 64 {
+                notable.push(shown);
+            }
+        }
+        notable
+    }
+
+    pub(crate) fn review(&mut self, category: &str, rule_id: &str, text: &str, evidence: &str) {
+        self.findings.add(Tier::Review, category, RISK_UNKNOWN, rule_id, text, evidence);
+    }
+}
+
+/// Whether a flag gives the interpreter its program text or makes it do something else.
+fn ends(node: &Node, flag: &str) -> bool {
+    node.cases.iter().any(|case| case.any_flag.iter().any(|f| f == flag))
+}
+
+pub(crate) fn base_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|b| *b == b'/').next().unwrap_or(path)
+}

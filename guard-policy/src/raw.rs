@@ -1,0 +1,208 @@
+//! The form of a policy file as serde reads it. Unknown keys are refused here; meaning is checked in `load`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use crate::verdict::Tier;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPolicy {
+    pub(crate) version: Spanned<u32>,
+    pub(crate) extends: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) without: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) trusted_dirs: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) categories: BTreeMap<String, RawCategory>,
+    #[serde(default)]
+    pub(crate) path_sets: BTreeMap<String, RawPathSet>,
+    #[serde(default)]
+    pub(crate) environment: Vec<RawEnvironment>,
+    #[serde(default)]
+    pub(crate) programs: Vec<RawNode>,
+    #[serde(default)]
+    pub(crate) rules: Vec<RawRule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCategory {
+    pub(crate) risk: Spanned<u8>,
+    pub(crate) about: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPathSet {
+    pub(crate) patterns: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) except: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawEnvironment {
+    pub(crate) names: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) programs: Vec<String>,
+    #[serde(default)]
+    pub(crate) harmless: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawNode {
+    pub(crate) names: Vec<Spanned<String>>,
+    pub(crate) act: Option<Spanned<String>>,
+    pub(crate) args: Option<Vec<ArgKind>>,
+    pub(crate) last: Option<ArgKind>,
+    pub(crate) first_unless: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) style: Style,
+    #[serde(default)]
+    pub(crate) stops: bool,
+    #[serde(default)]
+    pub(crate) appends: bool,
+    #[serde(default)]
+    pub(crate) globals_anywhere: bool,
+    pub(crate) runs: Option<Runs>,
+    pub(crate) flags: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) more: Vec<RawGroup>,
+    #[serde(default)]
+    pub(crate) cases: Vec<RawCase>,
+    #[serde(default)]
+    pub(crate) subcommands: Vec<RawNode>,
+}
+
+/// Flags that make the program perform one more act.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawGroup {
+    pub(crate) act: Spanned<String>,
+    pub(crate) flags: Spanned<String>,
+    /// The operands are targets of this act too.
+    #[serde(default)]
+    pub(crate) on_args: bool,
+}
+
+/// The first case that fits replaces the node's act (and the meaning of its operands, if given).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawCase {
+    pub(crate) any_flag: Option<Spanned<String>>,
+    pub(crate) max_args: Option<u8>,
+    pub(crate) act: Spanned<String>,
+    pub(crate) args: Option<Vec<ArgKind>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRule {
+    pub(crate) id: Spanned<String>,
+    pub(crate) tier: Tier,
+    pub(crate) reason: String,
+    pub(crate) category: Option<Spanned<String>>,
+    pub(crate) risk: Option<Spanned<u8>>,
+    pub(crate) when: RawWhen,
+    #[serde(rename = "match", default)]
+    pub(crate) matching: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) not_match: Vec<Spanned<String>>,
+}
+
+/// Every condition given must hold; a list holds if one of its entries does.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawWhen {
+    #[serde(default)]
+    pub(crate) act: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) program: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) subcommand: Vec<Spanned<String>>,
+    pub(crate) any_flag: Option<Spanned<String>>,
+    pub(crate) no_flag: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) any_arg: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) any_path_in: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) any_path_outside: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) all_paths_in: Vec<Spanned<String>>,
+}
+
+/// What an operand or a flag's value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ArgKind {
+    /// A path that the act reaches.
+    Path,
+    /// Text without further meaning.
+    Text,
+    /// A path that is only read, whatever the act.
+    Source,
+    /// A path that is written, whatever the act.
+    Dest,
+    /// A host, URL or `user@host:path`.
+    Host,
+    /// From here on, the words are a command.
+    Command,
+    /// `NAME=value` words before a command.
+    Assignments,
+    /// Words up to `;` or `+` are a command.
+    Until,
+    /// Shell text.
+    Shell,
+    /// From here on, the words are joined into shell text.
+    ShellWords,
+    /// A sed script.
+    Sed,
+    /// An awk program.
+    Awk,
+    /// Program text of an interpreter.
+    Code,
+    /// The program takes no operand here.
+    None,
+}
+
+/// How a program spells its flags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Style {
+    /// `-abc`, `-ovalue`, `--long`, `--long=value`, `--`.
+    #[default]
+    Gnu,
+    /// `-word` is one flag (find, openssl, java).
+    Word,
+    /// As gnu, and the first operand may bundle flags without a dash (tar, ps).
+    Bundle,
+}
+
+/// What a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Runs {
+    /// A POSIX-like shell.
+    Shell,
+    /// An interpreter that takes commands from standard input where no script is named.
+    Interpreter,
+    /// Chooses what to be by `argv[0]` (busybox).
+    Multicall,
+}
+
+impl<'de> Deserialize<'de> for Tier {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "allow" => Ok(Self::Allow),
+            "review" => Ok(Self::Review),
+            "deny" => Ok(Self::Deny),
+            other => Err(serde::de::Error::unknown_variant(other, &["allow", "review", "deny"])),
+        }
+    }
+}

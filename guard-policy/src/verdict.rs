@@ -1,0 +1,135 @@
+//! What policy says of an exec, with every reason, in bounded form.
+
+/// Longest evidence or target kept, in characters.
+const TEXT_MAX: usize = 256;
+/// Most reasons kept.
+const REASONS_MAX: usize = 32;
+/// Most targets kept.
+const TARGETS_MAX: usize = 64;
+
+/// What policy says of an exec. Ordered: the strictest wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Runs without asking.
+    Allow,
+    /// A person decides.
+    Review,
+    /// Never runs.
+    Deny,
+}
+
+impl Tier {
+    /// The tier's word in policy files, records and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Review => "review",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+impl std::fmt::Display for Tier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One reason of a verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// Id of the rule, or of a built-in check (`builtin.*`).
+    pub rule_id: String,
+    /// Why, for people.
+    pub text: String,
+    /// The argument or part that it matched, lossy, bounded.
+    pub evidence: String,
+}
+
+/// What policy says of an exec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The strictest tier of any part.
+    pub tier: Tier,
+    /// Category of the part that decided.
+    pub category: String,
+    /// 0 to 100: the highest of any part.
+    pub risk: u8,
+    /// Strictest first, bounded.
+    pub reasons: Vec<Reason>,
+    /// Paths and hosts that the command names, bounded.
+    pub targets: Vec<String>,
+    /// Names of variables that change what programs do.
+    pub env_notable: Vec<String>,
+    /// A shell or interpreter that takes commands from standard input or a terminal: a root of its own.
+    pub takes_commands: bool,
+}
+
+/// Collects findings; the strictest decides.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    found: Vec<Finding>,
+    targets: Vec<String>,
+    pub(crate) takes_commands: bool,
+}
+
+#[derive(Debug)]
+struct Finding {
+    tier: Tier,
+    category: String,
+    risk: u8,
+    reason: Reason,
+}
+
+// === impl Findings ===
+
+impl Findings {
+    pub(crate) fn add(&mut self, tier: Tier, category: &str, risk: u8, rule_id: &str, text: &str, evidence: &str) {
+        let reason = Reason { rule_id: rule_id.to_owned(), text: text.to_owned(), evidence: shorten(evidence) };
+        if self.found.iter().any(|f| f.tier == tier && f.category == category && f.reason == reason) {
+            return;
+        }
+        let finding = Finding { tier, category: category.to_owned(), risk, reason };
+        if self.found.len() < REASONS_MAX {
+            self.found.push(finding);
+        } else if let Some(weakest) = self.found.iter_mut().min_by_key(|f| (f.tier, f.risk))
+            && (weakest.tier, weakest.risk) < (finding.tier, finding.risk)
+        {
+            // Full: a stricter finding must not be lost, the weakest makes room.
+            *weakest = finding;
+        }
+    }
+
+    pub(crate) fn target(&mut self, target: &str) {
+        if self.targets.len() < TARGETS_MAX {
+            let target = shorten(target);
+            if !self.targets.contains(&target) {
+                self.targets.push(target);
+            }
+        }
+    }
+
+    pub(crate) fn finish(mut self, entry: bool, env_notable: Vec<String>) -> Verdict {
+        self.found.sort_by_key(|f| std::cmp::Reverse((f.tier, f.risk)));
+        let risk = self.found.iter().map(|f| f.risk).max().unwrap_or(50).min(100);
+        let (mut tier, category) =
+            self.found.first().map_or_else(|| (Tier::Review, "unknown".to_owned()), |f| (f.tier, f.category.clone()));
+        let mut reasons: Vec<Reason> = self.found.into_iter().map(|f| f.reason).collect();
+        if entry && tier == Tier::Review {
+            tier = Tier::Allow;
+            let text = "session entry: the initiator named this command".to_owned();
+            reasons.insert(0, Reason { rule_id: "builtin.session-entry".to_owned(), text, evidence: String::new() });
+        }
+        let takes_commands = self.takes_commands;
+        Verdict { tier, category, risk, reasons, targets: self.targets, env_notable, takes_commands }
+    }
+}
+
+/// Bounds a text that a governed process controls.
+pub(crate) fn shorten(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}…", text.get(..at).unwrap_or_default()),
+    }
+}
