@@ -66,6 +66,14 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
+/// Whether a folder lies on a file system that forgets.
+pub fn in_memory(dir: &Path) -> io::Result<bool> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    let stat = rustix::fs::statfs(dir)?;
+    Ok([TMPFS, RAMFS].contains(&(stat.f_type as i64)))
+}
+
 /// Makes the entries of a folder durable.
 pub fn sync_dir(dir: &Path) -> io::Result<()> {
     std::fs::File::open(dir)?.sync_all()

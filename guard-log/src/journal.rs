@@ -257,7 +257,9 @@ impl Journal {
     pub fn open(options: JournalOptions, host: HostId) -> Result<(Self, OpenReport), JournalError> {
         let dir = options.dir.clone();
         std::fs::create_dir_all(&dir).map_err(io_error("creating", &dir))?;
-        if options.require_real_disk && in_memory(&dir)? {
+        if options.require_real_disk
+            && frame::in_memory(&dir).map_err(io_error("asking for the file system of", &dir))?
+        {
             return Err(JournalError::NotADisk(dir));
         }
         let lock_file = take_lock(&dir)?;
@@ -381,7 +383,8 @@ impl Journal {
         inner.acked_next = inner.acked_next.max(next_seq.min(inner.durable_next));
         let acked = inner.acked_next;
         let mut removable = Vec::new();
-        while inner.segments.len() > 1 && inner.segments.get(1).is_some_and(|next| next.0 <= acked) {
+        // Strictly below: the segment kept then holds a durable record, and with it the digest that the chain goes on from.
+        while inner.segments.get(1).is_some_and(|next| next.0 < acked) {
             removable.extend(inner.segments.pop_front());
         }
         drop(inner);
@@ -517,13 +520,6 @@ fn open_segment(path: &Path) -> Result<File, JournalError> {
 }
 
 // === opening ===
-
-fn in_memory(dir: &Path) -> Result<bool, JournalError> {
-    const TMPFS: i64 = 0x0102_1994;
-    const RAMFS: i64 = 0x8584_58f6;
-    let stat = rustix::fs::statfs(dir).map_err(|e| io_error("asking for the file system of", dir)(e.into()))?;
-    Ok([TMPFS, RAMFS].contains(&(stat.f_type as i64)))
-}
 
 fn take_lock(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join("lock");

@@ -77,8 +77,10 @@ fn key_id(name: &str, public: &[u8; 32]) -> [u8; 4] {
     id
 }
 
+type KeyParts<'a> = (&'a str, [u8; 4], Zeroizing<[u8; 32]>);
+
 /// Splits `name+id+base64(0x01 || 32 bytes)`.
-fn parse_key<'a>(text: &'a str, what: &'static str) -> Result<(&'a str, [u8; 4], Zeroizing<[u8; 32]>), NoteError> {
+fn parse_key<'a>(text: &'a str, what: &'static str) -> Result<KeyParts<'a>, NoteError> {
     let wrong = |why| NoteError::Key { what, why };
     let (name, rest) = text.split_once('+').ok_or(wrong("no `+` after the name"))?;
     let (id_text, data) = rest.split_once('+').ok_or(wrong("no `+` after the key id"))?;

@@ -179,9 +179,14 @@ pub fn decode_entries(bytes: &[u8], width: u16) -> Result<Vec<&[u8]>, TileError>
     if rest.is_empty() { Ok(entries) } else { Err(TileError::Long(rest.len())) }
 }
 
-/// Root of the perfect subtree over all 256 hashes of a full tile; also of fewer, as RFC 6962 folds them.
-pub fn subtree(hashes: &[Hash]) -> Hash {
+/// Roots of the perfect subtrees over a tile's hashes, largest first.
+pub fn peaks(hashes: &[Hash]) -> Vec<Hash> {
     let mut frontier = tree::Frontier::default();
     hashes.iter().for_each(|hash| frontier.push(*hash));
-    frontier.root()
+    frontier.peaks().to_vec()
+}
+
+/// Root over a tile's hashes; of a full tile it is a hash of the level above.
+pub fn subtree(hashes: &[Hash]) -> Hash {
+    tree::fold(&peaks(hashes))
 }

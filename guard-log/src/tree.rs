@@ -234,6 +234,11 @@ impl Frontier {
         self.size += 1;
     }
 
+    /// Its perfect subtrees, largest first.
+    pub fn peaks(&self) -> &[Hash] {
+        &self.peaks
+    }
+
     /// Leaves so far.
     pub fn size(&self) -> u64 {
         self.size

@@ -1,0 +1,111 @@
+//! Reading durable leaves back: the newest from memory, those not yet in full bundles from the write-ahead segments, the
+//! rest from the bundles.
+//!
+//! It must not hand out what is not durable, nor bytes that differ from their hash. Fails: damage names the file.
+
+use super::lock::read_limited;
+use super::publish::{Leaves, RESOURCE_MAX, read_hashes};
+use super::{Shared, StoreError, lock, wal};
+use crate::record::Record;
+use crate::tiles::{self, Level, Tile, WIDTH};
+use crate::tree::leaf_hash;
+
+impl Leaves for Shared {
+    fn read(&self, from: u64, max_records: usize, max_bytes: usize) -> Result<Vec<(u64, Record)>, StoreError> {
+        let mut taken = Taken { from, next: from, records: Vec::new(), bytes: 0, max_records, max_bytes };
+        // Each piece adds at least one record, or there is none left.
+        while !taken.is_full() {
+            let before = taken.next;
+            self.read_piece(&mut taken)?;
+            if taken.next == before {
+                break;
+            }
+        }
+        Ok((taken.from..).zip(taken.records).collect())
+    }
+}
+
+struct Taken {
+    from: u64,
+    next: u64,
+    records: Vec<Record>,
+    bytes: usize,
+    max_records: usize,
+    max_bytes: usize,
+}
+
+impl Taken {
+    fn is_full(&self) -> bool {
+        self.records.len() >= self.max_records || (self.bytes >= self.max_bytes && !self.records.is_empty())
+    }
+
+    /// Takes a record unless it is too much; false ends the reading.
+    fn take(&mut self, record: Record) -> bool {
+        let bytes = record.bytes().len();
+        if self.is_full() || (self.bytes + bytes > self.max_bytes && !self.records.is_empty()) {
+            self.bytes = self.max_bytes;
+            return false;
+        }
+        self.bytes += bytes;
+        self.next += 1;
+        self.records.push(record);
+        true
+    }
+}
+
+impl Shared {
+    fn read_piece(&self, taken: &mut Taken) -> Result<(), StoreError> {
+        let inner = lock(&self.inner);
+        let recent_first = inner.durable - inner.recent.len() as u64;
+        if taken.next >= recent_first {
+            let skip = usize::try_from(taken.next - recent_first).unwrap_or(usize::MAX);
+            for record in inner.recent.iter().skip(skip) {
+                if !taken.take(record.clone()) {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let place = inner.tail.partition_point(|frame| frame.end() <= taken.next);
+        let frame = inner.tail.get(place).copied().filter(|frame| frame.first <= taken.next);
+        drop(inner);
+        match frame {
+            Some(frame) => {
+                let skip = usize::try_from(taken.next - frame.first).unwrap_or(usize::MAX);
+                let records = wal::read_frame(&self.options.wal(), &frame)?;
+                take_all(taken, records.into_iter().skip(skip));
+            }
+            None => self.read_bundle(taken)?,
+        }
+        Ok(())
+    }
+
+    fn read_bundle(&self, taken: &mut Taken) -> Result<(), StoreError> {
+        let bundle = Tile { level: Level::Entries, index: taken.next / WIDTH, width: WIDTH as u16 };
+        let root = self.options.log();
+        let path = root.join(bundle.to_string());
+        let bytes = read_limited(&path, RESOURCE_MAX)?.ok_or(StoreError::Missing(path.clone()))?;
+        let entries = tiles::decode_entries(&bytes, bundle.width)
+            .map_err(|cause| StoreError::Tile { path: path.clone(), cause })?;
+        let hashes = read_hashes(&root, &Tile { level: Level::Hashes(0), ..bundle })?;
+        let skip = usize::try_from(taken.next % WIDTH).unwrap_or(usize::MAX);
+        let mut records = Vec::new();
+        for ((place, entry), hash) in (0..).zip(&entries).zip(&hashes).skip(skip) {
+            if leaf_hash(entry) != *hash {
+                let what = format!("leaf {} is not the one that was published", bundle.index * WIDTH + place);
+                return Err(StoreError::Damaged { path, offset: 0, what });
+            }
+            records.push(Record::parse(entry.to_vec())?);
+        }
+        take_all(taken, records.into_iter());
+        Ok(())
+    }
+}
+
+fn take_all(taken: &mut Taken, records: impl Iterator<Item = Record>) {
+    for record in records {
+        if !taken.take(record) {
+            break;
+        }
+    }
+}
