@@ -242,12 +242,7 @@ fn serve(socket: &UnixStream) -> io::Result<()> {
     }
 }
 
-fn handle(
-    socket: &UnixStream,
-    bytes: &[u8],
-    fds: &[OwnedFd],
-    running: &mut HashMap<i32, Running>,
-) -> io::Result<()> {
+fn handle(socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd], running: &mut HashMap<i32, Running>) -> io::Result<()> {
     match serde_json::from_slice(bytes)? {
         Request::Start(spec) => {
             let reply = match start(&spec, fds) {

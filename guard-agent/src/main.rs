@@ -1,17 +1,127 @@
-//! dev
-#![allow(dead_code)]
+//! `guard-agent`: the daemon of one host. `run` serves, `check` says whether it could, `emergency-stop` lifts enforcement.
+//!
+//! Exit codes: 0 done, 64 usage, 69 something needed is not there, 70 defect, 77 not permitted, 78 configuration, policy
+//! or host not as it must be.
+#![allow(clippy::print_stderr, reason = "main.rs is where this binary talks to its terminal")]
+#![allow(clippy::print_stdout, reason = "main.rs is where this binary talks to its terminal")]
+
+mod approvals;
+mod check;
+mod config;
+mod control;
+mod daemon;
+mod emergency;
+mod exit;
+mod facts;
+mod files;
 mod frame;
+mod hold;
+mod judge;
 mod kernel;
 mod launcher;
+mod leftover;
+mod node;
+mod outcome;
+mod record;
 mod script;
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    if args.get(1).is_some_and(|a| a == "canary-child") { std::process::exit(42); }
-    let forked = launcher::Forked::fork().unwrap();
-    let l = forked.connect().unwrap(); eprintln!("launcher");
-    let _ = std::fs::create_dir(std::env::var("CG").unwrap_or("/sys/fs/cgroup/guard".into()));
-    let k = kernel::load::Kernel::load(&kernel::load::LoadOptions{pin_dir:"/sys/fs/bpf/guard".into(), cgroup:std::env::var("CG").unwrap_or("/sys/fs/cgroup/guard".into()).into()});
-    eprintln!("loaded"); match k { Ok(k) => { println!("{:?}", k.instructions()); println!("{:?}", kernel::canary::measure(&k, &l, std::path::Path::new("/sys/fs/cgroup/guard")));
-      let mut e = k.take_events().unwrap(); while let Some(e) = e.next_event() { println!("{e:?}"); } }
-      Err(e) => println!("{e} {e:?}") }
+mod session;
+mod ship;
+mod status;
+mod supervisor;
+mod wanted;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use config::Config;
+use exit::{Code, Failure, failed};
+
+#[derive(Parser)]
+#[command(name = "guard-agent", version, about = "Governs what AI agents run on this host")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the daemon, with a supervisor that starts it again should it hang or die.
+    Run {
+        /// Configuration file.
+        #[arg(long, default_value = "/etc/guard/agent.toml")]
+        config: PathBuf,
+    },
+    /// Says whether configuration, policy, certificates and this host are as `run` needs them. Changes nothing.
+    Check {
+        /// Configuration file.
+        #[arg(long, default_value = "/etc/guard/agent.toml")]
+        config: PathBuf,
+    },
+    /// Lifts enforcement on this host now, recorded. For root. Restart the daemon to enforce again.
+    EmergencyStop {
+        /// Configuration file.
+        #[arg(long, default_value = "/etc/guard/agent.toml")]
+        config: PathBuf,
+        /// Why, for the record.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// What the start-up canary runs.
+    #[command(hide = true)]
+    CanaryChild,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Code::Usage as u8 } else { 0 });
+        }
+    };
+    let outcome = match cli.command {
+        Command::CanaryChild => return ExitCode::from(kernel::canary::RAN),
+        Command::Run { config } => run(&config),
+        Command::Check { config } => check::run(&config).map(|report| {
+            println!("{}", report.text);
+            if report.good { Code::Ok as i32 } else { Code::Config as i32 }
+        }),
+        Command::EmergencyStop { config, reason } => emergency::stop(&config, &reason).map(|done| {
+            println!("guard-agent: {done}");
+            Code::Ok as i32
+        }),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(Code::Internal as u8)),
+        Err(failure) => {
+            eprintln!("guard-agent: {}", failure.text);
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn run(path: &std::path::Path) -> Result<i32, Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("GUARD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let config = Config::read(path).map_err(failed(Code::Config))?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure { code: Code::Denied, text: "run needs root".into() });
+    }
+    if kernel::object::bytes().is_empty() {
+        return Err(Failure { code: Code::Unavailable, text: kernel::load::KernelError::NoObject.to_string() });
+    }
+    let heartbeat = Duration::from_secs(config.supervisor.heartbeat_seconds);
+    supervisor::run(heartbeat, |heart| match daemon::run(&config, &heart) {
+        Ok(()) => Code::Ok,
+        Err(failure) => {
+            tracing::error!("{}", failure.text);
+            failure.code
+        }
+    })
+    .map_err(failed(Code::Internal))
 }

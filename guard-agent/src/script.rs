@@ -115,7 +115,10 @@ mod tests {
     #[test]
     fn rewrites_nested_scripts() {
         let chain = [line("/s1", Some("-o")), line("/bin/sh", None)];
-        assert_eq!(rewrite(&words(&["s2", "a", "b"]), b"./s2", &chain), words(&["/bin/sh", "/s1", "-o", "./s2", "a", "b"]));
+        assert_eq!(
+            rewrite(&words(&["s2", "a", "b"]), b"./s2", &chain),
+            words(&["/bin/sh", "/s1", "-o", "./s2", "a", "b"])
+        );
         assert_eq!(rewrite(&[], b"./s", &[line("/bin/sh", None)]), words(&["/bin/sh", "./s"]));
         assert_eq!(rewrite(&[], b"/p", &[]), words(&[""]));
     }

@@ -177,6 +177,14 @@ impl Policy {
         u32::try_from(self.rules.len()).unwrap_or(u32::MAX)
     }
 
+    /// Ids of every category that the policy names, sorted.
+    #[must_use]
+    pub fn categories(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.categories.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
     /// What is known of a program by the file name of its resolved path.
     pub(crate) fn program(&self, name: &[u8]) -> Option<&Node> {
         let index = self.by_name.get(name).copied();

@@ -159,7 +159,9 @@ mod tests {
         let Ok(btf) = Btf::of_running_kernel() else { return };
         assert!(btf.offset("task_struct", &["tgid"]).unwrap() > 0);
         assert!(btf.offset("mm_struct", &["arg_start"]).unwrap() > 0);
-        assert!(matches!(btf.offset("task_struct", &["no_such_field"]), Err(BtfError::Missing(m)) if m == "task_struct.no_such_field"));
+        assert!(
+            matches!(btf.offset("task_struct", &["no_such_field"]), Err(BtfError::Missing(m)) if m == "task_struct.no_such_field")
+        );
     }
 
     proptest! {

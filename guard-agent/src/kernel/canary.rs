@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use guard_common::{GRANT_FILES, FileStamp, GrantSet, Mark, Session, session_flags};
+use guard_common::{FileStamp, GRANT_FILES, GrantSet, Mark, Session, session_flags};
 
 use super::cgroup::Cgroup;
 use super::hash;
@@ -51,8 +51,8 @@ enum Trial {
 pub fn measure(kernel: &Kernel, launcher: &Launcher, guard_cgroup: &Path) -> Result<Measured, KernelError> {
     let dir = guard_cgroup.join("canary");
     let _ = std::fs::remove_dir(&dir);
-    let cgroup = Cgroup::create(dir)
-        .map_err(|source| KernelError::Io { what: "making the canary's cgroup".into(), source })?;
+    let cgroup =
+        Cgroup::create(dir).map_err(|source| KernelError::Io { what: "making the canary's cgroup".into(), source })?;
     let session = Session {
         expires_boot_ns: time::boot_ns() + 60_000_000_000,
         cgroup: cgroup.id,

@@ -24,7 +24,10 @@ fn mount_of(dir: &Path) -> io::Result<PathBuf> {
         .ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
-                format!("{} does not lie on a cgroup v2 mount (mount -t cgroup2 cgroup2 /sys/fs/cgroup)", dir.display()),
+                format!(
+                    "{} does not lie on a cgroup v2 mount (mount -t cgroup2 cgroup2 /sys/fs/cgroup)",
+                    dir.display()
+                ),
             )
         })
 }

@@ -429,11 +429,8 @@ fn attach(ebpf: &mut Ebpf, name: &'static str, hook: &Hook, btf: &aya::Btf) -> R
             FdLink::try_from(link).map_err(|error| KernelError::Pin { what: name.into(), reason: error.to_string() })?
         }
     };
-    let verified = ebpf
-        .program(name)
-        .and_then(|p| p.info().ok())
-        .and_then(|i| i.verified_instruction_count())
-        .unwrap_or(0);
+    let verified =
+        ebpf.program(name).and_then(|p| p.info().ok()).and_then(|i| i.verified_instruction_count()).unwrap_or(0);
     Ok((link, verified))
 }
 

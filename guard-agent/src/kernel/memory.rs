@@ -31,7 +31,8 @@ impl Memory {
         let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
         let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: into.len() };
         // SAFETY: the local vector describes `into`, which outlives the call; the kernel checks the remote one.
-        let count = unsafe { libc::process_vm_readv(self.pid.cast_signed(), &raw const local, 1, &raw const remote, 1, 0) };
+        let count =
+            unsafe { libc::process_vm_readv(self.pid.cast_signed(), &raw const local, 1, &raw const remote, 1, 0) };
         usize::try_from(count).map_err(|_| io::Error::last_os_error())
     }
 

@@ -173,7 +173,14 @@ fn lookup(call: impl Fn(*mut libc::passwd, &mut [u8], *mut *mut libc::passwd) ->
     };
     let name = String::from_utf8(text(entry.pw_name)).ok()?;
     let groups = groups(&name, entry.pw_gid);
-    Some(User { name, uid: entry.pw_uid, gid: entry.pw_gid, home: text(entry.pw_dir), shell: text(entry.pw_shell), groups })
+    Some(User {
+        name,
+        uid: entry.pw_uid,
+        gid: entry.pw_gid,
+        home: text(entry.pw_dir),
+        shell: text(entry.pw_shell),
+        groups,
+    })
 }
 
 fn groups(name: &str, gid: u32) -> Vec<u32> {

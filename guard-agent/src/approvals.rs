@@ -1,0 +1,397 @@
+//! Requests for review on this host: from the question to the decision, the end of the hold, the deadline.
+//!
+//! It must not believe a decision that names another request digest, comes after the deadline or after the session's end.
+//! Fails: no decision in time, no collector, no record: denied.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Decision, Disposition, ExecDecision, ExecRequest};
+
+use crate::facts::Facts;
+use crate::hold::{self, Opening};
+use crate::judge::{self, Cover, Judged};
+use crate::kernel::fanotify::Held;
+use crate::kernel::time;
+use crate::node::Node;
+use crate::session::{RootApproval, Session, Stage};
+
+/// A right that came after the hold lasts at least this long.
+const RIGHT_MIN_NS: u64 = 60_000_000_000;
+/// Most execs that one root's approval can cover.
+const ROOT_EXECS_MAX: u32 = 1000;
+
+struct Waiter {
+    facts: Arc<Facts>,
+    judged: Judged,
+    held: Held,
+    hold_until: u64,
+}
+
+struct Pending {
+    session: Arc<Session>,
+    digest: [u8; 32],
+    first_exec: u64,
+    root: u64,
+    category: String,
+    opened_boot_ns: u64,
+    shown_unix_ns: i64,
+    deadline_boot_ns: u64,
+    /// Held execs: the one the request is about, or the identical one tried again.
+    waiters: Vec<Waiter>,
+    /// The exec of the request itself is still among them.
+    first_held: bool,
+}
+
+/// An approval that waits for the identical exec.
+#[derive(Clone, Debug)]
+pub struct Right {
+    /// The request.
+    pub request_id: String,
+    /// Who approved it.
+    pub reviewer: String,
+    /// For descendants, if the scope says so.
+    pub root: Option<RootApproval>,
+    digest: [u8; 32],
+    session: String,
+    until_boot_ns: u64,
+}
+
+impl Right {
+    /// Opens the root's approval for the exec that uses this right.
+    pub fn open_root(&self, session: &Session, root: u64) {
+        if let Some(approval) = &self.root
+            && root != 0
+        {
+            session.approve_root(root, approval.clone());
+        }
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Approvals {
+    pending: Mutex<HashMap<String, Pending>>,
+    rights: Mutex<Vec<Right>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Approvals {
+    /// Execs that are held for a person.
+    pub fn held(&self) -> usize {
+        lock(&self.pending).values().map(|p| p.waiters.len()).sum()
+    }
+
+    /// Held execs of one session.
+    pub fn held_of(&self, session: &str) -> usize {
+        lock(&self.pending).values().filter(|p| p.session.identity.session_id == session).map(|p| p.waiters.len()).sum()
+    }
+
+    /// Asks a person, or joins the question that is open for the identical exec.
+    pub fn ask(&self, node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, judged: Judged, held: Held) {
+        let digest = facts.digest(&session.identity.session_id);
+        let hold_until = time::boot_ns() + ns(node.config.hold.max());
+        let waiter = Waiter { facts, judged, held, hold_until };
+        let Err(waiter) = self.join(session, &digest, waiter) else { return };
+        self.open(node, session, digest, waiter);
+    }
+
+    /// Joins a question whose own exec is no longer held.
+    fn join(&self, session: &Session, digest: &[u8; 32], waiter: Waiter) -> Result<(), Waiter> {
+        let mut pending = lock(&self.pending);
+        let open = pending
+            .values_mut()
+            .find(|p| p.digest == *digest && !p.first_held && p.waiters.is_empty() && p.session.key == session.key);
+        match open {
+            Some(open) => {
+                open.waiters.push(waiter);
+                Ok(())
+            }
+            None => Err(waiter),
+        }
+    }
+
+    fn open(&self, node: &Arc<Node>, session: &Arc<Session>, digest: [u8; 32], waiter: Waiter) {
+        let id = ulid::Ulid::generate().to_string();
+        let now = time::boot_ns();
+        let length = Duration::from_secs(node.config.hold.review_deadline_seconds);
+        let deadline_boot_ns = (now + ns(length)).min(session.expires_boot_ns);
+        let opened_unix_ns = time::wall_unix_ns();
+        let record = ExecRequest {
+            identity: Some(session.identity.clone()),
+            facts: Some(waiter.facts.to_proto(
+                node,
+                waiter.judged.entry,
+                waiter.judged.root,
+                &waiter.judged.env_notable,
+            )),
+            verdict: Some(waiter.judged.verdict.clone()),
+            request_id: id.clone(),
+            deadline_boot_ns,
+            deadline_unix_ns: opened_unix_ns + i64::try_from(deadline_boot_ns.saturating_sub(now)).unwrap_or(0),
+            hold_max_ns: ns(node.config.hold.max()),
+            digest: digest.to_vec(),
+            timing: Some(waiter.judged.timing),
+        };
+        let text = format!("waits for review: {}", judge::command(&waiter.facts));
+        let pending = Pending {
+            session: Arc::clone(session),
+            digest,
+            first_exec: waiter.facts.attempt.exec,
+            root: waiter.judged.root,
+            category: waiter.judged.verdict.category.clone(),
+            opened_boot_ns: now,
+            shown_unix_ns: opened_unix_ns,
+            deadline_boot_ns,
+            waiters: vec![waiter],
+            first_held: true,
+        };
+        // Known before it is durable: a decision may come as soon as it is.
+        lock(&self.pending).insert(id.clone(), pending);
+        let recorded = node.append(session.id, Body::ExecRequest(record));
+        match recorded {
+            Ok(ticket) => {
+                let (node, session) = (Arc::clone(node), Arc::clone(session));
+                ticket.on_done(move |done| match done {
+                    Ok(_) => session.say("review", text, &id),
+                    Err(error) => node.approvals.drop_unrecorded(&id, &error.to_string()),
+                });
+            }
+            Err(error) => self.drop_unrecorded(&id, &error.to_string()),
+        }
+    }
+
+    fn drop_unrecorded(&self, id: &str, why: &str) {
+        tracing::error!(why, "a request could not be recorded; it is denied");
+        if let Some(pending) = lock(&self.pending).remove(id) {
+            for waiter in &pending.waiters {
+                pending.session.set_stage(waiter.facts.attempt.exec, Stage::Denied);
+                hold::answer(&pending.session, &waiter.held, false);
+            }
+        }
+    }
+
+    /// A one-use right for this exec, if there is one.
+    pub fn use_right(&self, session: &str, digest: &[u8; 32]) -> Option<Right> {
+        let mut rights = lock(&self.rights);
+        let now = time::boot_ns();
+        rights.retain(|r| r.until_boot_ns > now);
+        let place = rights.iter().position(|r| r.digest == *digest && r.session == session)?;
+        Some(rights.swap_remove(place))
+    }
+
+    /// Ends holds and requests whose time is over. To be called often.
+    pub fn tick(&self, node: &Arc<Node>) {
+        let now = time::boot_ns();
+        let grace = ns(Duration::from_secs(node.config.hold.collector_grace_seconds));
+        let unreachable = node.link.down_since().is_some_and(|since| now.saturating_sub(since) >= grace);
+        let mut over = Vec::new();
+        let mut released = Vec::new();
+        {
+            let mut pending = lock(&self.pending);
+            for (id, request) in pending.iter_mut() {
+                if now >= request.deadline_boot_ns {
+                    over.push((id.clone(), Disposition::TimedOut, String::new()));
+                } else if unreachable && now.saturating_sub(request.opened_boot_ns) >= grace {
+                    let why = format!("the collector is unreachable: {}", node.link.error());
+                    over.push((id.clone(), Disposition::Denied, why));
+                } else {
+                    for waiter in request.waiters.extract_if(.., |w| now >= w.hold_until) {
+                        let first = waiter.facts.attempt.exec == request.first_exec;
+                        request.first_held &= !first;
+                        released.push((id.clone(), Arc::clone(&request.session), waiter, first));
+                    }
+                }
+            }
+        }
+        for (id, session, waiter, first) in released {
+            end_hold(node, &session, waiter, &id, first);
+        }
+        for (id, disposition, why) in over {
+            self.close(node, &id, disposition, "", &why);
+        }
+    }
+
+    /// Denies every open request of a session that ended.
+    pub fn session_ended(&self, node: &Arc<Node>, session: &Session, reason: &str) {
+        let ids: Vec<String> = lock(&self.pending)
+            .iter()
+            .filter(|(_, p)| p.session.key == session.key)
+            .map(|(id, _)| id.clone())
+            .collect();
+        let disposition = if reason == "expired" { Disposition::Expired } else { Disposition::Denied };
+        for id in ids {
+            self.close(node, &id, disposition, "", &format!("the session ended: {reason}"));
+        }
+        lock(&self.rights).retain(|r| r.session != session.identity.session_id);
+    }
+
+    /// Releases everything that is held, unjudged: enforcement is lifted.
+    pub fn lift(&self) {
+        for (_, pending) in lock(&self.pending).drain() {
+            for waiter in pending.waiters {
+                hold::answer(&pending.session, &waiter.held, true);
+            }
+        }
+    }
+
+    /// Takes a decision from the collector.
+    pub fn decide(&self, node: &Arc<Node>, decision: &Decision) {
+        let fits = lock(&self.pending)
+            .get(&decision.request_id)
+            .map(|p| p.digest.as_slice() == decision.digest.as_slice() && time::boot_ns() < p.deadline_boot_ns);
+        match fits {
+            None => tracing::debug!(request = decision.request_id, "a decision for a request that is not open"),
+            Some(false) => {
+                tracing::warn!(request = decision.request_id, "a decision with another digest or after the deadline");
+            }
+            Some(true) if decision.approve => self.approve(node, decision),
+            Some(true) => {
+                self.close(node, &decision.request_id, Disposition::Denied, &decision.reviewer, &decision.reason)
+            }
+        }
+    }
+
+    fn approve(&self, node: &Arc<Node>, decision: &Decision) {
+        let Some(mut pending) = lock(&self.pending).remove(&decision.request_id) else { return };
+        let session = Arc::clone(&pending.session);
+        let approval = root_approval(decision, &pending);
+        let first = pending.first_held.then(|| pending.waiters.pop()).flatten();
+        let record = ExecDecision {
+            waited_ns: time::boot_ns().saturating_sub(pending.opened_boot_ns),
+            held: first.is_some(),
+            decision_leaf: decision.leaf,
+            ..decision_record(
+                &pending,
+                &decision.request_id,
+                Disposition::Approved,
+                &decision.reviewer,
+                &decision.reason,
+            )
+        };
+        let ticket = match node.append(session.id, Body::ExecDecision(record)) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                tracing::error!(%error, "an approval could not be recorded; the exec is denied");
+                refuse_all(&session, first.into_iter().chain(pending.waiters));
+                return;
+            }
+        };
+        if let Some(waiter) = first {
+            if let Some(approval) = approval.filter(|_| pending.root != 0) {
+                session.approve_root(pending.root, approval);
+            }
+            let (node, opening) = (Arc::clone(node), Opening::of(&waiter.facts, waiter.judged.root));
+            ticket.on_done(move |done| hold::release(&node, &session, &waiter.held, &opening, done));
+            return;
+        }
+        let right = Right {
+            request_id: decision.request_id.clone(),
+            reviewer: decision.reviewer.clone(),
+            root: approval,
+            digest: pending.digest,
+            session: session.identity.session_id.clone(),
+            until_boot_ns: pending.deadline_boot_ns.max(time::boot_ns() + RIGHT_MIN_NS).min(session.expires_boot_ns),
+        };
+        match pending.waiters.pop() {
+            Some(waiter) => {
+                judge::admit(node, &session, &waiter.facts, waiter.held, &waiter.judged, &Cover::Right(right))
+            }
+            None => {
+                session.say("approved", "approved: run the same command again".into(), &decision.request_id);
+                lock(&self.rights).push(right);
+            }
+        }
+    }
+
+    /// Ends a request without an approval.
+    fn close(&self, node: &Arc<Node>, id: &str, disposition: Disposition, reviewer: &str, why: &str) {
+        let Some(pending) = lock(&self.pending).remove(id) else { return };
+        let record = ExecDecision {
+            waited_ns: time::boot_ns().saturating_sub(pending.opened_boot_ns),
+            held: pending.first_held,
+            ..decision_record(&pending, id, disposition, reviewer, why)
+        };
+        let session = Arc::clone(&pending.session);
+        session.denied.fetch_add(1, Ordering::Relaxed);
+        let said = match disposition {
+            Disposition::TimedOut => "denied: nobody decided in time".to_owned(),
+            _ if reviewer.is_empty() => format!("denied: {why}"),
+            _ => format!("denied by {reviewer}: {why}"),
+        };
+        session.say("denied", said, id);
+        match node.append(session.id, Body::ExecDecision(record)) {
+            Ok(ticket) => ticket.on_done(move |_| refuse_all(&session, pending.waiters)),
+            Err(error) => {
+                tracing::error!(%error, "the end of a request could not be recorded");
+                refuse_all(&session, pending.waiters);
+            }
+        }
+    }
+}
+
+fn ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn decision_record(
+    pending: &Pending,
+    id: &str,
+    disposition: Disposition,
+    reviewer: &str,
+    reason: &str,
+) -> ExecDecision {
+    ExecDecision {
+        identity: Some(pending.session.identity.clone()),
+        request_id: id.into(),
+        exec_id: pending.first_exec,
+        disposition: disposition.into(),
+        reviewer: reviewer.into(),
+        reason: reason.into(),
+        ..ExecDecision::default()
+    }
+}
+
+/// The bounds that a reviewer set for a root's descendants. Without any: its own category, twenty execs.
+fn root_approval(decision: &Decision, pending: &Pending) -> Option<RootApproval> {
+    if decision.scope != "root" {
+        return None;
+    }
+    let categories =
+        if decision.categories.is_empty() { vec![pending.category.clone()] } else { decision.categories.clone() };
+    let left_ns = u64::try_from(decision.expires_unix_ns.saturating_sub(time::wall_unix_ns())).unwrap_or(0);
+    let until = if decision.expires_unix_ns == 0 { u64::MAX } else { time::boot_ns().saturating_add(left_ns) };
+    Some(RootApproval {
+        request_id: decision.request_id.clone(),
+        reviewer: decision.reviewer.clone(),
+        categories,
+        left: if decision.max_execs == 0 { 20 } else { decision.max_execs.min(ROOT_EXECS_MAX) },
+        until_boot_ns: until.min(pending.session.expires_boot_ns),
+        shown_unix_ns: pending.shown_unix_ns,
+        tgid: 0,
+    })
+}
+
+fn refuse_all(session: &Session, waiters: impl IntoIterator<Item = Waiter>) {
+    for waiter in waiters {
+        session.set_stage(waiter.facts.attempt.exec, Stage::Denied);
+        hold::answer(session, &waiter.held, false);
+    }
+}
+
+/// The hold is over, the request is not. The exec of the request has its record; one that was tried again gets its own.
+fn end_hold(node: &Arc<Node>, session: &Arc<Session>, waiter: Waiter, id: &str, first: bool) {
+    let text = "held for as long as it may be; the request stays open: once it is approved, run the same command again";
+    if first {
+        session.say("review", text.into(), id);
+        refuse_all(session, [waiter]);
+    } else {
+        judge::deny(node, session, &waiter.facts, waiter.held, &waiter.judged, text, id);
+    }
+}

@@ -1,0 +1,83 @@
+//! `guard-agent check`: says of everything that `run` needs whether it is there. It changes nothing.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::config::{Config, Mode};
+use crate::exit::{Code, Failure, failed};
+use crate::kernel::{btf, cgroup, object, proc};
+use crate::{node, ship};
+
+/// What was found.
+pub struct Report {
+    /// One line per thing.
+    pub text: String,
+    /// `run` could start.
+    pub good: bool,
+}
+
+impl Report {
+    fn add(&mut self, what: &str, found: Result<String, String>) {
+        let (mark, text) = match found {
+            Ok(text) => ("ok  ", text),
+            Err(text) => {
+                self.good = false;
+                ("FAIL", text)
+            }
+        };
+        let _ = writeln!(self.text, "{mark} {what}: {text}");
+    }
+}
+
+/// Looks at everything.
+pub fn run(path: &Path) -> Result<Report, Failure> {
+    let config = Config::read(path).map_err(failed(Code::Config))?;
+    let mut report = Report { text: String::new(), good: true };
+    report.add("configuration", Ok(path.display().to_string()));
+    report.add(
+        "policy",
+        node::load_policy(&config).map(|p| format!("{} rules, digest {}", p.policy.rule_count(), p.digest)),
+    );
+    report.add("collector certificates", ship::endpoint(&config.collector).map(|_| config.collector.address.clone()));
+    report.add(
+        "kernel programs",
+        match object::bytes().len() {
+            0 => Err("not in this binary: build it with `cargo xtask build`".into()),
+            bytes => Ok(format!("{bytes} bytes")),
+        },
+    );
+    report.add("kernel types", btf::Btf::of_running_kernel().map(|_| "BTF is there".into()).map_err(|e| e.to_string()));
+    report.add("BPF LSM", lsm(config.kernel.mode));
+    report.add("BPF file system", bpffs(&config.kernel.pin_dir));
+    let parent = config.kernel.cgroup.parent().unwrap_or(Path::new("/"));
+    let found = cgroup::identity(parent).map(|_| config.kernel.cgroup.display().to_string());
+    report.add("cgroup v2", found.map_err(|e| e.to_string()));
+    report.add(
+        "control group",
+        match proc::group_by_name(&config.control.group) {
+            Some(id) => Ok(format!("{} is {id}", config.control.group)),
+            None => Err(format!("no group `{}`: groupadd --system {}", config.control.group, config.control.group)),
+        },
+    );
+    let text = report.text.trim_end().to_owned();
+    Ok(Report { text, ..report })
+}
+
+fn lsm(mode: Mode) -> Result<String, String> {
+    let active = std::fs::read_to_string("/sys/kernel/security/lsm")
+        .map_err(|e| format!("/sys/kernel/security/lsm: {e} (mount -t securityfs securityfs /sys/kernel/security)"))?;
+    let active = active.trim();
+    if active.split(',').any(|name| name == "bpf") || mode == Mode::Observe {
+        return Ok(active.to_owned());
+    }
+    Err(format!("bpf is not among the active LSMs ({active}): boot with lsm={active},bpf"))
+}
+
+fn bpffs(pin_dir: &Path) -> Result<String, String> {
+    const MAGIC: i64 = 0xcafe_4a11;
+    let mount = pin_dir.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::statfs(mount) {
+        Ok(stat) if stat.f_type as i64 == MAGIC => Ok(mount.display().to_string()),
+        _ => Err(format!("{} does not lie on one: mount -t bpf bpf /sys/fs/bpf", pin_dir.display())),
+    }
+}

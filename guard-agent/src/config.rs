@@ -1,0 +1,337 @@
+//! The daemon's configuration file: typed, complete, refused whole when a line of it is wrong.
+//!
+//! It must not touch what it names. Fails: the message says file, line, key and what to do.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// Why a configuration is refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file is not what it must be.
+    #[error("configuration {path}: {reason}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, column, key and cause, as the parser says them.
+        reason: String,
+    },
+    /// A value is out of its bounds.
+    #[error("configuration {path}: {key}: {reason}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What is wrong and what is right.
+        reason: String,
+    },
+}
+
+/// All of it. Tables that may be left out have the defaults that deploy/agent.toml shows.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This host.
+    pub node: NodeConfig,
+    /// Where records go.
+    pub collector: CollectorConfig,
+    /// What is allowed.
+    #[serde(default)]
+    pub policy: PolicyConfig,
+    /// Kernel side.
+    #[serde(default)]
+    pub kernel: KernelConfig,
+    /// Holding and review.
+    #[serde(default)]
+    pub hold: HoldConfig,
+    /// Sessions.
+    #[serde(default)]
+    pub session: SessionConfig,
+    /// The journal.
+    #[serde(default)]
+    pub journal: JournalConfig,
+    /// The control socket.
+    #[serde(default)]
+    pub control: ControlConfig,
+    /// The supervisor.
+    #[serde(default)]
+    pub supervisor: SupervisorConfig,
+}
+
+/// This host.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Name shown to people; the certificate's name is what counts.
+    pub name: String,
+    /// Host id and open sessions are kept here.
+    #[serde(default = "state_dir")]
+    pub state_dir: PathBuf,
+}
+
+fn state_dir() -> PathBuf {
+    "/var/lib/guard/agent".into()
+}
+
+/// The collector and this node's certificate for it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollectorConfig {
+    /// `https://host:port`.
+    pub address: String,
+    /// PEM file of the authority that signed the collector's certificate.
+    pub ca: PathBuf,
+    /// PEM file of this node's certificate.
+    pub cert: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+}
+
+/// Policy files; none means the built-in policy.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// Read in this order.
+    #[serde(default)]
+    pub files: Vec<PathBuf>,
+}
+
+/// What the kernel programs do.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Deny by default.
+    Enforce,
+    /// Judge and record, deny nothing.
+    Observe,
+}
+
+/// Kernel side.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KernelConfig {
+    /// Enforce or observe.
+    pub mode: Mode,
+    /// Folder below the BPF file system.
+    pub pin_dir: PathBuf,
+    /// Guard's own cgroup v2 folder.
+    pub cgroup: PathBuf,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self { mode: Mode::Enforce, pin_dir: guard_common::PIN_DIR.into(), cgroup: "/sys/fs/cgroup/guard".into() }
+    }
+}
+
+/// Holding and review.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HoldConfig {
+    /// Longest time an exec is held for a person; then it gets `EPERM` while its request stays open.
+    pub max_seconds: u64,
+    /// Time after which an open request is denied.
+    pub review_deadline_seconds: u64,
+    /// Time that a request waits for an unreachable collector before it is refused.
+    pub collector_grace_seconds: u64,
+}
+
+impl Default for HoldConfig {
+    fn default() -> Self {
+        Self { max_seconds: 20, review_deadline_seconds: 300, collector_grace_seconds: 5 }
+    }
+}
+
+impl HoldConfig {
+    /// Longest hold.
+    pub fn max(&self) -> Duration {
+        Duration::from_secs(self.max_seconds)
+    }
+}
+
+/// Sessions.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// Life of a session that asks for no other.
+    pub default_ttl_seconds: u64,
+    /// Longest life.
+    pub max_ttl_seconds: u64,
+    /// Environment variables that pass from the initiator into the session. A `*` at the end stands for any rest.
+    pub env_keep: Vec<String>,
+    /// Root may start sessions that run as root.
+    pub allow_root: bool,
+    /// Users who may start sessions for others.
+    pub may_start_for_others: BTreeSet<String>,
+    /// Set-user-id programs gain nothing inside.
+    pub no_new_privs: bool,
+    /// Sessions open at the same time.
+    pub max_sessions: usize,
+    /// Execs of one session that wait at the same time; more are denied.
+    pub max_held: usize,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        let keep =
+            ["PATH", "LANG", "LC_*", "LANGUAGE", "TERM", "COLORTERM", "TZ", "EDITOR", "VISUAL", "NO_COLOR", "CI"];
+        Self {
+            default_ttl_seconds: 900,
+            max_ttl_seconds: 8 * 3600,
+            env_keep: keep.iter().map(|s| (*s).to_owned()).collect(),
+            allow_root: false,
+            may_start_for_others: BTreeSet::new(),
+            no_new_privs: true,
+            max_sessions: 64,
+            max_held: 64,
+        }
+    }
+}
+
+/// The journal.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JournalConfig {
+    /// Its folder, on a real disk.
+    pub dir: PathBuf,
+    /// Most MiB of records that are not yet acknowledged.
+    pub max_mib: u64,
+}
+
+impl Default for JournalConfig {
+    fn default() -> Self {
+        Self { dir: "/var/lib/guard/journal".into(), max_mib: 1024 }
+    }
+}
+
+/// The control socket.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ControlConfig {
+    /// Its path.
+    pub socket: PathBuf,
+    /// Group whose members may connect.
+    pub group: String,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self { socket: guard_proto::CONTROL_SOCKET.into(), group: "guard".into() }
+    }
+}
+
+/// The supervisor.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SupervisorConfig {
+    /// A daemon that is silent for this long is killed and started again.
+    pub heartbeat_seconds: u64,
+}
+
+impl Default for SupervisorConfig {
+    fn default() -> Self {
+        Self { heartbeat_seconds: 5 }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+        Self::parse(path, &text)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text)
+            .map_err(|error| ConfigError::Parse { path: path.to_path_buf(), reason: error.to_string() })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let wrong = |key, reason: String| Err(ConfigError::Value { path: path.to_path_buf(), key, reason });
+        let within = |key, value: u64, low: u64, high: u64| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                wrong(key, format!("{value} is not between {low} and {high}"))
+            }
+        };
+        if self.node.name.is_empty() || self.node.name.len() > 253 {
+            return wrong("node.name", "must have 1 to 253 characters".into());
+        }
+        if !self.collector.address.starts_with("https://") {
+            return wrong("collector.address", format!("`{}` must start with https://", self.collector.address));
+        }
+        within("hold.max_seconds", self.hold.max_seconds, 1, 300)?;
+        within("hold.review_deadline_seconds", self.hold.review_deadline_seconds, 1, 86_400)?;
+        within("hold.collector_grace_seconds", self.hold.collector_grace_seconds, 0, 300)?;
+        within("session.max_ttl_seconds", self.session.max_ttl_seconds, 1, 7 * 86_400)?;
+        within("session.default_ttl_seconds", self.session.default_ttl_seconds, 1, self.session.max_ttl_seconds)?;
+        within("session.max_sessions", self.session.max_sessions as u64, 1, 1000)?;
+        within("session.max_held", self.session.max_held as u64, 1, 4096)?;
+        within("journal.max_mib", self.journal.max_mib, 4, 1 << 20)?;
+        within("supervisor.heartbeat_seconds", self.supervisor.heartbeat_seconds, 2, 60)?;
+        for (key, value) in [
+            ("node.state_dir", &self.node.state_dir),
+            ("kernel.pin_dir", &self.kernel.pin_dir),
+            ("kernel.cgroup", &self.kernel.cgroup),
+            ("journal.dir", &self.journal.dir),
+            ("control.socket", &self.control.socket),
+        ] {
+            if !value.is_absolute() {
+                return wrong(key, format!("{} must be an absolute path", value.display()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = "[node]\nname='n'\n[collector]\naddress='https://c:1'\nca='/a'\ncert='/b'\nkey='/c'\n";
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("/etc/guard/agent.toml"), text)
+    }
+
+    #[test]
+    fn little_is_needed() {
+        let config = parse(LEAST).unwrap();
+        assert_eq!((config.kernel.mode, config.hold.max_seconds), (Mode::Enforce, 20));
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let text = parse(&format!("{LEAST}[hold]\nmaks = 3\n")).unwrap_err().to_string();
+        assert!(text.contains("/etc/guard/agent.toml") && text.contains("maks") && text.contains("line 9"), "{text}");
+        let text = parse(&format!("{LEAST}[hold]\nmax_seconds = 0\n")).unwrap_err().to_string();
+        assert!(text.contains("hold.max_seconds: 0 is not between 1 and 300"), "{text}");
+    }
+
+    #[test]
+    fn the_shipped_file_is_the_defaults() {
+        let shipped = parse(include_str!("../../deploy/agent.toml")).unwrap();
+        let least = parse(LEAST).unwrap();
+        assert_eq!(format!("{:?}", shipped.hold), format!("{:?}", least.hold));
+        assert_eq!(format!("{:?}", shipped.session), format!("{:?}", least.session));
+        assert_eq!(format!("{:?}", shipped.kernel), format!("{:?}", least.kernel));
+        assert_eq!(format!("{:?}", shipped.journal), format!("{:?}", least.journal));
+    }
+}

@@ -1,0 +1,254 @@
+//! Puts the daemon together, in the order that fails closed, and takes it apart again.
+//!
+//! Order: launcher before threads; journal, policy and certificates before the kernel side; the canary before the first
+//! session. Nothing is started half: every error up to "ready" ends the process with a code and a reason.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use guard_log::journal::{Journal, JournalOptions, OpenReport};
+use guard_log::record::{HostId, SessionId};
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{JournalRepair, NodeStart, NodeStop};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::config::{Config, Mode};
+use crate::exit::{Code, Failure, failed};
+use crate::kernel::canary::{self, Measured};
+use crate::kernel::load::{self, Kernel, LoadOptions};
+use crate::kernel::spawn;
+use crate::launcher::Forked;
+use crate::leftover::{self, Leftover};
+use crate::node::{self, Node, Parts};
+use crate::outcome::{self, Outcomes};
+use crate::supervisor::{Heart, SIGNALS};
+use crate::{control, ship, watch};
+
+const BEAT: Duration = Duration::from_millis(500);
+/// Part of the journal that only gaps, ends and repairs may use.
+const RESERVE: u64 = 1 << 20;
+const SEGMENT: u64 = 8 << 20;
+
+/// Runs until it is asked to stop.
+pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
+    let signals = spawn::signal_fd(&SIGNALS).map_err(failed(Code::Internal))?;
+    let forked = Forked::fork().map_err(failed(Code::Internal))?;
+    let node = start(config, forked)?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!(mode = crate::status::mode(&node).0, "ready");
+    heart.beat();
+    serve(&node, heart, &signals);
+    stop(&node, heart);
+    Ok(())
+}
+
+fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
+    ship::endpoint(&config.collector).map_err(failed(Code::Config))?;
+    let policy = node::load_policy(config).map_err(failed(Code::Config))?;
+    let host = host_id(&config.node.state_dir)?;
+    let (journal, opened) = open_journal(config, host)?;
+    let leftovers = leftover::read(&config.node.state_dir);
+    let launcher = forked.connect().map_err(failed(Code::Internal))?;
+    let kernel = load_kernel(config)?;
+    let empty = leftover::kill_all(&config.kernel.cgroup);
+    kernel.close_all_sessions().map_err(failed(Code::Unavailable))?;
+    let measured = canary::measure(&kernel, &launcher, &config.kernel.cgroup).map_err(failed(Code::Unavailable))?;
+    if config.kernel.mode == Mode::Enforce && !measured.enforcing() {
+        let _ = load::unpin_all(&config.kernel.pin_dir);
+        return Err(not_enforcing(&measured));
+    }
+    let boot = (
+        read_line("/proc/sys/kernel/random/boot_id"),
+        rustix::system::uname().release().to_string_lossy().into_owned(),
+    );
+    let node = Node::new(Parts { config: config.clone(), kernel, launcher, journal, host, policy, measured, boot });
+    record_start(&node, &opened)?;
+    close_leftovers(&node, &leftovers, empty)?;
+    ship::spawn(&node).map_err(failed(Code::Internal))?;
+    watch::spawn(&node).map_err(failed(Code::Internal))?;
+    control::spawn(&node).map_err(|e| Failure {
+        code: Code::Unavailable,
+        text: format!("control socket {}: {e}", node.config.control.socket.display()),
+    })?;
+    Ok(node)
+}
+
+/// Random, made at the first start, kept in the state folder.
+fn host_id(state_dir: &Path) -> Result<HostId, Failure> {
+    let path = state_dir.join("host-id");
+    let wrong = |e: String| Failure { code: Code::Config, text: format!("{}: {e}", path.display()) };
+    match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|_| wrong("is not a host id (32 hexadecimal digits)".into())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            fs::create_dir_all(state_dir).map_err(|e| wrong(e.to_string()))?;
+            let id = HostId::random().map_err(|e| wrong(e.to_string()))?;
+            guard_log::frame::replace(&path, id.to_string().as_bytes()).map_err(|e| wrong(e.to_string()))?;
+            Ok(id)
+        }
+        Err(e) => Err(wrong(e.to_string())),
+    }
+}
+
+fn open_journal(config: &Config, host: HostId) -> Result<(Journal, OpenReport), Failure> {
+    let options = JournalOptions {
+        dir: config.journal.dir.clone(),
+        segment_bytes: SEGMENT,
+        max_bytes: config.journal.max_mib << 20,
+        reserve_bytes: RESERVE,
+        require_real_disk: config.kernel.mode == Mode::Enforce,
+    };
+    Journal::open(options, host).map_err(failed(Code::Unavailable))
+}
+
+fn load_kernel(config: &Config) -> Result<Kernel, Failure> {
+    let dir = &config.kernel.cgroup;
+    if !dir.exists() {
+        fs::create_dir(dir).map_err(|e| Failure {
+            code: Code::Unavailable,
+            text: format!("making Guard's cgroup {}: {e}; is cgroup v2 mounted there?", dir.display()),
+        })?;
+    }
+    let options = LoadOptions { pin_dir: config.kernel.pin_dir.clone(), cgroup: dir.clone() };
+    let kernel = Kernel::load(&options).map_err(failed(Code::Unavailable))?;
+    for (program, instructions) in kernel.instructions() {
+        tracing::debug!(program, instructions, "verified");
+    }
+    Ok(kernel)
+}
+
+fn not_enforcing(measured: &Measured) -> Failure {
+    let active = read_line("/sys/kernel/security/lsm");
+    let text = format!(
+        "this kernel does not enforce, measured by three trial execs: {}active LSMs: `{active}`. Put bpf into the \
+         kernel's `lsm=` parameter (for example lsm={active},bpf) and boot again; or set kernel.mode = \"observe\" to \
+         record without enforcing",
+        measured.detail
+    );
+    Failure { code: Code::Config, text }
+}
+
+fn read_line(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn record_start(node: &Arc<Node>, opened: &OpenReport) -> Result<(), Failure> {
+    for repair in &opened.repairs {
+        tracing::error!(what = repair.what, file = repair.file, bytes = repair.bytes, "the journal was damaged");
+        let body = JournalRepair {
+            what: repair.what.into(),
+            file: repair.file.clone(),
+            offset: repair.offset,
+            bytes: repair.bytes,
+        };
+        node.note(SessionId::NONE, Body::JournalRepair(body));
+    }
+    let config = &node.config;
+    let (measured, _) = node.measured();
+    let body = NodeStart {
+        version: env!("CARGO_PKG_VERSION").into(),
+        kernel: node.release.clone(),
+        mode: if node.observes() { "observe" } else { "enforce" }.into(),
+        canary: Some(watch::result(&measured, node.observes())),
+        boot_id: node.boot_id.clone(),
+        pid: std::process::id(),
+        policy_digest: node.policy().digest.clone(),
+        journal_dir: config.journal.dir.display().to_string(),
+        lsm: read_line("/sys/kernel/security/lsm"),
+        adopted: node.kernel.adopted(),
+    };
+    let loaded = node::policy_record(&node.policy(), &node::policy_source(config));
+    for body in [Body::NodeStart(body), Body::PolicyLoaded(loaded)] {
+        let ticket = node.append(SessionId::NONE, body).map_err(failed(Code::Unavailable))?;
+        ticket.wait().map_err(failed(Code::Unavailable))?;
+    }
+    Ok(())
+}
+
+/// Records what an earlier daemon's sessions did while there was no daemon, then their end.
+fn close_leftovers(node: &Arc<Node>, leftovers: &[Leftover], empty: bool) -> Result<(), Failure> {
+    let mut outcomes = Outcomes::new(node, leftovers);
+    let absent = || Failure { code: Code::Internal, text: "the event ring has no reader".into() };
+    let mut reader = node.kernel.take_events().ok_or_else(absent)?;
+    outcomes.drain(&mut reader);
+    for leftover in leftovers {
+        let ticket = node.append(leftover.id, leftover::end_record(leftover)).map_err(failed(Code::Unavailable))?;
+        ticket.wait().map_err(failed(Code::Unavailable))?;
+        tracing::warn!(session = %leftover.id, "closed a session that an earlier daemon left open");
+        if empty {
+            let _ = leftover::forget(&node.config.node.state_dir, leftover.key);
+        }
+    }
+    outcomes.spawn(reader).map_err(failed(Code::Internal))
+}
+
+/// The main thread: signals, and a heartbeat that stops when the threads that count stand still.
+fn serve(node: &Arc<Node>, heart: &Heart, signals: &OwnedFd) {
+    let mut seen = (u64::MAX, u64::MAX);
+    let pause = Timespec::try_from(BEAT).ok();
+    loop {
+        let mut fds = [PollFd::new(signals, PollFlags::IN)];
+        let _ = poll(&mut fds, pause.as_ref());
+        let mut bytes = [0_u8; size_of::<libc::signalfd_siginfo>()];
+        while rustix::io::read(signals, &mut bytes).is_ok_and(|n| n > 0) {
+            match bytes.first_chunk::<4>().map_or(0, |b| u32::from_ne_bytes(*b)).cast_signed() {
+                libc::SIGHUP => reload(node),
+                _ => return,
+            }
+        }
+        let now = (watch::ROUNDS.load(Ordering::Relaxed), outcome::PROGRESS.rounds());
+        if now.0 != seen.0 && now.1 != seen.1 {
+            heart.beat();
+        }
+        seen = now;
+    }
+}
+
+fn reload(node: &Arc<Node>) {
+    match node.reload_policy() {
+        Ok(digest) => tracing::info!(digest, "policy reloaded"),
+        Err(error) => tracing::error!(error, "the new policy is refused; the one in force stays"),
+    }
+}
+
+/// Ends every session, records it, ships what it can within a moment, and takes the programs out if nothing governed is left.
+fn stop(node: &Arc<Node>, heart: &Heart) {
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    node.set_stopping();
+    let sessions = node.sessions();
+    let closed = u32::try_from(sessions.len()).unwrap_or(u32::MAX);
+    for session in &sessions {
+        session.request_end(node, "daemon_stopped", String::new());
+    }
+    wait_until(heart, Duration::from_secs(12), || node.sessions().is_empty());
+    let lifted = node.kernel.lifted();
+    let left = node.sessions().len();
+    let body = NodeStop { reason: "asked to stop".into(), sessions_closed: closed };
+    if let Some(ticket) = node.note(SessionId::NONE, Body::NodeStop(body)) {
+        let _ = ticket.wait();
+    }
+    wait_until(heart, Duration::from_secs(2), || {
+        let state = node.journal.state();
+        node.link.down_since().is_some() || state.acked_next_seq >= state.next_seq
+    });
+    node.journal.close();
+    if left == 0 && leftover::kill_all(&node.config.kernel.cgroup) {
+        if let Err(error) = load::unpin_all(&node.config.kernel.pin_dir) {
+            tracing::error!(%error, "unpinning the kernel programs");
+        }
+    } else if !lifted {
+        tracing::error!(left, "processes of sessions are left: the kernel programs stay and deny their execs");
+    }
+    let _ = fs::remove_file(&node.config.control.socket);
+}
+
+fn wait_until(heart: &Heart, patience: Duration, done: impl Fn() -> bool) {
+    let end = Instant::now() + patience;
+    while !done() && Instant::now() < end {
+        heart.beat();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

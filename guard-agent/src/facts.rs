@@ -1,0 +1,298 @@
+//! What is known of a held exec: complete arguments and environment, files with identity and digest, folder, ancestry.
+//!
+//! From the kernel and from the held task's memory, never from what the agent says about itself. It must not judge.
+//! Fails: whatever cannot be read, identified or followed is an error that names it; the exec is then denied.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use guard_common::{Attempt, FileStamp, GRANT_FILES};
+use guard_policy::{FileRef, Role, Stdin};
+use guard_proto::v1::{ExecFacts, FileFact, ProcessRef};
+use sha2::{Digest, Sha256};
+
+use crate::files::{self, Rights};
+use crate::kernel::hash::{self, ImageArgs};
+use crate::kernel::memory::{Memory, PATH_MAX};
+use crate::kernel::{proc, time};
+use crate::node::Node;
+use crate::record;
+use crate::script::{self, Shebang};
+
+/// Why an exec could not be understood.
+#[derive(Debug)]
+pub struct Misunderstood {
+    /// What was being looked at.
+    pub what: &'static str,
+    /// The cause.
+    pub cause: io::Error,
+}
+
+impl std::fmt::Display for Misunderstood {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.what, self.cause)
+    }
+}
+
+fn wrong<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Misunderstood {
+    move |cause| Misunderstood { what, cause: cause.into() }
+}
+
+/// One file of an exec.
+pub struct JudgedFile {
+    /// For people.
+    pub path: Vec<u8>,
+    /// Identity and state, as the kernel will compare them.
+    pub stamp: FileStamp,
+    /// Digest of the content.
+    pub sha256: [u8; 32],
+    /// What the file is to the exec.
+    pub role: Role,
+    /// The session could write or replace it.
+    pub writable: bool,
+}
+
+/// Everything known.
+pub struct Facts {
+    /// The attempt.
+    pub attempt: Attempt,
+    /// As passed.
+    pub argv: Vec<Vec<u8>>,
+    /// As passed.
+    pub env: Vec<Vec<u8>>,
+    /// The file that execve named, then interpreters.
+    pub files: Vec<JudgedFile>,
+    /// What the kernel must find in the new image.
+    pub image: ImageArgs,
+    /// Working folder.
+    pub cwd: Vec<u8>,
+    /// Standard input.
+    pub stdin: Stdin,
+    /// The path as passed.
+    pub path_arg: Vec<u8>,
+    /// The task.
+    pub task: proc::Process,
+    /// Parents, nearest first.
+    pub ancestry: Vec<proc::Process>,
+    /// Boot-time ns at which the daemon read the event.
+    pub read_boot_ns: u64,
+    /// Boot-time ns at which memory was read.
+    pub memory_boot_ns: u64,
+    /// Boot-time ns at which digests were known.
+    pub digest_boot_ns: u64,
+}
+
+/// Where facts are gathered for.
+pub struct Place<'a> {
+    /// Rights of the session.
+    pub rights: &'a Rights,
+    /// The session's entry process.
+    pub entry_pid: u32,
+}
+
+/// Gathers all. The files are frozen when this returns, also when it fails: `frozen` lists them.
+pub fn gather(
+    node: &Node,
+    place: &Place<'_>,
+    attempt: &Attempt,
+    file: BorrowedFd<'_>,
+    frozen: &mut Vec<guard_common::FileKey>,
+) -> Result<Facts, Misunderstood> {
+    let read_boot_ns = time::boot_ns();
+    let memory = Memory::of(attempt.tid);
+    let path_arg = memory.string(attempt.path_ptr, PATH_MAX).map_err(wrong("reading the path"))?;
+    let argv = memory.strings(attempt.argv_ptr).map_err(wrong("reading the arguments"))?;
+    let env = memory.strings(attempt.envp_ptr).map_err(wrong("reading the environment"))?;
+    let memory_boot_ns = time::boot_ns();
+    let (judged, chain) = follow(node, place, attempt, file, frozen)?;
+    let script_path = script::script_path(attempt.dirfd, &path_arg);
+    let image_argv = script::rewrite(&argv, &script_path, &chain);
+    let image = hash::image_args(node.kernel.hash_key(), &image_argv, &env);
+    let task = proc::process(attempt.tid).map_err(wrong("reading the task's status"))?;
+    Ok(Facts {
+        attempt: *attempt,
+        cwd: proc::link(attempt.tid, "cwd").map_err(wrong("reading the working folder"))?,
+        stdin: files::stdin_of(attempt.tid),
+        ancestry: ancestry(&task, place.entry_pid),
+        argv,
+        env,
+        files: judged,
+        image,
+        path_arg,
+        task,
+        read_boot_ns,
+        memory_boot_ns,
+        digest_boot_ns: time::boot_ns(),
+    })
+}
+
+fn ancestry(task: &proc::Process, entry: u32) -> Vec<proc::Process> {
+    if task.tgid == entry { Vec::new() } else { proc::ancestry(task.parent, entry) }
+}
+
+/// The chain of files that the kernel will check: scripts, then the interpreter that is none.
+fn follow(
+    node: &Node,
+    place: &Place<'_>,
+    attempt: &Attempt,
+    first: BorrowedFd<'_>,
+    frozen: &mut Vec<guard_common::FileKey>,
+) -> Result<(Vec<JudgedFile>, Vec<Shebang>), Misunderstood> {
+    let mut judged = Vec::new();
+    let mut chain = Vec::new();
+    let mut opened: Option<OwnedFd> = None;
+    loop {
+        let file = opened.as_ref().map_or(first, |f| f.as_fd());
+        let next = judge_file(node, place, attempt.tid, file, frozen)?;
+        let head = files::head(file, script::HEAD).map_err(wrong("reading the program"))?;
+        judged.push(next);
+        let Some(line) = script::parse(&head) else { break };
+        if chain.len() >= script::DEPTH || judged.len() >= GRANT_FILES {
+            let cause = io::Error::from_raw_os_error(libc::ELOOP);
+            return Err(Misunderstood { what: "following script interpreters", cause });
+        }
+        let next = files::open_as(attempt.tid, &line.interpreter).map_err(wrong("opening the script's interpreter"))?;
+        opened = Some(next);
+        chain.push(line);
+    }
+    let scripts = chain.len();
+    for (place, file) in judged.iter_mut().enumerate() {
+        file.role = match (scripts, place) {
+            (0, _) => Role::Program,
+            (_, place) if place < scripts => Role::Script,
+            _ => Role::Interpreter,
+        };
+    }
+    Ok((judged, chain))
+}
+
+fn judge_file(
+    node: &Node,
+    place: &Place<'_>,
+    tid: u32,
+    file: BorrowedFd<'_>,
+    frozen: &mut Vec<guard_common::FileKey>,
+) -> Result<JudgedFile, Misunderstood> {
+    // Twice: what is frozen must be what is read, and nothing may have been written in between.
+    let before = probe(node, file)?;
+    node.freezes.freeze(&node.kernel, before.key).map_err(wrong("freezing the file"))?;
+    frozen.push(before.key);
+    let stamp = probe(node, file)?;
+    if stamp.writers > 0 {
+        let cause = io::Error::new(io::ErrorKind::ExecutableFileBusy, "somebody has it open for writing");
+        return Err(Misunderstood { what: "file_has_writer", cause });
+    }
+    let sha256 = node.digests.of(file, &stamp).map_err(wrong("reading the program"))?;
+    let path = files::path_of(file);
+    let writable = place.rights.can_replace(tid, file, &path);
+    Ok(JudgedFile { path, stamp, sha256, role: Role::Program, writable })
+}
+
+/// Identity as the kernel programs see it; in observe mode, where they may not run, what `fstat` says.
+fn probe(node: &Node, file: BorrowedFd<'_>) -> Result<FileStamp, Misunderstood> {
+    match node.kernel.probe_file(file) {
+        Err(_) if node.observes() => files::stat_stamp(file).map_err(wrong("identifying the file")),
+        probed => probed.map_err(|e| io::Error::other(e.to_string())).map_err(wrong("identifying the file")),
+    }
+}
+
+impl Facts {
+    /// Whether this is the session's entry process starting its program.
+    pub fn is_entry(&self, entry_pid: u32) -> bool {
+        self.attempt.tgid == entry_pid && self.attempt.parent_exec == 0
+    }
+
+    /// The files, as policy wants them.
+    pub fn file_refs(&self) -> Vec<FileRef<'_>> {
+        self.files.iter().map(|f| FileRef { path: &f.path, role: f.role, session_writable: f.writable }).collect()
+    }
+
+    /// What an approval is bound to: everything that makes an exec the identical one when it is tried again.
+    pub fn digest(&self, session: &str) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        let mut add = |bytes: &[u8]| {
+            hasher.update((bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        add(b"guard exec request v1");
+        add(session.as_bytes());
+        add(&self.task.uid.to_le_bytes());
+        add(&self.cwd);
+        add(&self.path_arg);
+        add(&digest_of(&self.argv));
+        add(&digest_of(&self.env));
+        for file in &self.files {
+            add(&file.stamp.key.dev.to_le_bytes());
+            add(&file.stamp.key.ino.to_le_bytes());
+            add(&file.sha256);
+        }
+        hasher.finalize().into()
+    }
+
+    /// As a record carries them.
+    pub fn to_proto(&self, node: &Node, entry: bool, root: u64, env_notable: &[String]) -> ExecFacts {
+        let (argv, argv_omitted) = record::bounded_argv(&self.argv);
+        ExecFacts {
+            exec_id: self.attempt.exec,
+            boot_id: node.boot_id.clone(),
+            pid: self.attempt.tgid,
+            tid: self.attempt.tid,
+            uid: self.task.uid,
+            gid: self.task.gid,
+            argv,
+            argv_count: u32::try_from(self.argv.len()).unwrap_or(u32::MAX),
+            argv_bytes: self.argv.iter().map(|a| a.len() as u64 + 1).sum(),
+            argv_sha256: digest_of(&self.argv).to_vec(),
+            argv_omitted,
+            cwd: self.cwd.clone(),
+            files: self.files.iter().map(file_fact).collect(),
+            ancestry: self.ancestry.iter().map(|p| process_ref(node, p)).collect(),
+            parent_exec_id: self.attempt.parent_exec,
+            root_exec_id: root,
+            entry,
+            envc: u32::try_from(self.env.len()).unwrap_or(u32::MAX),
+            env_sha256: digest_of(&self.env).to_vec(),
+            env_notable: env_notable.iter().map(|n| n.clone().into_bytes()).collect(),
+            entered_boot_ns: self.attempt.entered_boot_ns,
+            path_arg: self.path_arg.clone(),
+            tty: String::new(),
+            argv_blob_sha256: Vec::new(),
+        }
+    }
+}
+
+fn digest_of(strings: &[Vec<u8>]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for text in strings {
+        hasher.update(text);
+        hasher.update([0]);
+    }
+    hasher.finalize().into()
+}
+
+fn file_fact(file: &JudgedFile) -> FileFact {
+    let role = match file.role {
+        Role::Program => "program",
+        Role::Script => "script",
+        Role::Interpreter => "interpreter",
+        Role::Loader => "loader",
+    };
+    FileFact {
+        path: file.path.clone(),
+        dev: file.stamp.key.dev,
+        ino: file.stamp.key.ino,
+        size: file.stamp.size,
+        sha256: file.sha256.to_vec(),
+        role: role.into(),
+    }
+}
+
+fn process_ref(node: &Node, process: &proc::Process) -> ProcessRef {
+    ProcessRef {
+        pid: process.tgid,
+        uid: process.uid,
+        comm: process.comm.clone(),
+        exec_id: node.kernel.mark_of(process.tgid).map_or(0, |m| m.exec),
+        exe: process.exe.clone(),
+    }
+}

@@ -1,0 +1,253 @@
+//! Files of an exec: identity, digest, who could write them, and the freeze that keeps governed tasks from writing them.
+//!
+//! It must not judge. Fails: a file that cannot be identified or read whole is an error; the exec is then denied.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use guard_common::{FileKey, FileStamp};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use sha2::{Digest, Sha256};
+
+use crate::kernel::load::Kernel;
+use crate::kernel::time;
+
+/// Files above this size are not read whole; they are denied.
+const FILE_MAX: u64 = 2 << 30;
+/// Digests remembered.
+const CACHE_MAX: usize = 4096;
+/// A file changed so lately that its change time may not yet tell a next change apart is not remembered.
+const SETTLED_S: u64 = 2;
+/// A freeze ends by itself after this time, should its end be missed.
+const FREEZE_NS: u64 = 400_000_000_000;
+
+/// Digests by stamp.
+#[derive(Default)]
+pub struct Digests(Mutex<HashMap<FileStamp, [u8; 32]>>);
+
+impl Digests {
+    /// SHA-256 of a file whose stamp is known, from its descriptor.
+    pub fn of(&self, file: BorrowedFd<'_>, stamp: &FileStamp) -> io::Result<[u8; 32]> {
+        // Writers and links may change without the content doing so.
+        let key = FileStamp { writers: 0, nlink: 0, ..*stamp };
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(*known);
+        }
+        let digest = read_digest(file, stamp.size)?;
+        let now = u64::try_from(time::wall_unix_ns() / 1_000_000_000).unwrap_or(0);
+        if now >= stamp.ctime_s.saturating_add(SETTLED_S) {
+            let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if cache.len() >= CACHE_MAX {
+                cache.clear();
+            }
+            cache.insert(key, digest);
+        }
+        Ok(digest)
+    }
+}
+
+fn read_digest(file: BorrowedFd<'_>, size: u64) -> io::Result<[u8; 32]> {
+    if size > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{size} bytes; at most {FILE_MAX} are read")));
+    }
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0_u8; 1 << 18];
+    let mut at = 0;
+    loop {
+        let count = rustix::io::pread(file, &mut buffer, at)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(buffer.get(..count).unwrap_or_default());
+        at += count as u64;
+    }
+    if at != size {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{at} bytes read of {size}")));
+    }
+    Ok(hasher.finalize().into())
+}
+
+/// Freezes that are in force, counted: several execs may run the same file.
+#[derive(Default)]
+pub struct Freezes(Mutex<HashMap<FileKey, u32>>);
+
+impl Freezes {
+    /// Keeps governed tasks from opening the file for writing.
+    pub fn freeze(&self, kernel: &Kernel, key: FileKey) -> io::Result<()> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kernel.freeze(key, time::boot_ns() + FREEZE_NS).map_err(io::Error::other)?;
+        *counts.entry(key).or_default() += 1;
+        Ok(())
+    }
+
+    /// Ends one freeze.
+    pub fn thaw(&self, kernel: &Kernel, key: FileKey) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&key);
+                kernel.unfreeze(key);
+            }
+        }
+    }
+}
+
+/// Path of an open file from the root of its mount namespace. For people, and for looking at the folders above.
+pub fn path_of(file: BorrowedFd<'_>) -> Vec<u8> {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::read_link(link).map(|p| p.into_os_string().into_vec()).unwrap_or_default()
+}
+
+/// What `fstat` says, in the form of a stamp. For observe mode only: it cannot see writers.
+pub fn stat_stamp(file: BorrowedFd<'_>) -> io::Result<FileStamp> {
+    let meta = File::from(file.try_clone_to_owned()?).metadata()?;
+    Ok(FileStamp {
+        key: FileKey { dev: meta.dev(), ino: meta.ino() },
+        size: meta.len(),
+        ctime_s: u64::try_from(meta.ctime()).unwrap_or(0),
+        ctime_ns: u32::try_from(meta.ctime_nsec()).unwrap_or(0),
+        nlink: u32::try_from(meta.nlink()).unwrap_or(u32::MAX),
+        ..FileStamp::default()
+    })
+}
+
+/// First bytes of a file.
+pub fn head(file: BorrowedFd<'_>, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0_u8; bytes];
+    let mut filled = 0;
+    while filled < bytes {
+        let rest = buffer.get_mut(filled..).unwrap_or_default();
+        match rustix::io::pread(file, rest, filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer)
+}
+
+/// Opens the file that a task means by an absolute path, in the task's own root and without a chance to leave it.
+pub fn open_as(pid: u32, path: &[u8]) -> io::Result<OwnedFd> {
+    if path.first() != Some(&b'/') {
+        let text = "an interpreter must be named by an absolute path";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let root = File::open(format!("/proc/{pid}/root"))?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    if !File::from(file.try_clone()?).metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(file)
+}
+
+/// Whose rights a session has.
+#[derive(Clone, Debug)]
+pub struct Rights {
+    /// User.
+    pub uid: u32,
+    /// All groups.
+    pub groups: Vec<u32>,
+}
+
+impl Rights {
+    /// Whether the session could write the file or put another in its place. Root could do so everywhere; for root only
+    /// what others may write counts, and docs/coverage.md says so.
+    pub fn can_replace(&self, pid: u32, file: BorrowedFd<'_>, path: &[u8]) -> bool {
+        let Ok(meta) = file.try_clone_to_owned().map(File::from).and_then(|f| f.metadata()) else { return true };
+        if self.can_write(&meta) || rustix::fs::fgetxattr(file, c"system.posix_acl_access", &mut [0_u8; 1024]).is_ok() {
+            return true;
+        }
+        let root = PathBuf::from(format!("/proc/{pid}/root"));
+        let inside = Path::new(std::ffi::OsStr::from_bytes(path));
+        let Ok(inside) = inside.strip_prefix("/") else { return true };
+        inside.ancestors().skip(1).any(|folder| {
+            let Ok(meta) = std::fs::symlink_metadata(root.join(folder)) else { return true };
+            // A sticky folder lets only the owner replace an entry; the file itself was looked at above.
+            self.can_write(&meta) && !(meta.mode() & 0o1000 != 0 && folder != inside.parent().unwrap_or(folder))
+        })
+    }
+
+    fn can_write(&self, meta: &std::fs::Metadata) -> bool {
+        let mode = meta.mode();
+        (self.uid != 0 && meta.uid() == self.uid)
+            || (mode & 0o020 != 0 && meta.gid() != 0 && self.groups.contains(&meta.gid()))
+            || mode & 0o002 != 0
+    }
+}
+
+/// Reads a small file whole, up to a limit.
+pub fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {max} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// What a descriptor of a task is connected to.
+pub fn stdin_of(tid: u32) -> guard_policy::Stdin {
+    use guard_policy::Stdin;
+    let Some(link) = crate::kernel::proc::descriptor(tid, 0) else { return Stdin::Other };
+    match link.as_slice() {
+        b"/dev/null" => Stdin::Null,
+        l if l.starts_with(b"/dev/pts/") || l.starts_with(b"/dev/tty") || l == b"/dev/console" => Stdin::Terminal,
+        l if l.starts_with(b"pipe:") => Stdin::Pipe,
+        l if l.starts_with(b"/") => Stdin::File,
+        _ => Stdin::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn digests_are_of_the_whole_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, vec![7_u8; 300_000]).unwrap();
+        let file = File::open(&path).unwrap();
+        let expected: [u8; 32] = Sha256::digest(vec![7_u8; 300_000]).into();
+        assert_eq!(read_digest(file.as_fd(), 300_000).unwrap(), expected);
+        assert!(read_digest(file.as_fd(), 299_999).is_err());
+        assert_eq!(head(file.as_fd(), 10).unwrap(), vec![7; 10]);
+        assert_eq!(path_of(file.as_fd()), path.as_os_str().as_bytes());
+    }
+
+    #[test]
+    fn what_others_may_write_is_not_trusted() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "x").unwrap();
+        let nobody = Rights { uid: 65_534, groups: vec![65_534] };
+        let pid = std::process::id();
+        let judge =
+            |path: &Path| nobody.can_replace(pid, File::open(path).unwrap().as_fd(), path.as_os_str().as_bytes());
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        assert!(!judge(&path));
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o757)).unwrap();
+        assert!(judge(&path));
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(judge(&path));
+    }
+
+    #[test]
+    fn interpreters_stay_in_the_tasks_root() {
+        assert!(open_as(std::process::id(), b"bin/sh").is_err());
+        assert!(open_as(std::process::id(), b"/dev/null").is_err());
+        assert!(open_as(std::process::id(), b"/bin/sh").is_ok());
+    }
+}

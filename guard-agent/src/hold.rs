@@ -1,0 +1,285 @@
+//! Held execs: read from the session's fanotify group, understood, judged, recorded, then granted or refused.
+//!
+//! The grant is written in the completion of the record's `fdatasync`, never before. Each session has its own group,
+//! queue and workers, so that none can starve another. Fails: every error on the way answers "deny"; when the daemon
+//! dies, the kernel answers what is held and denies it for want of a grant.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{io, thread};
+
+use guard_common::{Attempt, FileStamp, GRANT_FILES, GrantSet};
+use guard_log::journal::{Appended, JournalError};
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Disposition, ExecUnjudged};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::facts::{self, Facts, Misunderstood, Place};
+use crate::judge;
+use crate::kernel::fanotify::Held;
+use crate::kernel::hash::ImageArgs;
+use crate::kernel::{proc, time};
+use crate::node::Node;
+use crate::session::{Session, Stage};
+
+/// Workers of one session: one may read slow memory while the other goes on.
+const WORKERS: usize = 2;
+/// Time from the grant to the kernel's last check.
+const GRANT_NS: u64 = 30_000_000_000;
+
+/// A descriptor that becomes readable when a session ends.
+pub fn stop_signal() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC)?)
+}
+
+/// Ends the threads of a session.
+pub fn stop(session: &Session) {
+    let _ = rustix::io::write(&session.stop, &1_u64.to_ne_bytes());
+}
+
+/// Starts the threads of a session.
+pub fn start(node: &Arc<Node>, session: &Arc<Session>) -> io::Result<()> {
+    let (sender, receiver) = sync_channel::<Held>(node.config.session.max_held);
+    let receiver = Arc::new(Mutex::new(receiver));
+    for _ in 0..WORKERS {
+        let (node, session, receiver) = (Arc::clone(node), Arc::clone(session), Arc::clone(&receiver));
+        thread::Builder::new().name("judge".into()).spawn(move || work(&node, &session, &receiver))?;
+    }
+    let (node, session) = (Arc::clone(node), Arc::clone(session));
+    thread::Builder::new().name("hold".into()).spawn(move || dispatch(&node, &session, &sender))?;
+    Ok(())
+}
+
+fn dispatch(node: &Arc<Node>, session: &Arc<Session>, sender: &SyncSender<Held>) {
+    loop {
+        let mut fds = [PollFd::new(&session.group, PollFlags::IN), PollFd::new(&session.stop, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return fail(node, session, &error.to_string()),
+        }
+        let [events, stop] = &fds;
+        if !stop.revents().is_empty() {
+            return;
+        }
+        if events.revents().is_empty() {
+            continue;
+        }
+        match session.group.read() {
+            Ok(held) => held.into_iter().for_each(|held| queue(node, session, sender, held)),
+            Err(error) => return fail(node, session, &error.to_string()),
+        }
+    }
+}
+
+fn fail(node: &Node, session: &Session, why: &str) {
+    tracing::error!(session = %session.id, why, "held execs of a session cannot be read; it is ended");
+    session.request_end(node, "failed", format!("reading held execs: {why}"));
+}
+
+fn queue(node: &Arc<Node>, session: &Arc<Session>, sender: &SyncSender<Held>, held: Held) {
+    match sender.try_send(held) {
+        Ok(()) => {}
+        Err(TrySendError::Full(held) | TrySendError::Disconnected(held)) => {
+            let attempt = node.kernel.attempt(held.tid);
+            refuse_unjudged(node, session, held, attempt.as_ref(), "too_many_held", "");
+        }
+    }
+}
+
+fn work(node: &Arc<Node>, session: &Arc<Session>, receiver: &Mutex<Receiver<Held>>) {
+    loop {
+        let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match next {
+            Ok(held) => handle(node, session, held),
+            Err(_) => return,
+        }
+    }
+}
+
+fn handle(node: &Arc<Node>, session: &Arc<Session>, held: Held) {
+    if node.kernel.lifted() {
+        return answer(session, &held, true);
+    }
+    let Some(attempt) = node.kernel.attempt(held.tid) else {
+        if node.observes() {
+            return answer(session, &held, true);
+        }
+        // A system call whose entry no program saw, such as one of another ABI.
+        return refuse_unjudged(node, session, held, None, "no_entry", "");
+    };
+    if attempt.session != session.key {
+        return refuse_unjudged(node, session, held, Some(&attempt), "no_session", "the task is of another session");
+    }
+    if session.is_ending() || time::boot_ns() >= session.expires_boot_ns {
+        return refuse_unjudged(node, session, held, Some(&attempt), "session_expired", "");
+    }
+    match session.begin_attempt(attempt.exec) {
+        // Interpreters and loaders of an exec that is granted: the kernel checks them against the grant's files.
+        Err(Stage::Granted) => answer(session, &held, true),
+        Err(Stage::Deciding | Stage::Denied) => answer(session, &held, node.observes()),
+        Ok(()) => understand(node, session, &attempt, held),
+    }
+}
+
+fn understand(node: &Arc<Node>, session: &Arc<Session>, attempt: &Attempt, held: Held) {
+    session.execs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    if session.deciding() > node.config.session.max_held {
+        session.set_stage(attempt.exec, Stage::Denied);
+        return refuse_unjudged(node, session, held, Some(attempt), "too_many_held", "");
+    }
+    match gather(node, session, attempt, &held) {
+        Ok(facts) => judge::judge(node, session, Arc::new(facts), held),
+        Err(why) => {
+            session.set_stage(attempt.exec, Stage::Denied);
+            let reason = if why.what == "file_has_writer" { why.what } else { "not_understood" };
+            refuse_unjudged(node, session, held, Some(attempt), reason, &why.to_string());
+        }
+    }
+}
+
+/// Gathers facts while the watchdog knows whose memory is being read.
+fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -> Result<Facts, Misunderstood> {
+    let reading = || session.reading.lock().unwrap_or_else(PoisonError::into_inner);
+    reading().insert(held.tid, time::boot_ns());
+    let mut frozen = Vec::new();
+    let place = Place { rights: &session.rights, entry_pid: session.entry_pid };
+    let facts = facts::gather(node, &place, attempt, held.file.as_fd(), &mut frozen);
+    reading().remove(&held.tid);
+    session.set_frozen(attempt.exec, frozen);
+    facts
+}
+
+/// Answers the kernel. An event whose task is gone is answered to nobody.
+pub fn answer(session: &Session, held: &Held, allow: bool) {
+    if let Err(error) = session.group.answer(held.file.as_fd(), allow) {
+        tracing::debug!(session = %session.id, tid = held.tid, %error, "a held exec was gone before its answer");
+    }
+}
+
+/// Records an attempt that could not be judged, then refuses it.
+fn refuse_unjudged(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    held: Held,
+    attempt: Option<&Attempt>,
+    reason: &str,
+    detail: &str,
+) {
+    session.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let task = proc::process(held.tid).unwrap_or_default();
+    let expired = reason == "session_expired";
+    let body = ExecUnjudged {
+        identity: Some(session.identity.clone()),
+        exec_id: attempt.map_or(0, |a| a.exec),
+        pid: task.tgid,
+        tid: held.tid,
+        uid: task.uid,
+        comm: task.comm,
+        path: crate::files::path_of(held.file.as_fd()),
+        argv_trust: "unreadable".into(),
+        errno: libc::EPERM.cast_unsigned(),
+        reason: if detail.is_empty() { reason.into() } else { format!("{reason}: {detail}") },
+        probes: 1,
+        disposition: if expired { Disposition::Expired } else { Disposition::Denied }.into(),
+        root_exec_id: attempt.map_or(0, |a| a.root),
+        parent_exec_id: attempt.map_or(0, |a| a.parent_exec),
+        ..ExecUnjudged::default()
+    };
+    session.say("denied", format!("denied: {}: {}", String::from_utf8_lossy(&body.path), body.reason), "");
+    if let Some(attempt) = attempt {
+        let _ = session.begin_attempt(attempt.exec);
+        session.set_stage(attempt.exec, Stage::Denied);
+    }
+    let allow = node.observes();
+    let waiting = Arc::clone(session);
+    match node.append(session.id, Body::ExecUnjudged(body)) {
+        Ok(ticket) => ticket.on_done(move |_| answer(&waiting, &held, allow)),
+        Err(error) => {
+            tracing::error!(%error, "an attempt could not be recorded; it is denied");
+            answer(session, &held, false);
+        }
+    }
+}
+
+/// What a grant is made of.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// The thread.
+    pub tid: u32,
+    /// The attempt.
+    pub exec: u64,
+    /// Root for the new image.
+    pub root: u64,
+    /// What the new image must hold.
+    pub image: ImageArgs,
+    /// Files that will be checked.
+    pub files: Vec<FileStamp>,
+}
+
+impl Opening {
+    /// For judged facts.
+    pub fn of(facts: &Facts, root: u64) -> Self {
+        Self {
+            tid: facts.attempt.tid,
+            exec: facts.attempt.exec,
+            root,
+            image: facts.image,
+            files: facts.files.iter().map(|f| f.stamp).collect(),
+        }
+    }
+
+    fn grant(&self, session: &Session) -> GrantSet {
+        let mut files = [FileStamp::default(); GRANT_FILES];
+        for (slot, file) in files.iter_mut().zip(&self.files) {
+            *slot = *file;
+        }
+        GrantSet {
+            exec: self.exec,
+            session: session.key,
+            expires_boot_ns: time::boot_ns() + GRANT_NS,
+            hash: self.image.hash,
+            len: self.image.len,
+            root: self.root,
+            argc: self.image.argc,
+            envc: self.image.envc,
+            file_count: u32::try_from(self.files.len()).unwrap_or(0),
+            used: 0,
+            files,
+        }
+    }
+}
+
+/// Opens the way for an exec whose record is durable, or refuses it if the record is not.
+pub fn release(
+    node: &Node,
+    session: &Session,
+    held: &Held,
+    opening: &Opening,
+    recorded: Result<Appended, JournalError>,
+) {
+    let granted = match recorded {
+        Ok(_) if node.observes() => return answer(session, held, true),
+        Ok(_) => grant(node, session, opening),
+        Err(error) => Err(error.to_string()),
+    };
+    match granted {
+        Ok(()) => answer(session, held, true),
+        Err(why) => {
+            tracing::error!(session = %session.id, exec = opening.exec, why, "an exec is denied");
+            session.set_stage(opening.exec, Stage::Denied);
+            answer(session, held, false);
+            session.say("denied", format!("denied: Guard cannot record or grant: {why}"), "");
+        }
+    }
+}
+
+fn grant(node: &Node, session: &Session, opening: &Opening) -> Result<(), String> {
+    session.set_stage(opening.exec, Stage::Granted);
+    node.kernel.grant(opening.tid, &opening.grant(session)).map_err(|e| e.to_string())?;
+    // A task that died meanwhile must leave no grant behind.
+    if node.kernel.attempt(opening.tid).is_none_or(|a| a.exec != opening.exec) {
+        node.kernel.revoke(opening.tid);
+    }
+    Ok(())
+}

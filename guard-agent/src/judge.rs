@@ -1,0 +1,232 @@
+//! From facts to a disposition: what policy says, what an approval covers, and the record of it.
+//!
+//! It must not read anything of the task: facts are complete. `deny` is never approved or inherited away.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use guard_policy::Tier;
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Disposition, Exec, Reason, Timing, Verdict};
+
+use crate::approvals::Right;
+use crate::facts::Facts;
+use crate::hold::{self, Opening};
+use crate::kernel::fanotify::Held;
+use crate::kernel::time;
+use crate::node::Node;
+use crate::session::{RootApproval, Session, Stage};
+
+/// What policy made of an exec.
+pub struct Judged {
+    /// The verdict for the record.
+    pub verdict: Verdict,
+    /// Notable environment variables, by name.
+    pub env_notable: Vec<String>,
+    /// The exec for which a person would be asked.
+    pub root: u64,
+    /// The session's entry process.
+    pub entry: bool,
+    /// How long things took.
+    pub timing: Timing,
+}
+
+/// Judges one exec and sees it through to its record, grant or refusal, or to a person.
+pub fn judge(node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, held: Held) {
+    let judged = consult(node, session, &facts);
+    let tier = judged.verdict.tier();
+    if node.observes() {
+        return admit(node, session, &facts, held, &judged, &Cover::Observed(tier));
+    }
+    match tier {
+        guard_proto::v1::Tier::Allow => admit(node, session, &facts, held, &judged, &Cover::Tier),
+        guard_proto::v1::Tier::Review => match cover(node, session, &facts, &judged) {
+            Some(cover) => admit(node, session, &facts, held, &judged, &cover),
+            None => node.approvals.ask(node, session, facts, judged, held),
+        },
+        _ => deny(node, session, &facts, held, &judged, "", ""),
+    }
+}
+
+fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
+    let in_force = node.policy();
+    let entry = facts.is_entry(session.entry_pid);
+    let refs = facts.file_refs();
+    let said = in_force.policy.decide(&guard_policy::Facts {
+        argv: &facts.argv,
+        files: &refs,
+        cwd: &facts.cwd,
+        home: &session.home,
+        workspace: &session.workspace,
+        uid: facts.task.uid,
+        env: &facts.env,
+        stdin: facts.stdin,
+        entry,
+    });
+    // The entry process passes nothing on: what it starts are roots. A shell that takes commands is one of its own.
+    let own = entry || facts.attempt.root == 0 || said.takes_commands;
+    let root = match (entry, own) {
+        (true, _) => 0,
+        (_, true) => facts.attempt.exec,
+        _ => facts.attempt.root,
+    };
+    let tier = match said.tier {
+        Tier::Allow => guard_proto::v1::Tier::Allow,
+        Tier::Review => guard_proto::v1::Tier::Review,
+        Tier::Deny => guard_proto::v1::Tier::Deny,
+    };
+    let reasons = said.reasons.into_iter();
+    Judged {
+        verdict: Verdict {
+            tier: tier.into(),
+            category: said.category,
+            risk: u32::from(said.risk),
+            reasons: reasons.map(|r| Reason { rule_id: r.rule_id, text: r.text, evidence: r.evidence }).collect(),
+            policy_digest: in_force.digest.clone(),
+            targets: said.targets,
+            anomalies: Vec::new(),
+            anomalies_covered: false,
+        },
+        env_notable: said.env_notable,
+        root,
+        entry,
+        timing: timing(facts),
+    }
+}
+
+fn timing(facts: &Facts) -> Timing {
+    Timing {
+        hold_to_read: facts.read_boot_ns.saturating_sub(facts.attempt.entered_boot_ns),
+        facts: facts.memory_boot_ns.saturating_sub(facts.read_boot_ns),
+        digest: facts.digest_boot_ns.saturating_sub(facts.memory_boot_ns),
+        policy: time::boot_ns().saturating_sub(facts.digest_boot_ns),
+    }
+}
+
+/// Why an exec may run.
+pub enum Cover {
+    /// Its tier needs no person.
+    Tier,
+    /// Observe mode; the tier is what it would have been.
+    Observed(guard_proto::v1::Tier),
+    /// A root's approval, which covers its descendants.
+    Root(u64, RootApproval),
+    /// A one-use right for the identical exec.
+    Right(Right),
+}
+
+fn cover(node: &Node, session: &Session, facts: &Facts, judged: &Judged) -> Option<Cover> {
+    if let Some(right) =
+        node.approvals.use_right(&session.identity.session_id, &facts.digest(&session.identity.session_id))
+    {
+        return Some(Cover::Right(right));
+    }
+    let root = facts.attempt.root;
+    if root == 0 || judged.root != root {
+        return None;
+    }
+    let approval = session.inherit(root, &judged.verdict.category, newest_writable(facts))?;
+    Some(Cover::Root(root, approval))
+}
+
+/// When the session last changed one of the files, in wall ns: what it wrote after the request was shown is not covered.
+fn newest_writable(facts: &Facts) -> i64 {
+    let changed = |f: &crate::facts::JudgedFile| {
+        let seconds = i64::try_from(f.stamp.ctime_s).unwrap_or(i64::MAX);
+        seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(f.stamp.ctime_ns))
+    };
+    facts.files.iter().filter(|f| f.writable).map(changed).max().unwrap_or(i64::MIN)
+}
+
+fn exec_record(node: &Node, session: &Session, facts: &Facts, judged: &Judged, disposition: Disposition) -> Exec {
+    Exec {
+        identity: Some(session.identity.clone()),
+        facts: Some(facts.to_proto(node, judged.entry, judged.root, &judged.env_notable)),
+        verdict: Some(judged.verdict.clone()),
+        disposition: disposition.into(),
+        timing: Some(judged.timing),
+        ..Exec::default()
+    }
+}
+
+/// Records an exec that may run, then grants it.
+pub fn admit(node: &Arc<Node>, session: &Arc<Session>, facts: &Facts, held: Held, judged: &Judged, cover: &Cover) {
+    let mut record = exec_record(node, session, facts, judged, Disposition::Allowed);
+    match cover {
+        Cover::Tier => {}
+        Cover::Observed(guard_proto::v1::Tier::Allow) => {}
+        Cover::Observed(tier) => record.detail = format!("observe mode: policy says {}", tier_name(*tier)),
+        Cover::Root(root, approval) => {
+            record.set_disposition(Disposition::Inherited);
+            record.inherited_from = *root;
+            record.request_id.clone_from(&approval.request_id);
+            record.reviewer.clone_from(&approval.reviewer);
+        }
+        Cover::Right(right) => {
+            record.set_disposition(Disposition::Approved);
+            record.request_id.clone_from(&right.request_id);
+            record.reviewer.clone_from(&right.reviewer);
+            record.detail = "the identical exec, tried again after its request was approved".into();
+            right.open_root(session, judged.root);
+        }
+    }
+    let opening = Opening::of(facts, judged.root);
+    match node.append(session.id, Body::Exec(record)) {
+        Ok(ticket) => {
+            let (node, session) = (Arc::clone(node), Arc::clone(session));
+            ticket.on_done(move |recorded| hold::release(&node, &session, &held, &opening, recorded));
+        }
+        Err(error) => hold::release(node, session, &held, &opening, Err(error)),
+    }
+}
+
+fn tier_name(tier: guard_proto::v1::Tier) -> &'static str {
+    match tier {
+        guard_proto::v1::Tier::Allow => "allow",
+        guard_proto::v1::Tier::Review => "review",
+        _ => "deny",
+    }
+}
+
+/// Records a refusal, then refuses.
+pub fn deny(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    facts: &Facts,
+    held: Held,
+    judged: &Judged,
+    detail: &str,
+    request_id: &str,
+) {
+    session.denied.fetch_add(1, Ordering::Relaxed);
+    session.set_stage(facts.attempt.exec, Stage::Denied);
+    let mut record = exec_record(node, session, facts, judged, Disposition::Denied);
+    record.detail = detail.into();
+    record.request_id = request_id.into();
+    let why = match (detail, judged.verdict.reasons.first()) {
+        ("", Some(reason)) => format!("{} [{}]", reason.text, reason.rule_id),
+        (detail, _) => detail.into(),
+    };
+    session.say("denied", format!("denied: {}: {why}", command(facts)), request_id);
+    match node.append(session.id, Body::Exec(record)) {
+        Ok(ticket) => {
+            let session = Arc::clone(session);
+            ticket.on_done(move |_| hold::answer(&session, &held, false));
+        }
+        Err(error) => {
+            tracing::error!(%error, "a refusal could not be recorded");
+            hold::answer(session, &held, false);
+        }
+    }
+}
+
+/// A command for people, short.
+pub fn command(facts: &Facts) -> String {
+    const SHOWN: usize = 200;
+    let text: Vec<String> = facts.argv.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+    let text = text.join(" ");
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}

@@ -1,0 +1,265 @@
+//! The state that every part of the daemon shares, and the one way into the journal.
+//!
+//! It must not decide. Locks here are held for map operations only, never over a call that may block.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use guard_log::journal::{Journal, JournalError, Ticket};
+use guard_log::record::{HostId, SessionId};
+use guard_policy::{Policy, Source};
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Gap, PolicyLoaded};
+
+use crate::approvals::Approvals;
+use crate::config::{Config, Mode};
+use crate::files::{Digests, Freezes};
+use crate::kernel::canary::Measured;
+use crate::kernel::load::Kernel;
+use crate::launcher::Launcher;
+use crate::record;
+use crate::session::Session;
+use crate::ship::Link;
+
+/// The policy in force.
+pub struct InForce {
+    /// The rules.
+    pub policy: Policy,
+    /// Their digest, in every verdict.
+    pub digest: String,
+}
+
+/// The daemon.
+pub struct Node {
+    /// Its configuration.
+    pub config: Config,
+    /// The kernel side.
+    pub kernel: Kernel,
+    /// Starts entry processes.
+    pub launcher: Launcher,
+    /// The chain of records.
+    pub journal: Journal,
+    /// This host.
+    pub host: HostId,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+    /// Release of the running kernel.
+    pub release: String,
+    /// Requests for review.
+    pub approvals: Approvals,
+    /// Connection to the collector.
+    pub link: Link,
+    /// Digests of files.
+    pub digests: Digests,
+    /// Files that must not be written now.
+    pub freezes: Freezes,
+    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    policy: RwLock<Arc<InForce>>,
+    policy_error: Mutex<String>,
+    measured: Mutex<(Measured, i64)>,
+    stopping: AtomicBool,
+}
+
+/// What [`Node::new`] takes.
+pub struct Parts {
+    /// Configuration.
+    pub config: Config,
+    /// Kernel side.
+    pub kernel: Kernel,
+    /// Launcher.
+    pub launcher: Launcher,
+    /// Journal.
+    pub journal: Journal,
+    /// Host.
+    pub host: HostId,
+    /// Policy.
+    pub policy: InForce,
+    /// First canary.
+    pub measured: Measured,
+    /// Boot id and kernel release.
+    pub boot: (String, String),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Node {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            config: parts.config,
+            kernel: parts.kernel,
+            launcher: parts.launcher,
+            journal: parts.journal,
+            host: parts.host,
+            boot_id: parts.boot.0,
+            release: parts.boot.1,
+            approvals: Approvals::default(),
+            link: Link::default(),
+            digests: Digests::default(),
+            freezes: Freezes::default(),
+            sessions: Mutex::default(),
+            policy: RwLock::new(Arc::new(parts.policy)),
+            policy_error: Mutex::default(),
+            measured: Mutex::new((parts.measured, crate::kernel::time::wall_unix_ns())),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Queues a record.
+    pub fn append(&self, session: SessionId, body: Body) -> Result<Ticket, JournalError> {
+        self.journal.append(record::entry(session, body))
+    }
+
+    /// Queues a record that may use the journal's reserve, for what must be said even when it is full. A failure is
+    /// logged: the journal is then closed, and nothing governed runs any more.
+    pub fn note(&self, session: SessionId, body: Body) -> Option<Ticket> {
+        match self.journal.append_reserved(record::entry(session, body)) {
+            Ok(ticket) => Some(ticket),
+            Err(error) => {
+                tracing::error!(%error, "a record could not be kept");
+                None
+            }
+        }
+    }
+
+    /// Queues a record about lost events.
+    pub fn note_gap(&self, source: &str, counter: &str, lost: u64, total: u64) {
+        let gap = Gap { source: source.into(), counter: counter.into(), lost, total };
+        self.note(SessionId::NONE, Body::Gap(gap));
+    }
+
+    /// Whether execs are judged but never denied.
+    pub fn observes(&self) -> bool {
+        self.config.kernel.mode == Mode::Observe
+    }
+
+    // === sessions ===
+
+    /// A session by the kernel's key.
+    pub fn session(&self, key: u64) -> Option<Arc<Session>> {
+        lock(&self.sessions).get(&key).cloned()
+    }
+
+    /// A session by its id.
+    pub fn session_by_id(&self, id: &str) -> Option<Arc<Session>> {
+        lock(&self.sessions).values().find(|s| s.identity.session_id == id).cloned()
+    }
+
+    /// All open sessions.
+    pub fn sessions(&self) -> Vec<Arc<Session>> {
+        lock(&self.sessions).values().cloned().collect()
+    }
+
+    /// Adds one, unless the daemon is stopping or has its fill; then it says why.
+    pub fn add_session(&self, session: &Arc<Session>) -> Result<(), String> {
+        let mut sessions = lock(&self.sessions);
+        if self.is_stopping() {
+            return Err("the daemon is stopping".into());
+        }
+        if sessions.len() >= self.config.session.max_sessions {
+            return Err(format!("{} sessions are open, which is the limit (session.max_sessions)", sessions.len()));
+        }
+        sessions.insert(session.key, Arc::clone(session));
+        Ok(())
+    }
+
+    /// Removes one.
+    pub fn remove_session(&self, key: u64) {
+        lock(&self.sessions).remove(&key);
+    }
+
+    /// From now on no session starts.
+    pub fn set_stopping(&self) {
+        let _sessions = lock(&self.sessions);
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the daemon stops.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    // === policy ===
+
+    /// The policy in force.
+    pub fn policy(&self) -> Arc<InForce> {
+        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the policy files again. A bad file changes nothing but what `status` says.
+    pub fn reload_policy(&self) -> Result<String, String> {
+        let source = policy_source(&self.config);
+        match load_policy(&self.config) {
+            Ok(fresh) => {
+                let loaded = policy_record(&fresh, &source);
+                let digest = fresh.digest.clone();
+                let ticket = self.append(SessionId::NONE, Body::PolicyLoaded(loaded)).map_err(|e| e.to_string())?;
+                ticket.wait().map_err(|e| e.to_string())?;
+                *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+                lock(&self.policy_error).clear();
+                Ok(digest)
+            }
+            Err(error) => {
+                let refused = PolicyLoaded { source, refused: true, error: error.clone(), ..PolicyLoaded::default() };
+                self.note(SessionId::NONE, Body::PolicyLoaded(refused));
+                lock(&self.policy_error).clone_from(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Why the newest policy was refused; empty if it is in force.
+    pub fn policy_error(&self) -> String {
+        lock(&self.policy_error).clone()
+    }
+
+    // === measured mode ===
+
+    /// Keeps the result of a canary.
+    pub fn set_measured(&self, measured: Measured) {
+        *lock(&self.measured) = (measured, crate::kernel::time::wall_unix_ns());
+    }
+
+    /// The last canary and when it was.
+    pub fn measured(&self) -> (Measured, i64) {
+        lock(&self.measured).clone()
+    }
+}
+
+/// Names of the policy's files, for the record.
+pub fn policy_source(config: &Config) -> String {
+    match config.policy.files.as_slice() {
+        [] => "built-in".into(),
+        files => files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The record of a policy that was taken.
+pub fn policy_record(policy: &InForce, source: &str) -> PolicyLoaded {
+    PolicyLoaded {
+        digest: policy.digest.clone(),
+        source: source.into(),
+        rules: policy.policy.rule_count(),
+        ..PolicyLoaded::default()
+    }
+}
+
+/// Reads and checks the policy files. All or nothing.
+pub fn load_policy(config: &Config) -> Result<InForce, String> {
+    const FILE_MAX: u64 = 4 << 20;
+    let mut texts: Vec<(PathBuf, String)> = Vec::new();
+    for path in &config.policy.files {
+        let bytes =
+            crate::files::read_bounded(path, FILE_MAX).map_err(|e| format!("policy {}: {e}", path.display()))?;
+        let text = String::from_utf8(bytes).map_err(|e| format!("policy {}: {e}", path.display()))?;
+        texts.push((path.clone(), text));
+    }
+    let names: Vec<String> = texts.iter().map(|(path, _)| path.display().to_string()).collect();
+    let sources: Vec<Source<'_>> = names.iter().zip(&texts).map(|(name, (_, text))| Source { name, text }).collect();
+    let policy = Policy::load(&sources).map_err(|e| format!("policy {e}"))?;
+    Ok(InForce { digest: policy.digest(), policy })
+}

@@ -1,0 +1,399 @@
+//! What became of execs: events of the kernel programs turned into records.
+//!
+//! It must not decide. Fails: an event that is not understood and events that the ring had no room for become gap records.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{io, thread};
+
+use guard_common::{COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, GuardEvent, UNREADABLE, attempt_state, reason};
+use guard_log::record::SessionId;
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, GuardRefusal, Identity};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::kernel::canary;
+use crate::kernel::events::{Event, EventReader};
+use crate::kernel::time;
+use crate::leftover::Leftover;
+use crate::node::Node;
+use crate::session::{Image, Session, Stage};
+
+/// Probes of one task and identical refusals are folded for at most this long.
+const FOLD_NS: u64 = 200_000_000;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who an event belongs to.
+#[derive(Clone, Default)]
+struct Owner {
+    id: SessionId,
+    identity: Identity,
+    session: Option<Arc<Session>>,
+}
+
+/// Turns events into records, on a thread of its own.
+pub struct Outcomes {
+    node: Arc<Node>,
+    leftovers: HashMap<u64, Owner>,
+    probes: HashMap<u32, (SessionId, ExecUnjudged, u64)>,
+    refusals: HashMap<(u64, u32, u32), (SessionId, GuardRefusal, u64)>,
+}
+
+/// Lets others wait until what is in the ring has been read.
+#[derive(Default)]
+pub struct Progress(Mutex<u64>);
+
+impl Progress {
+    fn step(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+
+    /// Rounds that have found the ring empty.
+    pub fn rounds(&self) -> u64 {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How far the one reader is.
+pub static PROGRESS: Progress = Progress(Mutex::new(0));
+
+impl Outcomes {
+    /// For a daemon that found these sessions of an earlier one.
+    pub fn new(node: &Arc<Node>, leftovers: &[Leftover]) -> Self {
+        let owner = |l: &Leftover| Owner { id: l.id, identity: l.identity.clone(), session: None };
+        Self {
+            node: Arc::clone(node),
+            leftovers: leftovers.iter().map(|l| (l.key, owner(l))).collect(),
+            probes: HashMap::new(),
+            refusals: HashMap::new(),
+        }
+    }
+
+    /// Reads what an earlier daemon left in the ring.
+    pub fn drain(&mut self, reader: &mut EventReader) {
+        while let Some(event) = reader.next_event() {
+            self.take(event);
+        }
+        self.flush(u64::MAX);
+    }
+
+    /// Reads for ever.
+    pub fn spawn(mut self, mut reader: EventReader) -> io::Result<()> {
+        thread::Builder::new().name("outcomes".into()).spawn(move || {
+            loop {
+                while let Some(event) = reader.next_event() {
+                    self.take(event);
+                }
+                self.flush(time::boot_ns());
+                PROGRESS.step();
+                wait(&reader);
+            }
+        })?;
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Refused(event) => self.refused(&event),
+            Event::Killed(event) => self.killed(&event),
+            Event::Started(event) => self.started(&event),
+            Event::Failed(event) => self.failed(&event),
+            Event::Exit(event) => {
+                self.exited(event.header.session, event.exec, event.header.tgid, event.status, event.header.boot_ns)
+            }
+            Event::Guard(event) => self.guard(&event),
+            Event::Unknown(kind, size) => {
+                self.node.note_gap("kernel", &format!("event of unknown kind {kind} and {size} bytes"), 1, 1);
+            }
+        }
+    }
+
+    /// Nobody for the canary, whose result is a record of its own.
+    fn owner(&self, key: u64) -> Option<Owner> {
+        if key == canary::SESSION {
+            return None;
+        }
+        if let Some(session) = self.node.session(key) {
+            return Some(Owner { id: session.id, identity: session.identity.clone(), session: Some(session) });
+        }
+        Some(self.leftovers.get(&key).cloned().unwrap_or_default())
+    }
+
+    fn started(&mut self, event: &ExecEvent) {
+        let Some(owner) = self.owner(event.header.session) else { return };
+        let Some(session) = &owner.session else { return };
+        self.end_attempt(session, event.exec);
+        let image = Image { tgid: event.header.tgid, started_boot_ns: event.header.boot_ns };
+        if let Some((exec, before)) = session.image_started(event.exec, image) {
+            let outcome = ExecOutcome {
+                started: true,
+                duration_ns: event.header.boot_ns.saturating_sub(before.started_boot_ns),
+                reason: "replaced by another exec of the same process".into(),
+                ..outcome(&owner, exec)
+            };
+            self.node.note(owner.id, Body::ExecOutcome(outcome));
+        }
+    }
+
+    fn killed(&mut self, event: &ExecEvent) {
+        let Some(owner) = self.owner(event.header.session) else { return };
+        if let Some(session) = &owner.session {
+            self.end_attempt(session, event.exec);
+        }
+        let outcome = ExecOutcome {
+            disposition: Disposition::Killed.into(),
+            reason: reason_name(event.reason).into(),
+            ..outcome(&owner, event.exec)
+        };
+        self.node.note(owner.id, Body::ExecOutcome(outcome));
+    }
+
+    fn refused(&mut self, event: &ExecEvent) {
+        let Some(owner) = self.owner(event.header.session) else { return };
+        let stage = owner.session.as_ref().and_then(|s| self.end_attempt(s, event.exec));
+        let why = reason_name(event.reason);
+        if stage == Some(Stage::Granted) {
+            // It has its record as allowed; the kernel found something else than what was judged.
+            let outcome = ExecOutcome {
+                disposition: Disposition::Failed.into(),
+                errno: libc::EPERM.cast_unsigned(),
+                reason: why.into(),
+                ..outcome(&owner, event.exec)
+            };
+            self.node.note(owner.id, Body::ExecOutcome(outcome));
+            return;
+        }
+        if let Some(session) = &owner.session {
+            session.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            session.say("denied", format!("denied by the kernel: {}: {why}", text(&event.path)), "");
+        }
+        let expired = event.reason == reason::SESSION_EXPIRED;
+        let body = ExecUnjudged {
+            identity: Some(owner.identity),
+            exec_id: event.exec,
+            pid: event.header.tgid,
+            tid: event.header.tid,
+            uid: event.uid,
+            comm: until_nul(&event.comm),
+            path: until_nul(&event.path),
+            argv_trust: "unreadable".into(),
+            errno: libc::EPERM.cast_unsigned(),
+            reason: why.into(),
+            probes: 1,
+            disposition: if expired { Disposition::Expired } else { Disposition::Denied }.into(),
+            root_exec_id: event.root,
+            ..ExecUnjudged::default()
+        };
+        self.node.note(owner.id, Body::ExecUnjudged(body));
+    }
+
+    fn failed(&mut self, event: &FailedEvent) {
+        let Some(owner) = self.owner(event.header.session) else { return };
+        let stage = owner.session.as_ref().and_then(|s| self.end_attempt(s, event.exec));
+        // A refusal has told its own story.
+        if event.state & (attempt_state::DENIED | attempt_state::KILLED) != 0 || stage == Some(Stage::Denied) {
+            return;
+        }
+        if stage == Some(Stage::Granted) || event.state & attempt_state::GRANTED != 0 {
+            let outcome = ExecOutcome {
+                disposition: Disposition::Failed.into(),
+                errno: event.errno,
+                reason: io::Error::from_raw_os_error(event.errno.cast_signed()).to_string(),
+                ..outcome(&owner, event.exec)
+            };
+            self.node.note(owner.id, Body::ExecOutcome(outcome));
+            return;
+        }
+        self.fold_probe(&owner, event);
+    }
+
+    /// An attempt that failed before it was held. A shell's walk through `PATH` is one record with a count.
+    fn fold_probe(&mut self, owner: &Owner, event: &FailedEvent) {
+        let body = unjudged(owner, event);
+        if let Some((_, known, _)) = self.probes.get_mut(&event.header.tid) {
+            if same_probe(known, &body) {
+                known.probes += 1;
+                known.path = body.path;
+                return;
+            }
+            self.flush_probe(event.header.tid);
+        }
+        self.probes.insert(event.header.tid, (owner.id, body, event.header.boot_ns));
+    }
+
+    fn flush_probe(&mut self, tid: u32) {
+        if let Some((id, body, _)) = self.probes.remove(&tid) {
+            self.node.note(id, Body::ExecUnjudged(body));
+        }
+    }
+
+    fn flush(&mut self, now: u64) {
+        let old: Vec<u32> =
+            self.probes.iter().filter(|(_, p)| now.saturating_sub(p.2) >= FOLD_NS).map(|(tid, _)| *tid).collect();
+        old.into_iter().for_each(|tid| self.flush_probe(tid));
+        let node = &self.node;
+        for (_, (id, body, _)) in self.refusals.extract_if(|_, r| now.saturating_sub(r.2) >= FOLD_NS) {
+            node.note(id, Body::GuardRefusal(body));
+        }
+    }
+
+    fn exited(&mut self, key: u64, exec: u64, tgid: u32, status: u32, boot_ns: u64) {
+        let Some(owner) = self.owner(key) else { return };
+        let Some(session) = &owner.session else { return };
+        let Some(image) = session.process_ended(exec, tgid) else { return };
+        let outcome = ExecOutcome {
+            started: true,
+            exited: true,
+            status,
+            duration_ns: boot_ns.saturating_sub(image.started_boot_ns),
+            ..outcome(&owner, exec)
+        };
+        self.node.note(owner.id, Body::ExecOutcome(outcome));
+    }
+
+    fn guard(&mut self, event: &GuardEvent) {
+        let Some(owner) = self.owner(event.header.session) else { return };
+        let key = (event.header.session, event.header.tgid, event.reason);
+        if let Some((_, known, _)) = self.refusals.get_mut(&key) {
+            known.count += 1;
+            return;
+        }
+        let body = GuardRefusal {
+            identity: Some(owner.identity),
+            what: reason_name(event.reason).into(),
+            pid: event.header.tgid,
+            comm: until_nul(&event.comm),
+            other_pid: event.other_tgid,
+            dev: event.file.dev,
+            ino: event.file.ino,
+            count: 1,
+        };
+        self.refusals.insert(key, (owner.id, body, event.header.boot_ns));
+    }
+
+    fn end_attempt(&self, session: &Session, exec: u64) -> Option<Stage> {
+        let attempt = session.end_attempt(exec)?;
+        for key in attempt.frozen {
+            self.node.freezes.thaw(&self.node.kernel, key);
+        }
+        Some(attempt.stage)
+    }
+}
+
+fn wait(reader: &EventReader) {
+    // SAFETY: the reader owns the descriptor and outlives the borrow.
+    let fd = unsafe { BorrowedFd::borrow_raw(reader.as_raw_fd()) };
+    let pause = Timespec::try_from(PAUSE).ok();
+    let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], pause.as_ref());
+}
+
+/// At a session's end: waits until the ring is read, thaws what is left and records images that were killed with it.
+pub fn settle(node: &Arc<Node>, session: &Session) {
+    let seen = PROGRESS.rounds();
+    let end = time::boot_ns() + 2_000_000_000;
+    while PROGRESS.rounds() < seen + 2 && time::boot_ns() < end {
+        thread::sleep(Duration::from_millis(5));
+    }
+    for (exec, image) in session.take_images() {
+        let body = ExecOutcome {
+            identity: Some(session.identity.clone()),
+            exec_id: exec,
+            started: true,
+            duration_ns: time::boot_ns().saturating_sub(image.started_boot_ns),
+            reason: "still running when its session ended".into(),
+            ..ExecOutcome::default()
+        };
+        node.note(session.id, Body::ExecOutcome(body));
+    }
+    for key in session.take_frozen() {
+        node.freezes.thaw(&node.kernel, key);
+    }
+}
+
+fn outcome(owner: &Owner, exec: u64) -> ExecOutcome {
+    ExecOutcome { identity: Some(owner.identity.clone()), exec_id: exec, ..ExecOutcome::default() }
+}
+
+fn unjudged(owner: &Owner, event: &FailedEvent) -> ExecUnjudged {
+    let readable = event.args_count != UNREADABLE;
+    let count = if readable { event.args_count as usize } else { 0 };
+    ExecUnjudged {
+        identity: Some(owner.identity.clone()),
+        exec_id: event.exec,
+        pid: event.header.tgid,
+        tid: event.header.tid,
+        uid: event.uid,
+        comm: until_nul(&event.comm),
+        path: if event.path_len == UNREADABLE { Vec::new() } else { until_nul(&event.path) },
+        argv: event.args.chunks(EVENT_ARG_SLOT).take(count).map(until_nul).collect(),
+        argv_trust: if readable { "untrusted" } else { "unreadable" }.into(),
+        argv_cut: event.args_cut != 0,
+        errno: event.errno,
+        reason: String::new(),
+        probes: 1,
+        disposition: Disposition::Failed.into(),
+        root_exec_id: event.root,
+        parent_exec_id: event.parent_exec,
+    }
+}
+
+/// The same program name looked for in another folder, with the same arguments.
+fn same_probe(a: &ExecUnjudged, b: &ExecUnjudged) -> bool {
+    let name = |path: &[u8]| path.rsplit(|c| *c == b'/').next().map(<[u8]>::to_vec);
+    name(&a.path) == name(&b.path) && a.argv == b.argv && a.pid == b.pid && a.identity == b.identity
+}
+
+fn until_nul(bytes: &[u8]) -> Vec<u8> {
+    bytes.split(|b| *b == 0).next().unwrap_or_default().to_vec()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&until_nul(bytes)).into_owned()
+}
+
+/// Names of the kernel programs' reasons, as records carry them.
+fn reason_name(code: u32) -> &'static str {
+    match code {
+        reason::NO_GRANT => "no_grant",
+        reason::NO_SESSION => "no_session",
+        reason::SESSION_EXPIRED => "session_expired",
+        reason::GRANT_EXPIRED => "grant_expired",
+        reason::WRONG_FILE => "wrong_file",
+        reason::FILE_CHANGED => "file_changed",
+        reason::FILE_HAS_WRITER => "file_has_writer",
+        reason::NO_ENTRY => "no_entry",
+        reason::NO_RING => "ring_full",
+        reason::MAP_FULL => "map_full",
+        reason::ARGS_DIFFER => "args_differ",
+        reason::ARGS_UNREADABLE => "args_unreadable",
+        reason::COUNT_DIFFERS => "arg_count_differs",
+        reason::NOT_CHECKED => "not_checked",
+        reason::PTRACE => "ptrace",
+        reason::FROZEN_FILE => "frozen_file",
+        reason::CGROUP_WRITE => "cgroup_write",
+        _ => "unknown",
+    }
+}
+
+const _: () = assert!(COMM == 16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_of_one_name_fold() {
+        let probe =
+            |path: &str| ExecUnjudged { path: path.into(), pid: 1, argv: vec![b"git".to_vec()], ..Default::default() };
+        assert!(same_probe(&probe("/a/git"), &probe("/b/git")));
+        assert!(!same_probe(&probe("/a/git"), &probe("/b/got")));
+    }
+
+    #[test]
+    fn texts_end_at_nul() {
+        assert_eq!(until_nul(b"ab\0cd"), b"ab");
+        assert_eq!(until_nul(b""), b"");
+    }
+}

@@ -1,0 +1,224 @@
+//! Checks of a wish to start a session: who asks, for whom, as whom, with what.
+//!
+//! Fails: with what is wrong and what would be right. Nothing has been started then.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use guard_proto::v1::{Identity, LocalError, StartSession};
+use rustix::fs::FileType;
+use sha2::{Digest, Sha256};
+
+use crate::config::SessionConfig;
+use crate::control::error;
+use crate::kernel::proc::{self, User};
+use crate::node::Node;
+use crate::session::Wanted;
+
+const NAME_MAX: usize = 64;
+const PURPOSE_MAX: usize = 2000;
+const PATH_DEFAULT: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
+
+/// The descriptors must be what guardctl makes: one terminal, or pipes. Nothing else crosses into a session.
+pub fn check_stdio(stdio: &[OwnedFd; 3], tty: bool) -> Result<(), LocalError> {
+    for fd in stdio {
+        let stat = rustix::fs::fstat(fd).map_err(|e| error("usage", format!("a descriptor: {e}"), ""))?;
+        let good = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Fifo => !tty,
+            FileType::CharacterDevice => tty && rustix::termios::isatty(fd.as_fd()),
+            _ => false,
+        };
+        if !good {
+            return Err(error("usage", "descriptors of a session must be one terminal or pipes", "use guardctl run"));
+        }
+    }
+    Ok(())
+}
+
+/// Checks everything else.
+pub fn check(node: &Node, peer_uid: u32, wish: StartSession) -> Result<Wanted, LocalError> {
+    let config = &node.config.session;
+    check_name(&wish.agent)?;
+    check_text("purpose", &wish.purpose, PURPOSE_MAX)?;
+    if wish.argv.is_empty() || wish.argv.iter().any(|a| a.contains(&0)) {
+        return Err(error("usage", "a command is needed, without NUL bytes", "guardctl run --agent NAME -- COMMAND"));
+    }
+    if wish.cwd.first() != Some(&b'/') || wish.cwd.contains(&0) {
+        return Err(error("usage", "the working folder must be an absolute path", ""));
+    }
+    let peer = user(peer_uid)?;
+    let user = acting_user(config, &peer, &wish.initiator)?;
+    if user.uid == 0 && !config.allow_root {
+        return Err(error(
+            "denied",
+            "sessions do not run as root here",
+            "start it as the user it is for, or set session.allow_root",
+        ));
+    }
+    let ttl = ttl(config, wish.ttl_seconds)?;
+    let categories = node.policy().policy.categories();
+    let identity = Identity {
+        agent: wish.agent,
+        initiator: user.name.clone(),
+        initiator_uid: user.uid,
+        rights_digest: rights_digest(&categories, &node.policy().digest),
+        categories,
+        started_by: if user.uid == peer.uid { String::new() } else { peer.name.clone() },
+        ..Identity::default()
+    };
+    Ok(Wanted {
+        identity,
+        env: environment(config, &user, &wish.env),
+        user,
+        ttl,
+        argv: wish.argv,
+        cwd: wish.cwd,
+        purpose: wish.purpose,
+        tty: wish.tty,
+        umask: wish.umask & 0o777,
+        node_name: node.config.node.name.clone(),
+    })
+}
+
+fn check_name(name: &str) -> Result<(), LocalError> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(good) {
+        let text =
+            format!("agent name `{}` must have 1 to {NAME_MAX} letters, digits, `.`, `_`, `-`", name.escape_debug());
+        return Err(error("usage", text, "guardctl run --agent coder -- COMMAND"));
+    }
+    Ok(())
+}
+
+fn check_text(what: &str, text: &str, max: usize) -> Result<(), LocalError> {
+    if text.len() > max {
+        Err(error("usage", format!("{what} has {} bytes, at most {max} are taken", text.len()), ""))
+    } else {
+        Ok(())
+    }
+}
+
+fn user(uid: u32) -> Result<User, LocalError> {
+    proc::user_by_id(uid).ok_or_else(|| {
+        error(
+            "denied",
+            format!("uid {uid} is no known user; records need a name"),
+            "sessions are started by users of this host",
+        )
+    })
+}
+
+/// The user that the session runs as: the peer, or another that it may start for.
+fn acting_user(config: &SessionConfig, peer: &User, initiator: &str) -> Result<User, LocalError> {
+    if initiator.is_empty() || initiator == peer.name {
+        return Ok(peer.clone());
+    }
+    if !config.may_start_for_others.contains(&peer.name) {
+        let text = format!("{} may not start sessions for others", peer.name);
+        return Err(error("denied", text, "see session.may_start_for_others in the daemon's configuration"));
+    }
+    proc::user_by_name(initiator).ok_or_else(|| error("usage", format!("no user {}", initiator.escape_debug()), ""))
+}
+
+fn ttl(config: &SessionConfig, asked: u64) -> Result<Duration, LocalError> {
+    match asked {
+        0 => Ok(Duration::from_secs(config.default_ttl_seconds)),
+        asked if asked <= config.max_ttl_seconds => Ok(Duration::from_secs(asked)),
+        asked => {
+            let text = format!("a session of {asked} s is longer than the {} s allowed here", config.max_ttl_seconds);
+            Err(error("usage", text, "ask for a shorter --ttl"))
+        }
+    }
+}
+
+/// SHA-256 over what the session may request, by category, under which policy.
+fn rights_digest(categories: &[String], policy: &str) -> Vec<u8> {
+    let mut hasher = Sha256::new();
+    hasher.update(b"guard rights v1\0");
+    for part in categories.iter().map(String::as_str).chain([policy]) {
+        hasher.update(part.as_bytes());
+        hasher.update([0]);
+    }
+    hasher.finalize().to_vec()
+}
+
+/// What the configuration lets through, and what login would set.
+fn environment(config: &SessionConfig, user: &User, asked: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut env: Vec<Vec<u8>> = Vec::new();
+    for entry in asked.iter().filter(|e| !e.contains(&0)) {
+        let Some(end) = entry.iter().position(|b| *b == b'=') else { continue };
+        let name = entry.get(..end).unwrap_or_default();
+        let known = env.iter().any(|e| e.get(..=end) == entry.get(..=end));
+        if !known && config.env_keep.iter().any(|pattern| matches(pattern, name)) {
+            env.push(entry.clone());
+        }
+    }
+    let mut set = |name: &[u8], value: &[u8]| {
+        let prefix = [name, b"="].concat();
+        env.retain(|e| !e.starts_with(&prefix));
+        env.push([&prefix, value].concat());
+    };
+    set(b"HOME", &user.home);
+    set(b"USER", user.name.as_bytes());
+    set(b"LOGNAME", user.name.as_bytes());
+    set(b"SHELL", if user.shell.is_empty() { b"/bin/sh" } else { &user.shell });
+    if !env.iter().any(|e| e.starts_with(b"PATH=")) {
+        env.push([b"PATH=", PATH_DEFAULT].concat());
+    }
+    env
+}
+
+fn matches(pattern: &str, name: &[u8]) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix.as_bytes()),
+        None => name == pattern.as_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me() -> User {
+        User {
+            name: "alice".into(),
+            uid: 1000,
+            gid: 1000,
+            home: b"/home/alice".to_vec(),
+            shell: Vec::new(),
+            groups: vec![1000],
+        }
+    }
+
+    fn env(asked: &[&str]) -> Vec<String> {
+        let asked: Vec<Vec<u8>> = asked.iter().map(|e| e.as_bytes().to_vec()).collect();
+        let env = environment(&SessionConfig::default(), &me(), &asked);
+        env.into_iter().map(|e| String::from_utf8(e).unwrap()).collect()
+    }
+
+    #[test]
+    fn only_named_variables_pass() {
+        let env = env(&["LD_PRELOAD=/x", "LC_ALL=C", "HOME=/root", "TERM=a", "TERM=b", "junk"]);
+        assert!(env.contains(&"LC_ALL=C".into()) && env.contains(&"HOME=/home/alice".into()));
+        assert!(!env.iter().any(|e| e.starts_with("LD_PRELOAD") || e == "HOME=/root" || e == "TERM=b"));
+        assert!(env.iter().any(|e| e.starts_with("PATH=")));
+    }
+
+    #[test]
+    fn names_and_lives_are_bounded() {
+        assert!(check_name("coder-2").is_ok() && check_name("").is_err() && check_name("a b").is_err());
+        let config = SessionConfig::default();
+        assert_eq!(ttl(&config, 0).unwrap(), Duration::from_secs(900));
+        assert_eq!(ttl(&config, 28_801).unwrap_err().code, "usage");
+    }
+
+    #[test]
+    fn starting_for_others_needs_the_right() {
+        let mut config = SessionConfig::default();
+        assert_eq!(acting_user(&config, &me(), "root").unwrap_err().code, "denied");
+        assert_eq!(acting_user(&config, &me(), "alice").unwrap().uid, 1000);
+        config.may_start_for_others.insert("alice".into());
+        assert_eq!(acting_user(&config, &me(), "root").unwrap().uid, 0);
+        assert_eq!(acting_user(&config, &me(), "nobody-by-that-name").unwrap_err().code, "usage");
+    }
+}

@@ -1,0 +1,129 @@
+//! What happens by the clock: ends of holds, requests and sessions, slow reads of task memory, lost events, the canary.
+//!
+//! One thread; nothing here may block for long. Fails: an overdue read costs the task its life, then the session its own.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use std::{io, thread};
+
+use guard_common::Counter;
+use guard_log::record::SessionId;
+use guard_proto::v1::CanaryResult;
+use guard_proto::v1::record_body::Body;
+
+use crate::kernel::canary::{self, Measured};
+use crate::kernel::{proc, spawn, time};
+use crate::node::Node;
+
+/// Rounds of the watching thread: the heartbeat looks whether they go on.
+pub static ROUNDS: AtomicU64 = AtomicU64::new(0);
+
+const STEP: Duration = Duration::from_millis(50);
+/// The canary is measured again this often.
+const CANARY_NS: u64 = 300_000_000_000;
+/// Reading a task's memory may take this long; then the task is killed.
+const READ_NS: u64 = 5_000_000_000;
+/// After this its whole session is.
+const READ_SESSION_NS: u64 = 8_000_000_000;
+
+/// Starts the threads.
+pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
+    let watched = Arc::clone(node);
+    thread::Builder::new().name("watch".into()).spawn(move || {
+        let mut lost = Lost::default();
+        loop {
+            watched.approvals.tick(&watched);
+            sessions(&watched);
+            lost.check(&watched);
+            let _ = watched.kernel.heartbeat();
+            ROUNDS.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(STEP);
+        }
+    })?;
+    let measured = Arc::clone(node);
+    thread::Builder::new().name("canary".into()).spawn(move || {
+        let mut last = time::boot_ns();
+        while !measured.is_stopping() {
+            thread::sleep(Duration::from_secs(1));
+            if time::boot_ns().saturating_sub(last) >= CANARY_NS && !measured.kernel.lifted() {
+                remeasure(&measured);
+                last = time::boot_ns();
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn sessions(node: &Arc<Node>) {
+    let now = time::boot_ns();
+    for session in node.sessions() {
+        if now >= session.expires_boot_ns {
+            session.request_end(node, "expired", String::new());
+        }
+        let slow: Vec<(u32, u64)> = session
+            .reading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(tid, since)| (*tid, now.saturating_sub(*since)))
+            .filter(|(_, age)| *age >= READ_NS)
+            .collect();
+        for (tid, age) in slow {
+            tracing::warn!(session = %session.id, tid, "a held task's memory cannot be read in time; it is killed");
+            let tgid = proc::process(tid).map_or(tid, |p| p.tgid);
+            let _ = spawn::signal(tgid.cast_signed(), libc::SIGKILL);
+            if age >= READ_SESSION_NS {
+                session.request_end(node, "failed", "the memory of a held task could not be read in time".into());
+            }
+        }
+    }
+}
+
+/// Counters of lost things, as last seen.
+#[derive(Default)]
+struct Lost(HashMap<&'static str, u64>);
+
+impl Lost {
+    fn check(&mut self, node: &Node) {
+        for (name, counter) in [("ring_full", Counter::RingFull), ("map_full", Counter::MapFull)] {
+            let total = node.kernel.counter(counter);
+            // The counters outlive the daemon: what an earlier one has recorded is not counted again.
+            let before = *self.0.entry(name).or_insert(total);
+            if total > before {
+                node.note_gap("kernel", name, total - before, total);
+                self.0.insert(name, total);
+            }
+        }
+    }
+}
+
+fn remeasure(node: &Arc<Node>) {
+    match canary::measure(&node.kernel, &node.launcher, &node.config.kernel.cgroup) {
+        Ok(measured) => {
+            if !measured.enforcing() && !node.observes() {
+                tracing::error!(detail = measured.detail, "the kernel no longer enforces");
+            }
+            node.note(SessionId::NONE, Body::Canary(result(&measured, node.observes())));
+            node.set_measured(measured);
+        }
+        Err(error) => tracing::error!(%error, "the canary could not be measured"),
+    }
+}
+
+/// As a record carries it.
+pub fn result(measured: &Measured, observes: bool) -> CanaryResult {
+    let mode = match (measured.enforcing(), observes) {
+        (_, true) => "observing",
+        (true, false) => "enforcing",
+        (false, false) => "inert",
+    };
+    CanaryResult {
+        ungranted_denied: measured.denied,
+        granted_ran: measured.ran,
+        wrong_argv_killed: measured.killed,
+        mode: mode.into(),
+        detail: measured.detail.clone(),
+    }
+}
