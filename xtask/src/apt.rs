@@ -145,9 +145,7 @@ fn mirror() -> Result<String> {
 /// The suite of this machine, such as `bookworm`.
 pub fn host_suite() -> Result<String> {
     let text = std::fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
-    let field = |name: &str| {
-        text.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim_matches('"').to_owned())
-    };
+    let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim_matches('"').to_owned());
     if field("ID=").as_deref() != Some("debian") {
         bail!("this step needs Debian (the guest's C library must match the host's); /etc/os-release says otherwise");
     }

@@ -74,7 +74,11 @@ fn bpf_linker() -> Result<PathBuf> {
     let binary = home.join("bin/bpf-linker");
     if !binary.exists() {
         host::say("installing bpf-linker (a minute)");
-        host::run(cargo().args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER, "--root"]).arg(&home))?;
+        host::run(
+            cargo()
+                .args(["install", "--quiet", "--locked", "bpf-linker", "--version", BPF_LINKER, "--root"])
+                .arg(&home),
+        )?;
     }
     Ok(binary)
 }

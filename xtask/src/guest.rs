@@ -14,10 +14,44 @@ use crate::{apt, host, kernels};
 
 /// Programs of the guest, as real agent sessions use them.
 const PACKAGES: [&str; 38] = [
-    "base-files", "base-passwd", "bash", "bsdutils", "coreutils", "curl", "dash", "diffutils", "e2fsprogs", "file",
-    "findutils", "gawk", "git", "grep", "gzip", "hostname", "iproute2", "jq", "kmod", "less", "libc-bin", "login",
-    "make", "mount", "nftables", "nodejs", "passwd", "patch", "perl-base", "procps", "python3", "sed", "strace", "sudo",
-    "tar", "tmux", "tree", "util-linux",
+    "base-files",
+    "base-passwd",
+    "bash",
+    "bsdutils",
+    "coreutils",
+    "curl",
+    "dash",
+    "diffutils",
+    "e2fsprogs",
+    "file",
+    "findutils",
+    "gawk",
+    "git",
+    "grep",
+    "gzip",
+    "hostname",
+    "iproute2",
+    "jq",
+    "kmod",
+    "less",
+    "libc-bin",
+    "login",
+    "make",
+    "mount",
+    "nftables",
+    "nodejs",
+    "passwd",
+    "patch",
+    "perl-base",
+    "procps",
+    "python3",
+    "sed",
+    "strace",
+    "sudo",
+    "tar",
+    "tmux",
+    "tree",
+    "util-linux",
 ];
 
 /// Runs in the initramfs: modules, root disk, hand-over.
@@ -86,7 +120,9 @@ fn merge_usr(root: &Path) -> Result<()> {
 
 /// What the packages' own install scripts would have done.
 fn finish_root(root: &Path) -> Result<()> {
-    for dir in ["proc", "sys", "dev", "run", "tmp", "mnt/payload", "mnt/copy", "var/lib/guard", "etc/guard", "home", "root"] {
+    for dir in
+        ["proc", "sys", "dev", "run", "tmp", "mnt/payload", "mnt/copy", "var/lib/guard", "etc/guard", "home", "root"]
+    {
         std::fs::create_dir_all(root.join(dir))?;
     }
     for (link, to) in [("usr/bin/awk", "gawk"), ("usr/bin/which", "which.debianutils"), ("etc/mtab", "/proc/mounts")] {
@@ -96,7 +132,8 @@ fn finish_root(root: &Path) -> Result<()> {
         }
     }
     let people = [("alice", 1000), ("bob", 1001), ("agent", 1002)];
-    let mut passwd = String::from("root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
+    let mut passwd =
+        String::from("root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n");
     let mut group = String::from("root:x:0:\ntty:x:5:\nsudo:x:27:\nguard:x:900:alice,bob\nnogroup:x:65534:\n");
     for (name, id) in people {
         passwd += &format!("{name}:x:{id}:{id}:{name}:/home/{name}:/bin/bash\n");

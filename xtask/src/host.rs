@@ -62,10 +62,7 @@ pub fn run_quiet(command: &mut Command) -> Result<()> {
 
 /// Runs a child and returns its standard output.
 pub fn output(command: &mut Command) -> Result<String> {
-    let out = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("starting `{}`", line(command)))?;
+    let out = command.stdin(Stdio::null()).output().with_context(|| format!("starting `{}`", line(command)))?;
     if !out.status.success() {
         bail!(
             "`{}` failed: {}\n{}{}",

@@ -11,8 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{apt, host};
 
 /// Modules that the guest loads if they are not built in, with their dependencies.
-const MODULES: [&str; 7] =
-    ["virtio_pci", "virtio_blk", "virtio_console", "ext4", "overlay", "virtio_rng", "btrfs"];
+const MODULES: [&str; 7] = ["virtio_pci", "virtio_blk", "virtio_console", "ext4", "overlay", "virtio_rng", "btrfs"];
 
 /// One kernel series that the tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +98,7 @@ fn arrange(unpacked: &Path, dir: &Path) -> Result<()> {
         .find(|f| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
         .context("the kernel package holds no vmlinuz")?;
     std::fs::copy(image, dir.join("vmlinuz"))?;
-    let by_name: HashMap<String, &PathBuf> =
-        files.iter().filter_map(|f| Some((module_name(f)?, f))).collect();
+    let by_name: HashMap<String, &PathBuf> = files.iter().filter_map(|f| Some((module_name(f)?, f))).collect();
     let modules = dir.join("modules");
     std::fs::create_dir_all(&modules)?;
     let mut order = Vec::new();
@@ -113,7 +111,8 @@ fn arrange(unpacked: &Path, dir: &Path) -> Result<()> {
 
 fn module_name(file: &Path) -> Option<String> {
     let name = file.file_name()?.to_str()?;
-    let stem = name.strip_suffix(".ko.xz").or_else(|| name.strip_suffix(".ko.zst")).or_else(|| name.strip_suffix(".ko"))?;
+    let stem =
+        name.strip_suffix(".ko.xz").or_else(|| name.strip_suffix(".ko.zst")).or_else(|| name.strip_suffix(".ko"))?;
     Some(stem.replace('-', "_"))
 }
 
@@ -173,7 +172,7 @@ mod tests {
 
     #[test]
     fn newer_versions_sort_last() {
-        let mut names = vec!["linux-image-6.12.107+deb12-cloud", "linux-image-6.12.95+deb12-cloud"];
+        let mut names = ["linux-image-6.12.107+deb12-cloud", "linux-image-6.12.95+deb12-cloud"];
         names.sort_by_key(|n| numbers(n));
         assert_eq!(names.last(), Some(&"linux-image-6.12.107+deb12-cloud"));
     }

@@ -3,7 +3,11 @@
 //! It installs what it needs through the machine's own package configuration or says exactly what is missing. It must
 //! not change the system beyond packages, `~/.cache/guard` (or `$GUARD_CACHE`) and `target/`.
 //! Fails: exit 1 with the failed child's command line; 64 for wrong usage.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for developers talks to its terminal")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool for developers talks to its terminal"
+)]
 
 use std::process::ExitCode;
 
@@ -11,6 +15,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 mod apt;
+mod bench;
 mod build;
 mod check;
 mod cpio;
@@ -18,6 +23,8 @@ mod demo;
 mod guest;
 mod host;
 mod kernels;
+mod rooms;
+mod soak;
 mod test;
 mod vm;
 
@@ -40,6 +47,10 @@ enum Command {
     Test(test::TestArgs),
     /// Format, clippy with the workspace lints, dependency rules.
     Check,
+    /// Measures the figures of docs/performance.md in a guest.
+    Bench(bench::BenchArgs),
+    /// Long runs: many power cuts, scenarios again and again.
+    Soak(soak::SoakArgs),
 }
 
 fn main() -> ExitCode {
@@ -66,5 +77,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Demo(args) => demo::command(&args),
         Command::Test(args) => test::command(&args),
         Command::Check => check::all().map(|()| 0),
+        Command::Bench(args) => bench::command(&args),
+        Command::Soak(args) => soak::command(&args),
     }
 }

@@ -1,16 +1,114 @@
-//! All tests, and their sum.
+//! All tests, and their sum: unit and integration tests here, then scenarios in guests on every kernel series.
+//!
+//! A kernel that cannot be had, a scenario that says nothing and an ignored test are failures, never skips. Progress is
+//! shown as it comes. Fails: exit 1 with the names; a filter that matches nothing is an error.
 
-use anyhow::Result;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
 use clap::Args;
+
+use crate::{build, host, kernels};
+
+mod guests;
+pub mod powercut;
+mod units;
+
+/// Power cuts of `p1_record_before_run` in a test run.
+const CUTS: u32 = 20;
+/// The kernel on which what the host drives is run.
+const HOST_DRIVEN_ON: &str = "6.12";
 
 /// `cargo xtask test`.
 #[derive(Args)]
 pub struct TestArgs {
     /// Only tests whose name contains this.
     filter: Option<String>,
+    /// Only this kernel series; may be given several times.
+    #[arg(long = "kernel")]
+    kernels: Vec<String>,
+    /// How often `p1_record_before_run` cuts the power.
+    #[arg(long, default_value_t = CUTS)]
+    cuts: u32,
+}
+
+/// What a part of the tests came to.
+#[derive(Default)]
+pub struct Tally {
+    /// Tests that held.
+    pub passed: u32,
+    /// Those that did not, with the reason.
+    pub failed: Vec<String>,
+}
+
+impl Tally {
+    /// Counts one.
+    pub fn add(&mut self, name: &str, done: Result<()>) {
+        match done {
+            Ok(()) => self.passed += 1,
+            Err(error) => self.failed.push(format!("{name}: {error:#}")),
+        }
+    }
+
+    fn join(&mut self, part: Self) {
+        self.passed += part.passed;
+        self.failed.extend(part.failed);
+    }
 }
 
 /// Runs `cargo xtask test`.
-pub fn command(_args: &TestArgs) -> Result<u8> {
-    anyhow::bail!("under construction")
+pub fn command(args: &TestArgs) -> Result<u8> {
+    let started = Instant::now();
+    let filter = args.filter.as_deref().unwrap_or_default();
+    let series = chosen(&args.kernels)?;
+    build::all()?;
+    let mut all = Tally::default();
+    let mut parts = Vec::new();
+    let mut note = |name: &str, tally: Tally, all: &mut Tally| {
+        parts.push(format!("{name}: {} passed, {} failed", tally.passed, tally.failed.len()));
+        all.join(tally);
+    };
+    if args.kernels.is_empty() {
+        note("unit and integration tests", units::run(filter)?, &mut all);
+    }
+    let scenarios = guests::matching(filter)?;
+    for series in series {
+        let mut tally = guests::run(series, &scenarios);
+        if series.name == HOST_DRIVEN_ON {
+            host_driven(series, filter, args.cuts, &mut tally);
+        }
+        note(&format!("kernel {}", series.name), tally, &mut all);
+    }
+    if all.passed == 0 && all.failed.is_empty() {
+        bail!("no test's name contains `{filter}`");
+    }
+    println!();
+    for line in &all.failed {
+        println!("FAILED {line}");
+    }
+    for part in parts {
+        println!("{part}");
+    }
+    host::say(&format!("test: {} s", started.elapsed().as_secs()));
+    println!("{} passed, {} failed", all.passed, all.failed.len());
+    Ok(u8::from(!all.failed.is_empty()))
+}
+
+fn chosen(names: &[String]) -> Result<Vec<kernels::Series>> {
+    if names.is_empty() { Ok(kernels::SERIES.to_vec()) } else { names.iter().map(|n| kernels::series(n)).collect() }
+}
+
+/// What needs more than one boot, or a kernel without Guard's hooks.
+fn host_driven(series: kernels::Series, filter: &str, cuts: u32, tally: &mut Tally) {
+    type Test<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
+    let tests: [Test<'_>; 2] = [
+        ("p8_refuses_to_start_without_bpf_lsm", &|| guests::without_lsm(series)),
+        ("p1_record_before_run", &|| powercut::run(series, cuts).map(|_| ())),
+    ];
+    for (name, test) in tests.iter().filter(|(name, _)| name.contains(filter)) {
+        host::say(&format!("test: kernel {}: {name}", series.name));
+        let done = test();
+        println!("  {} {name}", if done.is_ok() { "ok" } else { "FAILED" });
+        tally.add(&format!("kernel {}: {name}", series.name), done);
+    }
 }

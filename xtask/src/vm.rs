@@ -59,6 +59,8 @@ pub struct Spec<'a> {
     pub copy: &'a [PathBuf],
     /// Keep the data disk of the boot before (same name) instead of a fresh one.
     pub keep_data: bool,
+    /// Keep the payload of the boot before (same name): same binaries, same command.
+    pub keep_payload: bool,
     /// When the guest is killed.
     pub deadline: Duration,
     /// Connects the console to this terminal and gives a shell there after the command.
@@ -77,6 +79,7 @@ impl<'a> Spec<'a> {
             command,
             copy: &[],
             keep_data: false,
+            keep_payload: false,
             deadline: Duration::from_secs(600),
             shell: false,
         }
@@ -137,15 +140,17 @@ impl Vm {
         std::fs::create_dir_all(&dir)?;
         let initramfs = dir.join("initramfs");
         guest::initramfs(&kernel, &initramfs)?;
-        payload(spec, &dir)?;
+        if !(spec.keep_payload && dir.join("payload.ext4").exists()) {
+            payload(spec, &dir)?;
+        }
         let data = dir.join("data.ext4");
         if !(spec.keep_data && data.exists()) {
             guest::empty_image(&data, 768)?;
         }
-        let _ = std::fs::remove_file(dir.join("exit"));
-        let child = qemu_command(spec, &kernel, &root, &dir, stdout)
-            .spawn()
-            .context("starting qemu-system-x86_64")?;
+        for old in ["exit", "marker"] {
+            let _ = std::fs::remove_file(dir.join(old));
+        }
+        let child = qemu_command(spec, &kernel, &root, &dir, stdout).spawn().context("starting qemu-system-x86_64")?;
         Ok(Self { child, dir, started: Instant::now(), deadline: spec.deadline })
     }
 
@@ -244,7 +249,11 @@ fn qemu_command(spec: &Spec<'_>, kernel: &kernels::Kernel, root: &Path, dir: &Pa
         command.arg("-drive").arg(format!("if=virtio,format=raw,file={image},{options}"));
     }
     command.args(["-device", "virtio-serial", "-device", "virtio-rng-pci"]);
-    let out = if spec.shell { format!("file,id=out,path={}", file("out")) } else { "file,id=out,path=/dev/stdout,append=on".into() };
+    let out = if spec.shell {
+        format!("file,id=out,path={}", file("out"))
+    } else {
+        "file,id=out,path=/dev/stdout,append=on".into()
+    };
     for (name, chardev) in [
         ("out", out),
         ("err", "file,id=err,path=/dev/stderr,append=on".into()),

@@ -1,0 +1,39 @@
+//! The attack programs: small Python files that a governed session runs. Written out once per guest, owned by root, so
+//! that the session cannot change them.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+/// Where they lie in the guest.
+pub const DIR: &str = "/usr/local/share/guard-attacks";
+
+const FILES: [(&str, &str); 13] = [
+    ("common.py", include_str!("../attacks/common.py")),
+    ("worker.py", include_str!("../attacks/worker.py")),
+    ("argv_swap.py", include_str!("../attacks/argv_swap.py")),
+    ("unmarked.py", include_str!("../attacks/unmarked.py")),
+    ("mount_inside.py", include_str!("../attacks/mount_inside.py")),
+    ("held_swap.py", include_str!("../attacks/held_swap.py")),
+    ("ptrace.py", include_str!("../attacks/ptrace.py")),
+    ("try.py", include_str!("../attacks/try.py")),
+    ("probes.py", include_str!("../attacks/probes.py")),
+    ("long_argv.py", include_str!("../attacks/long_argv.py")),
+    ("heartbeat.py", include_str!("../attacks/heartbeat.py")),
+    ("heartbeat.js", include_str!("../attacks/heartbeat.js")),
+    ("escape.py", include_str!("../attacks/escape.py")),
+];
+
+/// Writes them.
+pub fn install() -> Result<()> {
+    std::fs::create_dir_all(DIR)?;
+    for (name, text) in FILES {
+        std::fs::write(Path::new(DIR).join(name), text)?;
+    }
+    Ok(())
+}
+
+/// The path of one.
+pub fn path(name: &str) -> String {
+    format!("{DIR}/{name}")
+}

@@ -1,0 +1,80 @@
+//! The scenarios. A name is a claim; its prefix is the promise it attacks (ARCHITECTURE.md).
+
+use anyhow::Result;
+
+mod fail_closed;
+mod identity;
+mod log;
+mod neighbours;
+mod review;
+mod same_bytes;
+mod usage;
+
+/// One scenario.
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// Seconds after which it has failed.
+    pub limit: u64,
+    /// What it does.
+    pub run: fn() -> Result<()>,
+}
+
+macro_rules! scenarios {
+    ($($name:ident in $module:ident, $limit:literal s;)*) => {
+        /// Every scenario, in the order in which they run.
+        pub const ALL: &[Scenario] = &[
+            $(Scenario { name: stringify!($name), limit: $limit, run: $module::$name },)*
+        ];
+    };
+}
+
+scenarios! {
+    governed_exec_runs_and_is_recorded in usage, 60 s;
+    exit_codes_are_those_of_the_command in usage, 90 s;
+    terminal_and_pipes_are_relayed in usage, 90 s;
+    path_probes_are_folded in usage, 60 s;
+    long_argv_is_judged_and_recorded in usage, 90 s;
+    bad_policy_is_refused_with_line in usage, 120 s;
+    p2_daemon_killed_while_held in fail_closed, 150 s;
+    p2_daemon_stopped in fail_closed, 150 s;
+    p2_no_daemon_no_exec in fail_closed, 150 s;
+    p2_expired_session in fail_closed, 60 s;
+    p2_unmarked_mount in fail_closed, 90 s;
+    p2_mount_made_inside in fail_closed, 90 s;
+    p2_cgroup_escape in fail_closed, 60 s;
+    p2_clean_stop_closes_sessions in fail_closed, 120 s;
+    p3_argv_swap in same_bytes, 180 s;
+    p3_file_swap_by_rename in same_bytes, 90 s;
+    p3_file_swap_by_write in same_bytes, 90 s;
+    p3_file_swap_from_outside in same_bytes, 90 s;
+    p3_script_swap_by_write in same_bytes, 90 s;
+    p3_script_swap_from_outside in same_bytes, 90 s;
+    p3_ptrace in same_bytes, 60 s;
+    p4_collector_killed_again_and_again in log, 180 s;
+    p4_collector_absent_then_back in log, 180 s;
+    p6_neighbours in neighbours, 120 s;
+    p7_identity in identity, 90 s;
+    p7_initiator_does_not_approve in identity, 90 s;
+    p8_status_is_measured in identity, 120 s;
+    review_approved_runs in review, 60 s;
+    review_denied_does_not_run in review, 60 s;
+    review_timeout_denies in review, 120 s;
+    review_root_covers_descendants in review, 60 s;
+    review_after_hold_max_is_a_one_use_right in review, 150 s;
+    runtimes_live_through_a_minute_of_review in review, 300 s;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_limits_end() {
+        let mut names: Vec<&str> = ALL.iter().map(|s| s.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        assert!(ALL.iter().all(|s| (10..=300).contains(&s.limit)));
+    }
+}

@@ -1,0 +1,72 @@
+//! P4: no silent loss, whatever happens to the collector.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+
+use crate::guest::{self, ensure};
+use crate::session::{ALICE, Session};
+use crate::wait::{seconds, until_true};
+use crate::{attacks, ctl, session};
+
+/// Every host's records carry every number once, in order.
+fn sequences_are_whole(from: u64) -> Result<()> {
+    let mut next: HashMap<String, u64> = HashMap::new();
+    for record in ctl::records_from(from)? {
+        let host = record["host"].as_str().context("a record without host")?.to_owned();
+        let seq = record["seq"].as_u64().context("a record without number")?;
+        if let Some(expected) = next.get(&host) {
+            ensure(seq == *expected, format!("host {host}: number {seq} where {expected} is due"))?;
+        }
+        ensure(record["kind"] != "admit_finding", &record)?;
+        next.insert(host, seq + 1);
+    }
+    ensure(!next.is_empty(), "no record at all")
+}
+
+pub fn p4_collector_killed_again_and_again() -> Result<()> {
+    let from = ctl::log_size()?;
+    let script = attacks::path("try.py");
+    let session = Session::start(
+        &ALICE,
+        &["python3", &script, "--times", "150", "--pause", "0.05", "/usr/bin/cat", "/etc/hostname"],
+    )?;
+    for _ in 0..4 {
+        std::thread::sleep(seconds(1));
+        guest::kill_collector()?;
+        guest::start_collector()?;
+    }
+    let ended = session.wait(seconds(120))?;
+    let ran = ended.out.lines().filter(|l| *l == "ran 0").count();
+    ensure(ran == 150, format!("{ran} of 150 execs ran while the collector came and went"))?;
+    guest::enforcing()?;
+    ctl::verify()?;
+    let records = ctl::records(&ended.id)?;
+    let recorded = ctl::execs_of(&records, "/usr/bin/cat").len();
+    ensure(recorded == 150, format!("{recorded} records of 150 execs"))?;
+    sequences_are_whole(from)
+}
+
+pub fn p4_collector_absent_then_back() -> Result<()> {
+    let from = ctl::log_size()?;
+    let dir = guest::fresh_dir("absent")?;
+    let (script, made) = (attacks::path("try.py"), format!("{dir}/made"));
+    guest::kill_collector()?;
+    let allowed = session::run(&ALICE, &["python3", &script, "--times", "20", "/usr/bin/cat", "/etc/hostname"])?;
+    let ran = allowed.out.lines().filter(|l| *l == "ran 0").count();
+    ensure(ran == 20, format!("{ran} of 20 allowed execs ran without a collector"))?;
+    let asked = Session::start(&ALICE, &["python3", &script, "/usr/bin/mkdir", &made])?.wait(seconds(40))?;
+    ensure(asked.out.trim() == "errno 1", format!("nobody can be asked, yet: {}", asked.out))?;
+    let local = ctl::json("root", &["status", "--local"])?;
+    ensure(local["collector_connected"] == false, "the daemon believes that it is connected")?;
+    ensure(local["report"]["journal_backlog"].as_u64().is_some_and(|b| b > 20), "no backlog")?;
+    guest::start_collector()?;
+    guest::enforcing()?;
+    until_true("the backlog is shipped", seconds(40), || {
+        Ok(ctl::json("root", &["status", "--local"])?["report"]["journal_backlog"] == 0)
+    })?;
+    ctl::verify()?;
+    sequences_are_whole(from)?;
+    let records = ctl::records(&allowed.id)?;
+    ensure(ctl::execs_of(&records, "/usr/bin/cat").len() == 20, "records are missing")
+}

@@ -1,0 +1,56 @@
+//! Long runs: many power cuts, and every scenario again and again in one guest. Its last figures stand in docs/soak.md.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::test::powercut;
+use crate::vm::{Spec, Vm};
+use crate::{build, host, kernels};
+
+/// `cargo xtask soak`.
+#[derive(Args)]
+pub struct SoakArgs {
+    /// Power cuts.
+    #[arg(long, default_value_t = 200)]
+    cuts: u32,
+    /// Minutes for which the scenarios are repeated in one guest.
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// Kernel series.
+    #[arg(long, default_value = "6.12")]
+    kernel: String,
+}
+
+/// Runs `cargo xtask soak`.
+pub fn command(args: &SoakArgs) -> Result<u8> {
+    let series = kernels::series(&args.kernel)?;
+    build::all()?;
+    let commit = host::output(host::cmd("git", ["rev-parse", "--short", "HEAD"]).current_dir(host::root()))?;
+    let figures = powercut::run(series, args.cuts)?;
+    if args.minutes > 0 {
+        scenarios(series, args.minutes)?;
+    }
+    println!(
+        "soak: kernel {}, commit {}: {} power cuts, {} markers, each with its record; scenarios repeated for {} minutes",
+        series.name,
+        commit.trim(),
+        figures.cuts,
+        figures.markers,
+        args.minutes
+    );
+    Ok(0)
+}
+
+fn scenarios(series: kernels::Series, minutes: u64) -> Result<()> {
+    let command = format!("guard-guest-tests soak {minutes}");
+    let deadline = Duration::from_secs(minutes * 60 + 3600);
+    let spec = Spec { deadline, ..Spec::new("soak", series, &command) };
+    let ended = Vm::boot(&spec, Stdio::inherit())?.wait()?;
+    if ended.code != 0 {
+        bail!("a scenario failed; console in {}", host::target().join("vm/soak/console.log").display());
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Scenarios in a guest: one boot for each kernel series, and what comes of each scenario read from the guest's output.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::Tally;
+use crate::vm::{Spec, Vm};
+use crate::{host, kernels};
+
+/// The binary that is put into the guest.
+const PROGRAM: &str = "guard-guest-tests";
+/// Longest time of one boot with every scenario.
+const DEADLINE: Duration = Duration::from_secs(1800);
+
+/// Names of the scenarios that contain the filter, as the test binary lists them.
+pub fn matching(filter: &str) -> Result<Vec<String>> {
+    let binary = host::target().join("debug").join(PROGRAM);
+    let list = host::output(Command::new(binary).arg("list"))?;
+    Ok(list.lines().filter(|name| name.contains(filter)).map(str::to_owned).collect())
+}
+
+/// Runs the named scenarios on one series.
+pub fn run(series: kernels::Series, names: &[String]) -> Tally {
+    let mut tally = Tally::default();
+    if names.is_empty() {
+        return tally;
+    }
+    host::say(&format!("test: kernel {}: {} scenarios in one guest", series.name, names.len()));
+    let mut open: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let ended = boot(series, names, |line| {
+        println!("  {line}");
+        let (name, done) = match judged(line) {
+            Some(judged) => judged,
+            None => return,
+        };
+        if open.remove(name) {
+            tally.add(&format!("kernel {}: {name}", series.name), done);
+        }
+    });
+    let why = ended.err().map_or_else(|| "the guest never said".to_owned(), |e| format!("{e:#}"));
+    for (number, name) in open.into_iter().enumerate() {
+        let why = if number == 0 { why.as_str() } else { "not reached" };
+        tally.add(&format!("kernel {}: {name}", series.name), Err(anyhow!("{why}")));
+    }
+    tally
+}
+
+/// `ok NAME …` and `FAILED NAME: why`.
+fn judged(line: &str) -> Option<(&str, Result<()>)> {
+    if let Some(rest) = line.strip_prefix("ok ") {
+        return Some((rest.split(' ').next()?, Ok(())));
+    }
+    let (name, why) = line.strip_prefix("FAILED ")?.split_once(": ")?;
+    Some((name, Err(anyhow!("{why}"))))
+}
+
+fn boot(series: kernels::Series, names: &[String], mut line: impl FnMut(&str)) -> Result<()> {
+    let command = format!("{PROGRAM} run {}", names.join(" "));
+    let name = format!("test-{}", series.name);
+    let spec = Spec { deadline: DEADLINE, ..Spec::new(&name, series, &command) };
+    let mut vm = Vm::boot(&spec, Stdio::piped())?;
+    let stdout = vm.take_stdout().context("no output")?;
+    let waiting = std::thread::spawn(move || vm.wait());
+    for text in BufReader::new(stdout).lines() {
+        line(text?.trim_end());
+    }
+    let ended = waiting.join().map_err(|_| anyhow!("the thread that waits for the guest panicked"))??;
+    match ended.code {
+        0 | 1 => Ok(()),
+        code => {
+            bail!("the guest's tests ended with {code}; console in {}", host::target().join("vm").join(name).display())
+        }
+    }
+}
+
+/// On a kernel whose active LSMs lack `bpf`, enforce mode must refuse to start and say what to change.
+pub fn without_lsm(series: kernels::Series) -> Result<()> {
+    let text = "bash /mnt/payload/guard-up.sh > /dev/console 2>&1; timeout 60 guard-agent run --config \
+                /etc/guard/agent.toml 2>&1; echo \"code $?\"; ls /run/guard/control.sock 2>&1";
+    let spec = Spec {
+        guard: false,
+        lsm: Some("lockdown,capability,yama"),
+        deadline: Duration::from_secs(240),
+        ..Spec::new("test-no-lsm", series, text)
+    };
+    let ended = Vm::boot(&spec, Stdio::piped())?.wait()?;
+    let said = ended.stdout.to_lowercase();
+    if !said.contains("code 69") {
+        bail!("it did not refuse with code 69: {}", ended.stdout);
+    }
+    if !(said.contains("lsm") && said.contains("bpf")) {
+        bail!("it does not say what to change: {}", ended.stdout);
+    }
+    if !said.contains("no such file") {
+        bail!("a control socket is there: {}", ended.stdout);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_guest_prints() {
+        let (name, done) = judged("ok p2_x 3.4 s").unwrap();
+        assert_eq!((name, done.is_ok()), ("p2_x", true));
+        let (name, done) = judged("FAILED p2_x: because: of this").unwrap();
+        assert_eq!((name, done.unwrap_err().to_string().as_str()), ("p2_x", "because: of this"));
+        assert!(judged("  | log").is_none());
+    }
+}

@@ -1,0 +1,92 @@
+//! `cargo test` over the workspace, its lines shown and counted.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+
+use super::Tally;
+use crate::{build, host};
+
+/// Counts of libtest's summary lines.
+#[derive(Default)]
+struct Count {
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+}
+
+/// Runs every test whose name contains the filter.
+pub fn run(filter: &str) -> Result<Tally> {
+    host::say("test: unit and integration tests");
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--workspace", "--no-fail-fast"]);
+    if !filter.is_empty() {
+        cargo.arg(filter);
+    }
+    let mut child = cargo.stdout(Stdio::piped()).spawn().context("starting cargo test")?;
+    let (mut count, mut names) = (Count::default(), Vec::new());
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            add(&line, &mut count);
+            names.extend(failed_name(&line).map(str::to_owned));
+            if !line.ends_with("... ok") && !line.is_empty() {
+                println!("{line}");
+            }
+        }
+    }
+    let status = child.wait()?;
+    let mut tally = Tally { passed: count.passed, failed: Vec::new() };
+    tally.failed.extend(names.into_iter().map(|n| format!("unit test {n}")));
+    for lost in tally.failed.len()..count.failed as usize {
+        tally.failed.push(format!("unit test (number {lost}, unnamed)"));
+    }
+    if count.ignored > 0 {
+        tally.failed.push(format!("{} unit tests are ignored: a skip is an error", count.ignored));
+    }
+    if !status.success() && tally.failed.is_empty() {
+        tally.failed.push(format!("`cargo test --workspace`: {status}"));
+    }
+    Ok(tally)
+}
+
+/// `test result: ok. 12 passed; 0 failed; 1 ignored; …`
+fn add(line: &str, count: &mut Count) {
+    let Some(rest) = line.trim().strip_prefix("test result:") else { return };
+    let number = |word: &str| -> u32 {
+        rest.split([';', '.'])
+            .filter_map(|part| part.trim().strip_suffix(word))
+            .find_map(|n| n.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    count.passed += number("passed");
+    count.failed += number("failed");
+    count.ignored += number("ignored");
+}
+
+fn failed_name(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_what_libtest_prints() {
+        let mut count = Count::default();
+        add(
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s",
+            &mut count,
+        );
+        add(
+            "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s",
+            &mut count,
+        );
+        add("test tests::x ... ok", &mut count);
+        assert_eq!((count.passed, count.failed, count.ignored), (14, 3, 1));
+        assert_eq!(failed_name("test a::b ... FAILED"), Some("a::b"));
+        assert_eq!(failed_name("test a::b ... ok"), None);
+    }
+}
