@@ -1,2 +1,110 @@
-//! Placeholder.
-fn main() {}
+//! The collector's command line: makes a collector's folder and certificates, serves, makes the index anew.
+//!
+//! It must not print anything but through [`say`]. Fails: one line on stderr and a documented exit code (64 usage, 69
+//! unavailable, 70 internal, 77 permission, 78 configuration).
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use guard_collector::config::Config;
+use guard_collector::exit::{CollectorError, Exit, Result};
+use guard_collector::identity::Role;
+use guard_collector::{init, serve};
+use tracing_subscriber::EnvFilter;
+
+/// Admits records of Guard's hosts into a verifiable log, and passes on reviewers' decisions.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes a new collector in an empty folder: CA, certificates, signing key, empty log, configuration.
+    Init {
+        /// The folder.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Name of the collector's first node and part of the log's name.
+        #[arg(long, default_value = "local")]
+        name: String,
+        /// Name or address under which the collector is reached, besides localhost and 127.0.0.1.
+        #[arg(long = "host")]
+        hosts: Vec<String>,
+    },
+    /// Makes a certificate for a person, a service or a node.
+    Client {
+        /// The collector's folder.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Who it is for.
+        #[arg(long)]
+        name: String,
+        /// admin, reviewer, viewer or node.
+        #[arg(long)]
+        role: Role,
+        /// Folder for ca.pem, cert.pem and key.pem.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Serves until SIGTERM.
+    Serve {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Makes the index anew from the log; the collector must not run.
+    Reindex {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    log_to_stderr();
+    match run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "guard-collector: {error}");
+            error.code()
+        }
+    }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("GUARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_env_filter(filter).init();
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Init { dir, name, hosts } => init::init(&dir, &name, &hosts),
+        Command::Client { dir, name, role, out } => init::client(&dir, &name, role, &out),
+        Command::Serve { config } => {
+            let config = Config::read(&config)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| CollectorError::io(Exit::Internal, "cannot start", &e))?;
+            runtime.block_on(serve::serve(config))
+        }
+        Command::Reindex { config } => say(&format!("{} records indexed\n", serve::reindex(&Config::read(&config)?)?)),
+    }
+}
+
+/// The one place that writes to stdout.
+fn say(text: &str) -> Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).map_err(|e| CollectorError::io(Exit::Unavailable, "stdout", &e))
+}

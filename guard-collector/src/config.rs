@@ -1,0 +1,182 @@
+//! The configuration file of `serve` and `reindex`.
+//!
+//! It must not fall back: unknown keys, wrong types and values out of range refuse the whole file. Relative paths count from
+//! the file's folder, so that a collector's folder can be moved whole. Fails: an error that names file and key and says what
+//! is accepted.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use guard_log::store::StoreOptions;
+use serde::Deserialize;
+
+use crate::exit::{CollectorError, Exit, Result};
+
+/// The file that `init` writes.
+pub const FILE_NAME: &str = "collector.toml";
+/// What `init` writes into it; a test parses it.
+pub const DEFAULT: &str = include_str!("../collector.example.toml");
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    listen: SocketAddr,
+    tls: RawTls,
+    log: RawLog,
+    index: RawIndex,
+    #[serde(default)]
+    review: RawReview,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLog {
+    dir: PathBuf,
+    lock: PathBuf,
+    key: PathBuf,
+    #[serde(default = "default_segment")]
+    segment_bytes: u64,
+    #[serde(default = "default_publish")]
+    publish_ms: u64,
+    #[serde(default = "yes")]
+    require_real_disk: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawIndex {
+    file: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawReview {
+    approval_seconds: u64,
+}
+
+impl Default for RawReview {
+    fn default() -> Self {
+        Self { approval_seconds: 900 }
+    }
+}
+
+fn default_segment() -> u64 {
+    64 << 20
+}
+
+fn default_publish() -> u64 {
+    200
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The validated form.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// PEM file of the CA that client certificates must come from.
+    pub ca: PathBuf,
+    /// PEM file of the server's certificate.
+    pub cert: PathBuf,
+    /// PEM file of its key.
+    pub key: PathBuf,
+    /// The log.
+    pub store: StoreOptions,
+    /// File of the key that signs checkpoints.
+    pub log_key: PathBuf,
+    /// How often tiles and checkpoint are published.
+    pub publish: Duration,
+    /// The SQLite file.
+    pub index: PathBuf,
+    /// How long an approval may be used.
+    pub approval: Duration,
+}
+
+impl Config {
+    /// Reads and validates a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| CollectorError::io(Exit::Config, format_args!("cannot read {}", path.display()), &e))?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, base).map_err(|e| CollectorError::new(Exit::Config, format_args!("{}: {e}", path.display())))
+    }
+
+    fn parse(text: &str, base: &Path) -> std::result::Result<Self, String> {
+        let raw: Raw = toml::from_str(text).map_err(|e| e.to_string().trim_end().to_owned())?;
+        let within = |key: &str, value: u64, low: u64, high: u64| match value {
+            v if (low..=high).contains(&v) => Ok(v),
+            v => Err(format!("{key} = {v}: accepted is {low} to {high}")),
+        };
+        let at = |path: &Path| base.join(path);
+        let store = StoreOptions {
+            dir: at(&raw.log.dir),
+            lock: at(&raw.log.lock),
+            segment_bytes: within("log.segment_bytes", raw.log.segment_bytes, 1 << 20, 1 << 32)?,
+            require_real_disk: raw.log.require_real_disk,
+        };
+        if store.lock.starts_with(&store.dir) {
+            return Err(format!(
+                "log.lock = {}: lies inside log.dir; a backup of the log must not bring back its lock",
+                store.lock.display()
+            ));
+        }
+        Ok(Self {
+            listen: raw.listen,
+            ca: at(&raw.tls.ca),
+            cert: at(&raw.tls.cert),
+            key: at(&raw.tls.key),
+            store,
+            log_key: at(&raw.log.key),
+            publish: Duration::from_millis(within("log.publish_ms", raw.log.publish_ms, 10, 60_000)?),
+            index: at(&raw.index.file),
+            approval: Duration::from_secs(within("review.approval_seconds", raw.review.approval_seconds, 1, 86_400)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Config::parse(text, Path::new("/x")).expect_err("refused")
+    }
+
+    #[test]
+    fn the_default_file_is_accepted() {
+        let config = Config::parse(DEFAULT, Path::new("/srv/guard")).expect("parses");
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7443");
+        assert_eq!(config.store.dir, Path::new("/srv/guard/data"));
+        assert_eq!(config.approval, Duration::from_secs(900));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_name() {
+        let error = refused(&DEFAULT.replace("[review]", "[review]\nspeed = 1"));
+        assert!(error.contains("speed") && error.contains("approval_seconds"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_name_key_and_range() {
+        let error = refused(&DEFAULT.replace("publish_ms = 200", "publish_ms = 1"));
+        assert_eq!(error, "log.publish_ms = 1: accepted is 10 to 60000");
+    }
+
+    #[test]
+    fn a_lock_inside_the_log_is_refused() {
+        let error = refused(&DEFAULT.replace("lock/log", "data/lock"));
+        assert!(error.starts_with("log.lock"), "{error}");
+    }
+}

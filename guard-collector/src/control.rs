@@ -1,0 +1,321 @@
+//! `ControlService`: what people and services ask.
+//!
+//! It must not answer anybody without a role, must not show a record that is not durable, and takes decisions from the
+//! ledger, never from the index. Fails: an answer that the index cannot give in time says so; a log that takes no records
+//! refuses decisions with `UNAVAILABLE`, reading goes on.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guard_log::record::{HostId, SessionId};
+use guard_log::store::StoreError;
+use guard_proto::v1::control_service_server::ControlService;
+use guard_proto::v1::*;
+use tokio::sync::watch;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use crate::hub::Hub;
+use crate::identity::{Caller, Right};
+use crate::index::{Filter, Index, IndexError, SessionFilter};
+use crate::ledger::Ledger;
+use crate::own::now_ns;
+use crate::publish::Published;
+use crate::reviews::decision_of;
+
+mod reviews;
+mod stream;
+
+/// Sessions and requests in one answer, unless fewer are asked for.
+const LIST_DEFAULT: u32 = 100;
+const LIST_MAX: u32 = 500;
+/// Records in one answer of `Query`.
+const QUERY_DEFAULT: u32 = 100;
+const QUERY_MAX: u32 = 10_000;
+/// Records of a session in one answer; the rest by `Query`.
+const SESSION_RECORDS: u32 = 5_000;
+/// Bytes of records or requests in one message, below what clients accept.
+const MESSAGE_BYTES: usize = 4 << 20;
+const TEXT_MAX: usize = 256;
+const PATH_MAX: usize = 256;
+
+type Entries = Pin<Box<dyn Stream<Item = Result<LogEntry, Status>> + Send>>;
+
+/// The service.
+#[derive(Clone)]
+pub struct Control {
+    /// The way into the log.
+    pub ledger: Arc<Ledger>,
+    /// Who listens.
+    pub hub: Arc<Hub>,
+    /// What answers questions.
+    pub index: Arc<Index>,
+    /// When the checkpoint was published.
+    pub published: Arc<Published>,
+    /// How long an approval may be used.
+    pub approval: Duration,
+    /// Becomes true when the collector stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl From<IndexError> for Status {
+    fn from(error: IndexError) -> Self {
+        match error {
+            IndexError::Behind(..) => Status::deadline_exceeded(error.to_string()),
+            IndexError::Store(_) => Status::unavailable(error.to_string()),
+            IndexError::Sqlite(_) | IndexError::Io(..) | IndexError::Thread(_) => {
+                tracing::error!(%error, "the index failed; `guard-collector reindex` makes it anew");
+                Status::internal(error.to_string())
+            }
+        }
+    }
+}
+
+fn limit(asked: u32, default: u32, max: u32) -> u32 {
+    if asked == 0 { default } else { asked.min(max) }
+}
+
+fn short(fields: &[(&str, &str)]) -> Result<(), Status> {
+    match fields.iter().find(|(_, value)| value.len() > TEXT_MAX) {
+        Some((name, _)) => Err(Status::invalid_argument(format!("{name}: at most {TEXT_MAX} bytes are accepted"))),
+        None => Ok(()),
+    }
+}
+
+fn unreadable(error: StoreError) -> Status {
+    match error {
+        StoreError::Path(_) => Status::invalid_argument(error.to_string()),
+        _ => Status::unavailable(error.to_string()),
+    }
+}
+
+/// Runs what blocks away from the async threads.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, Status> + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(f).await.map_err(|e| Status::internal(e.to_string()))?
+}
+
+impl Control {
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Index) -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let index = Arc::clone(&self.index);
+        blocking(move || Ok(question(&index)?)).await
+    }
+
+    fn nodes(&self) -> Vec<NodeState> {
+        let hosts: Vec<_> = self.ledger.state().admit.hosts().collect();
+        let mut names: std::collections::BTreeSet<String> = self.hub.nodes().into_iter().collect();
+        names.extend(hosts.iter().map(|h| h.node.clone()));
+        names
+            .into_iter()
+            .map(|node| {
+                let (connected, report) = self.hub.node(&node);
+                let host = hosts.iter().find(|h| h.node == node);
+                let (report, seen_unix_ns) = report.map_or((None, 0), |(r, seen)| (Some(r), seen));
+                NodeState {
+                    report,
+                    seen_unix_ns,
+                    connected,
+                    next_seq: host.map_or(0, |h| h.next_seq),
+                    findings: host.map_or(0, |h| h.findings),
+                    node,
+                }
+            })
+            .collect()
+    }
+
+    /// Reads records by leaf, up to a number of bytes; true if some were left out.
+    async fn entries(&self, leaves: Vec<u64>) -> Result<(Vec<LogEntry>, bool), Status> {
+        let store = self.ledger.store().clone();
+        blocking(move || {
+            let (mut entries, mut bytes) = (Vec::with_capacity(leaves.len()), 0);
+            for run in stream::runs(&leaves) {
+                for entry in stream::read_run(&store, run)? {
+                    bytes += entry.record.len();
+                    if bytes > MESSAGE_BYTES {
+                        return Ok((entries, true));
+                    }
+                    entries.push(entry);
+                }
+            }
+            Ok((entries, false))
+        })
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl ControlService for Control {
+    type QueryStream = Entries;
+    type TailStream = Entries;
+
+    async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIReply>, Status> {
+        let caller = Caller::of(&request, Right::Read)?;
+        Ok(Response::new(WhoAmIReply { name: caller.name, roles: vec![caller.role.to_string()] }))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        Caller::of(&request, Right::Read)?;
+        let (open_sessions, _) = self.ask(Index::open_sessions).await?;
+        let store = self.ledger.store();
+        let log_size = store.size();
+        let pending = self.ledger.state().reviews.pending(log_size, now_ns()).len();
+        Ok(Response::new(StatusReply {
+            collector_version: env!("CARGO_PKG_VERSION").to_owned(),
+            origin: store.origin().to_owned(),
+            log_vkey: store.vkey(),
+            log_size,
+            checkpoint_size: store.published().0,
+            checkpoint_unix_ns: self.published.at_ns(),
+            nodes: self.nodes(),
+            pending_reviews: u32::try_from(pending).unwrap_or(u32::MAX),
+            open_sessions,
+        }))
+    }
+
+    async fn list_sessions(&self, r: Request<ListSessionsRequest>) -> Result<Response<ListSessionsReply>, Status> {
+        Caller::of(&r, Right::Read)?;
+        let r = r.into_inner();
+        short(&[("agent", &r.agent), ("initiator", &r.initiator), ("page_token", &r.page_token)])?;
+        let below = match r.page_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map_err(|_| Status::invalid_argument("page_token: not one of an answer"))?),
+        };
+        let filter = SessionFilter {
+            open_only: r.open_only,
+            agent: r.agent,
+            initiator: r.initiator,
+            below,
+            limit: limit(r.limit, LIST_DEFAULT, LIST_MAX),
+        };
+        self.index.wait_for(r.at_least).await?;
+        let (page, log_size) = self.ask(move |index| index.sessions(&filter)).await?;
+        let next_page_token = page.next.map(|leaf| leaf.to_string()).unwrap_or_default();
+        Ok(Response::new(ListSessionsReply { sessions: page.sessions, next_page_token, log_size }))
+    }
+
+    async fn get_session(&self, r: Request<GetSessionRequest>) -> Result<Response<GetSessionReply>, Status> {
+        Caller::of(&r, Right::Read)?;
+        let r = r.into_inner();
+        let id: SessionId =
+            r.session_id.parse().map_err(|_| Status::invalid_argument("session_id: a ULID is accepted"))?;
+        self.index.wait_for(r.at_least).await?;
+        let (found, log_size) = self.ask(move |index| index.session(&id.to_string(), SESSION_RECORDS + 1)).await?;
+        let Some((summary, mut leaves)) = found else {
+            return Err(Status::not_found(format!("no session {id} in the first {log_size} records of the log")));
+        };
+        let more = leaves.len() > SESSION_RECORDS as usize;
+        leaves.truncate(SESSION_RECORDS as usize);
+        let (entries, cut) = self.entries(leaves).await?;
+        Ok(Response::new(GetSessionReply { summary: Some(summary), entries, log_size, truncated: more || cut }))
+    }
+
+    async fn list_reviews(&self, r: Request<ListReviewsRequest>) -> Result<Response<ListReviewsReply>, Status> {
+        Caller::of(&r, Right::Read)?;
+        let r = r.into_inner();
+        short(&[("session_id", &r.session_id)])?;
+        let limit = limit(r.limit, LIST_DEFAULT, LIST_MAX);
+        let (reviews, log_size) = match r.all {
+            true => self.all_reviews(r.session_id, limit).await?,
+            false => self.pending_reviews(&r.session_id, limit),
+        };
+        Ok(Response::new(ListReviewsReply { reviews, log_size }))
+    }
+
+    async fn get_review(&self, r: Request<GetReviewRequest>) -> Result<Response<Review>, Status> {
+        Caller::of(&r, Right::Read)?;
+        let id = r.into_inner().request_id;
+        short(&[("request_id", &id)])?;
+        Ok(Response::new(self.review(&id).await?))
+    }
+
+    async fn decide(&self, r: Request<DecideRequest>) -> Result<Response<DecideReply>, Status> {
+        let caller = Caller::of(&r, Right::Decide)?;
+        let wanted = r.into_inner();
+        short(&[("request_id", &wanted.request_id)])?;
+        let expires = now_ns().saturating_add(i64::try_from(self.approval.as_nanos()).unwrap_or(i64::MAX));
+        let (ledger, asked) = (Arc::clone(&self.ledger), wanted.clone());
+        let name = caller.name.clone();
+        let decided = blocking(move || ledger.decide(&asked, &caller, expires)).await;
+        let (leaf, body, durable) = match decided {
+            Err(status) if status.code() == tonic::Code::NotFound => {
+                return Err(self.why_not_open(&wanted, status).await);
+            }
+            other => other?,
+        };
+        durable.wait().await?;
+        tracing::info!(request = %wanted.request_id, reviewer = %name, approve = body.approve, scope = %body.scope, leaf, "decided");
+        if let Some(host) = HostId::from_slice(&body.host) {
+            let bound = self.ledger.state().admit.node_of(host).unwrap_or_default().to_owned();
+            self.hub.send(host, &bound, &decision_of(leaf, &body));
+        }
+        let review = self.review(&wanted.request_id).await.ok();
+        Ok(Response::new(DecideReply { leaf, review }))
+    }
+
+    async fn query(&self, r: Request<QueryRequest>) -> Result<Response<Entries>, Status> {
+        Caller::of(&r, Right::Read)?;
+        let r = r.into_inner();
+        let (at_least, filter) = (r.at_least, filter(r)?);
+        self.index.wait_for(at_least).await?;
+        let (leaves, _) = self.ask(move |index| index.query(&filter)).await?;
+        Ok(Response::new(stream::of_leaves(self.ledger.store().clone(), leaves, self.stopping.clone())))
+    }
+
+    async fn tail(&self, r: Request<TailRequest>) -> Result<Response<Entries>, Status> {
+        Caller::of(&r, Right::Read)?;
+        let r = r.into_inner();
+        let session = match r.session_id.as_str() {
+            "" => None,
+            id => Some(id.parse().map_err(|_| Status::invalid_argument("session_id: a ULID is accepted"))?),
+        };
+        let store = self.ledger.store().clone();
+        let from = if r.from_now { store.size() } else { r.from_leaf };
+        Ok(Response::new(stream::tail(store, from, session, self.stopping.clone())))
+    }
+
+    async fn read_log(&self, r: Request<ReadLogRequest>) -> Result<Response<ReadLogReply>, Status> {
+        Caller::of(&r, Right::Read)?;
+        let path = r.into_inner().path;
+        if path.len() > PATH_MAX {
+            return Err(Status::invalid_argument(format!("path: at most {PATH_MAX} bytes are accepted")));
+        }
+        let store = self.ledger.store().clone();
+        let wanted = path.clone();
+        let found = blocking(move || store.resource(&wanted).map_err(unreadable)).await?;
+        let content = found.ok_or_else(|| Status::not_found(format!("no resource {path:?} in the log")))?;
+        Ok(Response::new(ReadLogReply { content }))
+    }
+}
+
+fn filter(r: QueryRequest) -> Result<Filter, Status> {
+    short(&[
+        ("session_id", &r.session_id),
+        ("agent", &r.agent),
+        ("initiator", &r.initiator),
+        ("disposition", &r.disposition),
+        ("category", &r.category),
+        ("reviewer", &r.reviewer),
+    ])?;
+    let host = match r.host.as_slice() {
+        [] => None,
+        bytes => {
+            Some(HostId::from_slice(bytes).ok_or_else(|| Status::invalid_argument("host: 16 bytes are accepted"))?)
+        }
+    };
+    Ok(Filter {
+        session: r.session_id,
+        agent: r.agent,
+        initiator: r.initiator,
+        host,
+        disposition: r.disposition,
+        category: r.category,
+        reviewer: r.reviewer,
+        since: r.since_unix_ns,
+        until: r.until_unix_ns,
+        after: r.has_after_leaf.then_some(r.after_leaf),
+        limit: limit(r.limit, QUERY_DEFAULT, QUERY_MAX),
+    })
+}

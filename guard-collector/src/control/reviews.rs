@@ -1,0 +1,141 @@
+//! Requests for review as they are shown: open ones from the ledger, closed ones from the index, the request itself always
+//! from the log.
+//!
+//! It must not show a request that is not durable. Fails: a request that neither knows is `NOT_FOUND`.
+
+use std::time::Duration;
+
+use guard_log::record::Record;
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{DecideRequest, ExecFacts, ExecRequest, Review};
+use prost::Message;
+use tonic::Status;
+
+use super::{Control, MESSAGE_BYTES};
+use crate::body;
+use crate::index::Found;
+use crate::own::now_ns;
+
+/// How long a request that is just open waits for the index to know what ran before it.
+const BEFORE_WAIT: Duration = Duration::from_secs(2);
+
+fn within(reviews: impl Iterator<Item = Review>) -> Vec<Review> {
+    let mut bytes = 0;
+    reviews
+        .take_while(|r| {
+            bytes += r.encoded_len();
+            bytes <= MESSAGE_BYTES
+        })
+        .collect()
+}
+
+fn shown(found: Found, request: Option<ExecRequest>) -> Review {
+    Review {
+        request,
+        host: found.host.0.to_vec(),
+        host_name: found.host_name,
+        leaf: found.leaf,
+        state: found.state,
+        reviewer: found.reviewer,
+        reason: found.reason,
+        opened_unix_ns: found.opened,
+        before: vec![],
+    }
+}
+
+impl Control {
+    /// Those that wait, oldest first.
+    pub(super) fn pending_reviews(&self, session: &str, limit: u32) -> (Vec<Review>, u64) {
+        let (size, now) = (self.ledger.store().size(), now_ns());
+        let state = self.ledger.state();
+        let of_session = |r: &Review| {
+            session.is_empty()
+                || r.request.as_ref().and_then(|r| r.identity.as_ref()).is_some_and(|i| i.session_id == session)
+        };
+        let reviews = state
+            .reviews
+            .pending(size, now)
+            .into_iter()
+            .map(|open| open.review(state.admit.node_of(open.host).unwrap_or_default(), now))
+            .filter(of_session)
+            .take(limit as usize);
+        (within(reviews), size)
+    }
+
+    /// The newest, closed ones too, oldest first.
+    pub(super) async fn all_reviews(&self, session: String, limit: u32) -> Result<(Vec<Review>, u64), Status> {
+        let (found, size) = self.ask(move |index| index.reviews(&session, limit, now_ns())).await?;
+        let bodies = self.bodies(found.iter().map(|f| f.leaf).collect()).await?;
+        let reviews = found.into_iter().filter_map(|f| {
+            let request = bodies.iter().find_map(|(leaf, body)| match body {
+                Body::ExecRequest(request) if *leaf == f.leaf => Some(request.clone()),
+                _ => None,
+            });
+            request.map(|r| shown(f, Some(r)))
+        });
+        Ok((within(reviews), size))
+    }
+
+    /// One, with what ran before it.
+    pub(super) async fn review(&self, id: &str) -> Result<Review, Status> {
+        let open =
+            {
+                let state = self.ledger.state();
+                let durable = self.ledger.store().size();
+                state.reviews.get(id).filter(|o| o.leaf < durable).map(|o| {
+                    (o.review(state.admit.node_of(o.host).unwrap_or_default(), now_ns()), o.session.to_string())
+                })
+            };
+        let (mut review, session) = match open {
+            Some(open) => open,
+            None => self.closed_review(id).await?,
+        };
+        review.before = self.before(&session, review.leaf).await?;
+        Ok(review)
+    }
+
+    async fn closed_review(&self, id: &str) -> Result<(Review, String), Status> {
+        let wanted = id.to_owned();
+        let (found, size) = self.ask(move |index| index.review(&wanted, now_ns())).await?;
+        let found = found
+            .ok_or_else(|| Status::not_found(format!("no request {id:?} in the first {size} records of the log")))?;
+        let request = self.bodies(vec![found.leaf]).await?.into_iter().find_map(|(_, body)| match body {
+            Body::ExecRequest(request) => Some(request),
+            _ => None,
+        });
+        let session = found.session.clone();
+        Ok((shown(found, request), session))
+    }
+
+    async fn before(&self, session: &str, leaf: u64) -> Result<Vec<ExecFacts>, Status> {
+        // A person sees the request in any case; what ran before is left out if the index is that far behind.
+        let _ = tokio::time::timeout(BEFORE_WAIT, self.index.wait_for(leaf)).await;
+        let session = session.to_owned();
+        let (leaves, _) = self.ask(move |index| index.before(&session, leaf)).await?;
+        let facts = self.bodies(leaves).await?.into_iter().filter_map(|(_, body)| match body {
+            Body::Exec(exec) => exec.facts,
+            Body::ExecRequest(request) => request.facts,
+            _ => None,
+        });
+        Ok(facts.collect())
+    }
+
+    async fn bodies(&self, leaves: Vec<u64>) -> Result<Vec<(u64, Body)>, Status> {
+        let (entries, _) = self.entries(leaves).await?;
+        let parse = |record: Vec<u8>| Record::parse(record).ok().and_then(|r| body::parse(&r));
+        Ok(entries.into_iter().filter_map(|e| parse(e.record).map(|b| (e.leaf, b))).collect())
+    }
+
+    /// Why a decision found no open request.
+    pub(super) async fn why_not_open(&self, wanted: &DecideRequest, unknown: Status) -> Status {
+        match self.closed_review(&wanted.request_id).await {
+            Ok((review, _)) if review.state != "pending" => Status::failed_precondition(format!(
+                "request {} is no longer open: {}{}",
+                wanted.request_id,
+                review.state,
+                if review.reviewer.is_empty() { String::new() } else { format!(" by {}", review.reviewer) }
+            )),
+            _ => unknown,
+        }
+    }
+}

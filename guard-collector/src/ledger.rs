@@ -1,0 +1,261 @@
+//! The one way into the log: admission, the collector's own records and decisions, in one order.
+//!
+//! A lock is held from planning to append, so the order of leaves is the order of admission; what is kept in memory is folded
+//! from the very records that were appended. It must not answer before the records are durable. Fails closed: after the store
+//! has failed, nothing more is appended until the process is started anew and has read the log again.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use guard_log::record::{Epoch, HostId, Record, SessionId};
+use guard_log::store::Store;
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{CollectorStart, DecideRequest, ReviewDecision};
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tonic::Status;
+
+use crate::admit::{Admit, Item, OlderDigests, Plan, Refusal};
+use crate::identity::Caller;
+use crate::own::{Own, now_ns};
+use crate::reviews::Reviews;
+
+/// Records read at a time when the log is folded.
+const READ_RECORDS: usize = 4096;
+const READ_BYTES: usize = 8 << 20;
+
+/// Why nothing was appended.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// The store does not take or keep records.
+    #[error("the log takes no records: {0}")]
+    Store(String),
+    /// The batch is refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A record of the collector's own could not be made.
+    #[error("cannot make a record: {0}")]
+    Own(#[from] io::Error),
+}
+
+impl From<LedgerError> for Status {
+    fn from(error: LedgerError) -> Self {
+        let text = error.to_string();
+        match error {
+            LedgerError::Store(_) => Status::unavailable(text),
+            LedgerError::Refused(Refusal::OtherHost { .. } | Refusal::OtherNode { .. }) => {
+                Status::permission_denied(text)
+            }
+            LedgerError::Refused(Refusal::Foreign { .. }) => Status::invalid_argument(text),
+            LedgerError::Refused(Refusal::TooManyEpochs(_)) => Status::resource_exhausted(text),
+            LedgerError::Own(_) => Status::internal(text),
+        }
+    }
+}
+
+/// Everything derived from the log.
+#[derive(Debug)]
+pub struct State {
+    /// What the log holds of each host.
+    pub admit: Admit,
+    /// The collector's chain.
+    pub own: Own,
+    /// Open requests.
+    pub reviews: Reviews,
+}
+
+impl State {
+    fn fold(&mut self, leaf: u64, record: &Record) {
+        self.own.fold(record);
+        self.admit.fold(leaf, record);
+        self.reviews.fold(leaf, record);
+    }
+}
+
+/// Records on their way to the disk.
+pub struct Durable(oneshot::Receiver<Result<(), String>>);
+
+impl Durable {
+    /// Waits until they are durable.
+    pub async fn wait(self) -> Result<(), LedgerError> {
+        match self.0.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(cause)) => Err(LedgerError::Store(cause)),
+            Err(_) => Err(LedgerError::Store("it was closed".to_owned())),
+        }
+    }
+}
+
+/// An admitted batch.
+pub struct Admitted {
+    /// Everything below is logged once `durable` says so.
+    pub next_seq: u64,
+    /// End of the leaves that hold it.
+    pub leaf_end: u64,
+    /// The batch's own records; `None` when all were logged before.
+    pub durable: Option<Durable>,
+    /// The number at which the host's journal differs from what was logged.
+    pub fork: Option<u64>,
+}
+
+/// The log with what is derived from it.
+pub struct Ledger {
+    store: Store,
+    state: Mutex<State>,
+    failed: Arc<OnceLock<String>>,
+}
+
+impl Ledger {
+    /// Reads the whole log.
+    pub fn open(store: Store) -> Result<Self, LedgerError> {
+        let (admit, reviews) = (Admit::default(), Reviews::default());
+        let mut state = State { admit, reviews, own: Own::new()? };
+        let mut next = 0;
+        loop {
+            let records = store.read(next, READ_RECORDS, READ_BYTES).map_err(|e| LedgerError::Store(e.to_string()))?;
+            let Some((last, _)) = records.last() else { break };
+            next = last + 1;
+            for (leaf, record) in &records {
+                state.fold(*leaf, record);
+            }
+        }
+        Ok(Self { store, state: Mutex::new(state), failed: Arc::default() })
+    }
+
+    /// The store, for reading.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is derived; hold it briefly.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that the collector started.
+    pub fn start(&self, recovered: Option<String>) -> Result<Durable, LedgerError> {
+        let start = CollectorStart {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            log_size: self.store.size(),
+            origin: self.store.origin().to_owned(),
+            recovered: recovered.is_some(),
+            detail: recovered.unwrap_or_default(),
+        };
+        let mut state = self.state();
+        let record = state.own.clone().seal(SessionId::NONE, Body::CollectorStart(start))?;
+        Ok(self.append(&mut state, vec![record])?.1)
+    }
+
+    /// Admits a batch of one host. Blocks for the store's queue, not for the disk.
+    pub fn admit(&self, node: &str, of: (HostId, Epoch), records: &[Record]) -> Result<Admitted, LedgerError> {
+        let mut older: Option<OlderDigests> = None;
+        // Twice at most: the second time with the digests that the first asked for.
+        loop {
+            let mut state = self.state();
+            if of.0 == state.own.host() {
+                return Err(Refusal::Foreign { seq: 0, what: "it names the collector's own host id" }.into());
+            }
+            let (items, fork) = match state.admit.plan(node, of, records, older.as_ref())? {
+                Plan::Append(items) => (items, None),
+                Plan::Fork(items, seq) => (items, Some(seq)),
+                Plan::Older { from, to } => {
+                    drop(state);
+                    let last = records.last().map_or(0, |r| r.header().seq);
+                    older = Some(self.digests(of, from..to, last)?);
+                    continue;
+                }
+            };
+            let durable = match items.is_empty() {
+                true => None,
+                false => {
+                    let mut own = state.own.clone();
+                    let sealed: Result<Vec<Record>, io::Error> = items
+                        .into_iter()
+                        .map(|item| match item {
+                            Item::Record(record) => Ok(record),
+                            Item::Finding(finding) => {
+                                tracing::warn!(host = %of.0, node, what = %finding.what, expected = finding.expected_seq,
+                                    got = finding.got_seq, detail = %finding.detail, "admission finding");
+                                own.seal(SessionId::NONE, Body::AdmitFinding(finding))
+                            }
+                        })
+                        .collect();
+                    Some(self.append(&mut state, sealed?)?.1)
+                }
+            };
+            let (next_seq, leaf_end) = state.admit.next(of.0, of.1);
+            return Ok(Admitted { next_seq, leaf_end, durable, fork });
+        }
+    }
+
+    /// Digests of one epoch in a range of leaves, up to number `last`.
+    fn digests(&self, of: (HostId, Epoch), leaves: Range<u64>, last: u64) -> Result<OlderDigests, LedgerError> {
+        let (mut found, mut next) = (OlderDigests::new(), leaves.start);
+        while next < leaves.end {
+            let records =
+                self.store.read(next, READ_RECORDS, READ_BYTES).map_err(|e| LedgerError::Store(e.to_string()))?;
+            let Some((end, _)) = records.last() else { break };
+            next = end + 1;
+            for (_, record) in &records {
+                let header = record.header();
+                if (header.host, header.epoch) != of {
+                    continue;
+                }
+                if header.seq > last {
+                    return Ok(found);
+                }
+                found.insert(header.seq, record.digest());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Checks and appends a reviewer's decision: its leaf, its body, and when it is durable.
+    pub fn decide(
+        &self,
+        wanted: &DecideRequest,
+        caller: &Caller,
+        expires: i64,
+    ) -> Result<(u64, ReviewDecision, Durable), Status> {
+        let mut state = self.state();
+        let decided = state.reviews.check(wanted, caller, (self.store.size(), now_ns(), expires))?;
+        let sealed = state.own.clone().seal(decided.session, Body::ReviewDecision(decided.body.clone()));
+        let record = sealed.map_err(LedgerError::Own)?;
+        let (leaf, durable) = self.append(&mut state, vec![record])?;
+        Ok((leaf, decided.body, durable))
+    }
+
+    fn append(&self, state: &mut State, records: Vec<Record>) -> Result<(u64, Durable), LedgerError> {
+        if let Some(cause) = self.failed.get() {
+            return Err(LedgerError::Store(cause.clone()));
+        }
+        let ticket = self.store.append(records.clone()).map_err(|e| {
+            let cause = e.to_string();
+            tracing::error!(error = %cause, "the log takes no records");
+            LedgerError::Store(cause)
+        })?;
+        let first = ticket.first_leaf();
+        for (leaf, record) in (first..).zip(&records) {
+            state.fold(leaf, record);
+        }
+        let (done, durable) = oneshot::channel();
+        let failed = Arc::clone(&self.failed);
+        ticket.on_done(move |result| {
+            let result = result.map_err(|e| e.to_string());
+            // Memory is ahead of the disk now.
+            if let Err(cause) = &result
+                && failed.set(cause.clone()).is_ok()
+            {
+                tracing::error!(error = %cause, "the log failed; restart the collector when the cause is removed");
+            }
+            let _ = done.send(result);
+        });
+        Ok((first, Durable(durable)))
+    }
+
+    /// Why nothing is appended any more, if so.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
+    }
+}

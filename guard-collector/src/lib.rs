@@ -1,0 +1,22 @@
+//! The collector: admits hosts' records into the Merkle log, answers questions about it, and passes on reviewers' decisions.
+//!
+//! The log is the only truth; everything else here is derived from it. No call without a client certificate. Fails closed: what
+//! is not durable is not acknowledged, what does not fit a request exactly is not a decision.
+#![allow(clippy::result_large_err, reason = "tonic's handlers return Status")]
+
+pub mod admit;
+pub mod body;
+pub mod config;
+pub mod control;
+pub mod exit;
+pub mod hub;
+pub mod identity;
+pub mod index;
+pub mod init;
+pub mod ledger;
+pub mod node;
+pub mod own;
+pub mod pki;
+pub mod publish;
+pub mod reviews;
+pub mod serve;

@@ -1,0 +1,321 @@
+//! `NodeService`: takes hosts' records, hands out decisions, keeps reports.
+//!
+//! It must not acknowledge what is not durable, and must not let a node speak for a host that is not its own. Everything a
+//! node sends is bounded here. Fails: `UNAVAILABLE` while the log takes no records (the host keeps its journal and comes
+//! again); a journal that forked ends with `FAILED_PRECONDITION` until the host begins a new epoch.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guard_log::record::{Epoch, HostId, Record};
+use guard_proto::v1::node_service_server::NodeService;
+use guard_proto::v1::{
+    Decision, DecisionsRequest, NodeReport, NodeReportReply, ShipAck, ShipBatch, ShipHello, ShipReply, ShipRequest,
+    ShipWelcome, ship_reply, ship_request,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::hub::Hub;
+use crate::identity::{Caller, Right};
+use crate::ledger::{Admitted, Durable, Ledger, LedgerError};
+use crate::own::now_ns;
+
+/// Most records of a batch.
+pub const BATCH_RECORDS: usize = 1024;
+/// Most bytes of a batch's records.
+pub const BATCH_BYTES: usize = 4 << 20;
+/// Batches of one stream that wait for the disk; more are not read from the connection.
+const IN_FLIGHT: usize = 16;
+/// Longest wait for records that another stream of the same host appended.
+const DURABLE_WAIT: Duration = Duration::from_secs(20);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+const NAME_MAX: usize = 255;
+const TEXT_MAX: usize = 4096;
+const COUNTERS_MAX: usize = 512;
+
+type Replies<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service.
+#[derive(Clone)]
+pub struct Nodes {
+    /// The way into the log.
+    pub ledger: Arc<Ledger>,
+    /// Who listens.
+    pub hub: Arc<Hub>,
+    /// Becomes true when the collector stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// Resolves when the collector stops.
+pub async fn stopped(mut stopping: watch::Receiver<bool>) {
+    // An error means that the sender is gone: the process ends.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// What a stream ends with when the collector stops.
+pub fn stop_status() -> Status {
+    Status::unavailable("the collector is stopping")
+}
+
+struct InFlight {
+    durable: Option<Durable>,
+    next_seq: u64,
+    leaf_end: u64,
+}
+
+fn host_id(bytes: &[u8]) -> Result<HostId, Status> {
+    HostId::from_slice(bytes).ok_or_else(|| Status::invalid_argument("host: 16 bytes are accepted"))
+}
+
+// === impl Nodes ===
+
+impl Nodes {
+    fn bound(&self, node: &str, host: HostId) -> Result<(), Status> {
+        self.ledger.state().admit.check_binding(node, host).map_err(|e| LedgerError::from(e).into())
+    }
+
+    fn checkpoint(&self) -> Vec<u8> {
+        self.ledger.store().published().1.into_bytes()
+    }
+
+    /// Waits until the leaves below `end` are durable.
+    async fn durable_to(&self, end: u64) -> Result<(), Status> {
+        let ledger = Arc::clone(&self.ledger);
+        tokio::task::spawn_blocking(move || {
+            match ledger.store().size() >= end || ledger.store().wait_past(end - 1, DURABLE_WAIT) {
+                true => Ok(()),
+                false => {
+                    let cause = ledger.failed().unwrap_or("earlier records are not durable yet");
+                    Err(LedgerError::Store(cause.to_owned()).into())
+                }
+            }
+        })
+        .await
+        .map_err(|e| Status::internal(e.to_string()))?
+    }
+
+    async fn welcome(&self, node: &str, hello: &ShipHello) -> Result<((HostId, Epoch), ShipReply), Status> {
+        let host = host_id(&hello.host)?;
+        let epoch = Epoch::from_slice(&hello.epoch)
+            .ok_or_else(|| Status::invalid_argument("hello.epoch: 16 bytes are accepted"))?;
+        if hello.host_name.len() > NAME_MAX || hello.first_seq > hello.next_seq {
+            return Err(Status::invalid_argument("hello: host_name too long, or first_seq above next_seq"));
+        }
+        self.bound(node, host)?;
+        let (next_seq, leaf_end) = self.ledger.state().admit.next(host, epoch);
+        // A host may forget what it is told not to send again, so it must be durable.
+        self.durable_to(leaf_end).await?;
+        tracing::info!(node, %host, %epoch, first = hello.first_seq, next = hello.next_seq, from = next_seq, "node ships");
+        let welcome = ShipWelcome {
+            next_seq,
+            log_size: self.ledger.store().size(),
+            max_batch_records: BATCH_RECORDS as u32,
+            max_batch_bytes: BATCH_BYTES as u64,
+            checkpoint: self.checkpoint(),
+        };
+        Ok(((host, epoch), ShipReply { message: Some(ship_reply::Message::Welcome(welcome)) }))
+    }
+
+    async fn admit(&self, node: &str, of: (HostId, Epoch), batch: ShipBatch) -> Result<Admitted, Status> {
+        let records = parse(batch)?;
+        let (ledger, node) = (Arc::clone(&self.ledger), node.to_owned());
+        let admitted = tokio::task::spawn_blocking(move || ledger.admit(&node, of, &records))
+            .await
+            .map_err(|e| Status::internal(e.to_string()))??;
+        Ok(admitted)
+    }
+
+    async fn receive(
+        &self,
+        node: &str,
+        mut from: Streaming<ShipRequest>,
+        replies: &mpsc::Sender<Result<ShipReply, Status>>,
+        in_flight: &mpsc::Sender<InFlight>,
+    ) -> Result<(), Status> {
+        let first = tokio::time::timeout(HELLO_TIMEOUT, from.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello came"))??;
+        let Some(ShipRequest { message: Some(ship_request::Message::Hello(hello)) }) = first else {
+            return Err(Status::invalid_argument("the first message must be a hello"));
+        };
+        let (of, welcome) = self.welcome(node, &hello).await?;
+        let _shipping = self.hub.shipping(node);
+        if replies.send(Ok(welcome)).await.is_err() {
+            return Ok(());
+        }
+        while let Some(request) = from.message().await? {
+            let Some(ship_request::Message::Batch(batch)) = request.message else {
+                return Err(Status::invalid_argument("only batches follow the hello"));
+            };
+            let admitted = self.admit(node, of, batch).await?;
+            let Admitted { durable, next_seq, leaf_end, fork } = admitted;
+            if let Some(seq) = fork {
+                if let Some(durable) = durable {
+                    durable.wait().await?;
+                }
+                return Err(Status::failed_precondition(format!(
+                    "record {seq} is not the one that was logged for host {} in epoch {}: the journal forked; its \
+                     records are admitted again in a new epoch",
+                    of.0, of.1
+                )));
+            }
+            if in_flight.send(InFlight { durable, next_seq, leaf_end }).await.is_err() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Acknowledges in order, each when it is durable.
+    async fn acknowledge(
+        &self,
+        mut in_flight: mpsc::Receiver<InFlight>,
+        replies: mpsc::Sender<Result<ShipReply, Status>>,
+    ) -> Result<(), Status> {
+        while let Some(InFlight { durable, next_seq, leaf_end }) = in_flight.recv().await {
+            match durable {
+                Some(durable) => durable.wait().await?,
+                None => self.durable_to(leaf_end).await?,
+            }
+            let ack = ShipAck {
+                next_seq,
+                last_leaf: leaf_end.saturating_sub(1),
+                log_size: self.ledger.store().size(),
+                checkpoint: self.checkpoint(),
+            };
+            if replies.send(Ok(ShipReply { message: Some(ship_reply::Message::Ack(ack)) })).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_ship(
+        self,
+        node: String,
+        from: Streaming<ShipRequest>,
+        replies: mpsc::Sender<Result<ShipReply, Status>>,
+    ) {
+        let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+        let both = async {
+            let receive = async {
+                let result = self.receive(&node, from, &replies, &sender).await;
+                drop(sender);
+                result
+            };
+            // The first error ends both: without acknowledgements nothing more is read.
+            tokio::try_join!(receive, self.acknowledge(receiver, replies.clone())).map(|_| ())
+        };
+        let result = tokio::select! {
+            result = both => result,
+            () = stopped(self.stopping.clone()) => Err(stop_status()),
+        };
+        if let Err(status) = result {
+            tracing::info!(node, code = ?status.code(), error = status.message(), "shipping ended");
+            let _ = replies.send(Err(status)).await;
+        }
+    }
+
+    async fn run_decisions(self, host: HostId, node: String, out: mpsc::Sender<Result<Decision, Status>>) {
+        let mut live = self.hub.listen(host, &node);
+        // Listening began before, so a decision that becomes durable meanwhile comes by both ways and is sent once.
+        let open = {
+            let state = self.ledger.state();
+            match state.admit.node_of(host) {
+                Some(bound) if bound == node => state.reviews.decisions(host, self.ledger.store().size()),
+                _ => vec![],
+            }
+        };
+        let sent: HashSet<u64> = open.iter().map(|d| d.leaf).collect();
+        for decision in open {
+            if out.send(Ok(decision)).await.is_err() {
+                return;
+            }
+        }
+        loop {
+            let end = tokio::select! {
+                decision = live.recv() => match decision {
+                    Some(decision) if sent.contains(&decision.leaf) => continue,
+                    Some(decision) => Ok(decision),
+                    None => Err(Status::resource_exhausted("decisions were not taken in time; connect again")),
+                },
+                () = stopped(self.stopping.clone()) => Err(stop_status()),
+                () = out.closed() => return,
+            };
+            let last = end.is_err();
+            if out.send(end).await.is_err() || last {
+                return;
+            }
+        }
+    }
+}
+
+fn parse(batch: ShipBatch) -> Result<Vec<Record>, Status> {
+    let bytes: usize = batch.records.iter().map(Vec::len).sum();
+    if batch.records.is_empty() || batch.records.len() > BATCH_RECORDS || bytes > BATCH_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "a batch of {} records and {bytes} bytes: accepted are 1 to {BATCH_RECORDS} records of up to {BATCH_BYTES} \
+             bytes together",
+            batch.records.len()
+        )));
+    }
+    let parse = |(i, bytes): (usize, Vec<u8>)| {
+        Record::parse(bytes).map_err(|e| Status::invalid_argument(format!("record {i} of the batch: {e}")))
+    };
+    batch.records.into_iter().enumerate().map(parse).collect()
+}
+
+fn bounded(report: &NodeReport) -> Result<(), Status> {
+    let texts = [
+        &report.host_name,
+        &report.version,
+        &report.kernel,
+        &report.mode,
+        &report.mode_detail,
+        &report.policy_digest,
+        &report.policy_error,
+    ];
+    let names = report.counters.keys();
+    if texts.into_iter().chain(names).any(|t| t.len() > TEXT_MAX) || report.counters.len() > COUNTERS_MAX {
+        return Err(Status::invalid_argument(format!(
+            "report: texts of up to {TEXT_MAX} bytes and {COUNTERS_MAX} counters are accepted"
+        )));
+    }
+    Ok(())
+}
+
+#[tonic::async_trait]
+impl NodeService for Nodes {
+    type ShipStream = Replies<ShipReply>;
+    type DecisionsStream = Replies<Decision>;
+
+    async fn ship(&self, request: Request<Streaming<ShipRequest>>) -> Result<Response<Self::ShipStream>, Status> {
+        let caller = Caller::of(&request, Right::Node)?;
+        let (replies, stream) = mpsc::channel(IN_FLIGHT);
+        tokio::spawn(self.clone().run_ship(caller.name, request.into_inner(), replies));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn decisions(&self, request: Request<DecisionsRequest>) -> Result<Response<Self::DecisionsStream>, Status> {
+        let caller = Caller::of(&request, Right::Node)?;
+        let host = host_id(&request.get_ref().host)?;
+        self.bound(&caller.name, host)?;
+        let (out, stream) = mpsc::channel(IN_FLIGHT);
+        tokio::spawn(self.clone().run_decisions(host, caller.name, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn report(&self, request: Request<NodeReport>) -> Result<Response<NodeReportReply>, Status> {
+        let caller = Caller::of(&request, Right::Node)?;
+        let report = request.into_inner();
+        self.bound(&caller.name, host_id(&report.host)?)?;
+        bounded(&report)?;
+        let now = now_ns();
+        self.hub.report(&caller.name, report, now);
+        Ok(Response::new(NodeReportReply { collector_unix_ns: now }))
+    }
+}

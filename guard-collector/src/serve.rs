@@ -1,0 +1,187 @@
+//! `guard-collector serve` and `reindex`: puts the parts together, says when it is ready, stops cleanly.
+//!
+//! It must not listen before the log has been read and the start recorded. Fails: before listening with an exit code;
+//! afterwards the process goes on for readers whatever happens to the disk.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guard_log::note::Signer;
+use guard_log::store::Store;
+use guard_proto::GRPC_MESSAGE_MAX;
+use guard_proto::v1::control_service_server::ControlServiceServer;
+use guard_proto::v1::node_service_server::NodeServiceServer;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use crate::config::Config;
+use crate::control::Control;
+use crate::exit::{CollectorError, Exit, Result};
+use crate::hub::Hub;
+use crate::index::Index;
+use crate::ledger::Ledger;
+use crate::node::{Nodes, stopped};
+use crate::publish::{self, Published};
+
+/// A bundle of 256 of the longest records, and what surrounds it.
+const REPLY_MAX: usize = 17 << 20;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const STREAMS_MAX: u32 = 256;
+/// Calls that are still running get so long to end.
+const DRAIN: Duration = Duration::from_secs(5);
+const INDEX_RETRY: Duration = Duration::from_secs(1);
+
+fn read(key: &str, path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|e| CollectorError::io(Exit::Config, format_args!("{key}: cannot read {}", path.display()), &e))
+}
+
+fn internal(error: impl std::fmt::Display) -> CollectorError {
+    CollectorError::new(Exit::Internal, error)
+}
+
+fn open_store(config: &Config) -> Result<(Store, Option<String>)> {
+    let signer = Signer::from_skey(read("log.key", &config.log_key)?.trim())
+        .map_err(|e| CollectorError::new(Exit::Config, format_args!("log.key: {}: {e}", config.log_key.display())))?;
+    let (store, report) = Store::open(config.store.clone(), signer).map_err(internal)?;
+    Ok((store, report.recovered))
+}
+
+fn tls(config: &Config) -> Result<ServerTlsConfig> {
+    let identity = Identity::from_pem(read("tls.cert", &config.cert)?, read("tls.key", &config.key)?);
+    // A client without a certificate of this CA does not get past the handshake.
+    Ok(ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(Certificate::from_pem(read("tls.ca", &config.ca)?))
+        .client_auth_optional(false)
+        .timeout(HANDSHAKE_TIMEOUT))
+}
+
+/// Makes the index anew: how many records it covers.
+pub fn reindex(config: &Config) -> Result<u64> {
+    let (store, _) = open_store(config)?;
+    let index = Index::open(&config.index, store.clone(), true).map_err(internal)?;
+    while index.step().map_err(internal)? {}
+    store.close();
+    Ok(index.covered())
+}
+
+/// Serves until a signal asks to stop.
+pub async fn serve(config: Config) -> Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|e| CollectorError::io(Exit::Unavailable, format_args!("cannot listen on {}", config.listen), &e))?;
+    let mut server = Server::builder()
+        .tls_config(tls(&config)?)
+        .map_err(|e| CollectorError::new(Exit::Config, format_args!("tls: {e:?}")))?
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_concurrent_streams(STREAMS_MAX);
+    let (config, ledger, recovered) = tokio::task::spawn_blocking(move || {
+        let (store, recovered) = open_store(&config)?;
+        let ledger = Ledger::open(store).map_err(internal)?;
+        Ok::<_, CollectorError>((config, ledger, recovered))
+    })
+    .await
+    .map_err(internal)??;
+    let started = ledger.start(recovered).map_err(|e| CollectorError::new(Exit::Unavailable, e))?;
+    started.wait().await.map_err(|e| CollectorError::new(Exit::Unavailable, e))?;
+    let store = ledger.store().clone();
+    let index = Index::open(&config.index, store.clone(), false).map_err(internal)?;
+    let (stop, stopping) = watch::channel(false);
+    let published = Arc::new(Published::of(&config.store.dir.join("log/checkpoint")));
+    let parts = Parts { ledger: Arc::new(ledger), hub: Arc::default(), index: Arc::new(index), published, stopping };
+    let indexing = parts.index_thread()?;
+    let publishing =
+        tokio::spawn(publish::run(parts.published.clone(), store.clone(), config.publish, parts.stopping.clone()));
+    let router = server.add_service(parts.nodes()).add_service(parts.control(config.approval));
+    let address = listener.local_addr().map_err(internal)?;
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(parts.stopping.clone())));
+    tracing::info!(%address, size = store.size(), origin = store.origin(), "collector serves");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    wait_for_signal().await?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    stop.send_replace(true);
+    drain(serving).await;
+    let _ = publishing.await;
+    tokio::task::spawn_blocking(move || finish(&parts, &store, indexing)).await.map_err(internal)?
+}
+
+/// What the services share.
+struct Parts {
+    ledger: Arc<Ledger>,
+    hub: Arc<Hub>,
+    index: Arc<Index>,
+    published: Arc<Published>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Parts {
+    fn nodes(&self) -> NodeServiceServer<Nodes> {
+        let (ledger, hub) = (self.ledger.clone(), self.hub.clone());
+        NodeServiceServer::new(Nodes { ledger, hub, stopping: self.stopping.clone() })
+            .max_decoding_message_size(GRPC_MESSAGE_MAX)
+    }
+
+    fn control(&self, approval: Duration) -> ControlServiceServer<Control> {
+        ControlServiceServer::new(Control {
+            ledger: self.ledger.clone(),
+            hub: self.hub.clone(),
+            index: self.index.clone(),
+            published: self.published.clone(),
+            approval,
+            stopping: self.stopping.clone(),
+        })
+        .max_encoding_message_size(REPLY_MAX)
+    }
+
+    fn index_thread(&self) -> Result<std::thread::JoinHandle<()>> {
+        let (index, stopping) = (self.index.clone(), self.stopping.clone());
+        let run = move || {
+            while let Err(error) = index.run(&stopping) {
+                tracing::error!(%error, "the index does not follow the log; trying again");
+                std::thread::sleep(INDEX_RETRY);
+            }
+        };
+        std::thread::Builder::new().name("index".to_owned()).spawn(run).map_err(internal)
+    }
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let listen = |kind| signal(kind).map_err(internal);
+    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => tracing::info!("stopping: SIGTERM"),
+        _ = int.recv() => tracing::info!("stopping: SIGINT"),
+    }
+    Ok(())
+}
+
+async fn drain(serving: tokio::task::JoinHandle<std::result::Result<(), tonic::transport::Error>>) {
+    let abort = serving.abort_handle();
+    match tokio::time::timeout(DRAIN, serving).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::warn!(%error, "serving ended"),
+        Ok(Err(error)) => tracing::warn!(%error, "serving ended"),
+        Err(_) => {
+            tracing::warn!("calls were still running; they are cut");
+            abort.abort();
+        }
+    }
+}
+
+fn finish(parts: &Parts, store: &Store, indexing: std::thread::JoinHandle<()>) -> Result<()> {
+    if indexing.join().is_err() {
+        tracing::error!("the index thread panicked");
+    }
+    let result = parts.published.publish(store).map_err(internal);
+    store.close();
+    tracing::info!(size = store.size(), published = store.published().0, "collector stopped");
+    result
+}
