@@ -1,13 +1,12 @@
 //! Long runs: many power cuts, and every scenario again and again in one guest. Its last figures stand in docs/soak.md.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::test::powercut;
-use crate::vm::{Spec, Vm};
+use crate::vm::{self, Spec};
 use crate::{build, host, kernels};
 
 /// `cargo xtask soak`.
@@ -48,7 +47,7 @@ fn scenarios(series: kernels::Series, minutes: u64) -> Result<()> {
     let command = format!("guard-guest-tests soak {minutes}");
     let deadline = Duration::from_secs(minutes * 60 + 3600);
     let spec = Spec { deadline, ..Spec::new("soak", series, &command) };
-    let ended = Vm::boot(&spec, Stdio::inherit())?.wait()?;
+    let ended = vm::shown(&spec)?;
     if ended.code != 0 {
         bail!("a scenario failed; console in {}", host::target().join("vm/soak/console.log").display());
     }

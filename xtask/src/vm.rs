@@ -5,6 +5,7 @@
 //! Fails: a guest that passes its deadline is killed, and the error shows the end of the console.
 
 use std::fmt::Write as _;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -121,9 +122,29 @@ pub fn command(args: &VmArgs) -> Result<u8> {
         deadline: Duration::from_secs(args.deadline),
         ..Spec::new(&name, series, &text)
     };
-    let ended = Vm::boot(&spec, Stdio::inherit())?.wait();
+    let ended = shown(&spec);
     let _ = std::fs::remove_dir_all(dir_of(&name));
     Ok(ended?.code)
+}
+
+/// Runs a guest whose output goes to this program's as it comes. Through a pipe: QEMU would open a file anew and write over
+/// what others wrote to it.
+pub fn shown(spec: &Spec<'_>) -> Result<Ended> {
+    let mut vm = Vm::boot(spec, Stdio::piped())?;
+    let mut stdout = vm.take_stdout().context("no output")?;
+    let copying = std::thread::spawn(move || copy(&mut stdout, &mut std::io::stdout()));
+    let ended = vm.wait();
+    let _ = copying.join();
+    ended
+}
+
+/// As `std::io::copy`, but with plain writes: its shortcut between descriptors loses bytes when two streams go to one file.
+fn copy(from: &mut impl Read, into: &mut impl Write) {
+    let mut buffer = [0_u8; 8192];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let _ = into.write_all(buffer.get(..count).unwrap_or_default());
+        let _ = into.flush();
+    }
 }
 
 fn dir_of(name: &str) -> PathBuf {
