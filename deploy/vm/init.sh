@@ -19,7 +19,12 @@ mount --bind /mnt/payload/copy /mnt/copy
 mkdir -p /usr/local/bin
 for program in /mnt/payload/bin/*; do [ -f "$program" ] && install -m 755 "$program" /usr/local/bin/; done
 mkdir -p /dev/virtio-ports
-for port in /sys/class/virtio-ports/*; do ln -sfn "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"; done
+# The kernel learns of the ports one by one.
+for name in guard.out guard.err guard.exit guard.marker; do
+    for _ in $(seq 200); do port=$(grep -lx "$name" /sys/class/virtio-ports/*/name 2> /dev/null) && break; sleep 0.02; done
+    port=${port%/name}
+    ln -sfn "/dev/${port##*/}" "/dev/virtio-ports/$name"
+done
 chmod 666 /dev/virtio-ports/guard.marker
 code=0
 if [ "$GUARD" = 1 ]; then

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -90,6 +91,7 @@ impl<'a> Spec<'a> {
 /// A running guest.
 pub struct Vm {
     child: Child,
+    errors: Option<JoinHandle<()>>,
     dir: PathBuf,
     started: Instant,
     deadline: Duration,
@@ -171,8 +173,13 @@ impl Vm {
         for old in ["exit", "marker"] {
             let _ = std::fs::remove_file(dir.join(old));
         }
-        let child = qemu_command(spec, &kernel, &root, &dir, stdout).spawn().context("starting qemu-system-x86_64")?;
-        Ok(Self { child, dir, started: Instant::now(), deadline: spec.deadline })
+        let mut child = qemu_command(spec, &kernel, &root, &dir, stdout)
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting qemu-system-x86_64")?;
+        let errors =
+            child.stderr.take().map(|mut errors| std::thread::spawn(move || copy(&mut errors, &mut std::io::stderr())));
+        Ok(Self { child, errors, dir, started: Instant::now(), deadline: spec.deadline })
     }
 
     /// Waits for the power-off; reads captured output on the way.
@@ -192,6 +199,7 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(50));
         }
         let stdout = reader.and_then(|r| r.join().ok()).unwrap_or_default();
+        let _ = self.errors.take().map(JoinHandle::join);
         let exit = std::fs::read_to_string(self.dir.join("exit")).unwrap_or_default();
         let Ok(code) = exit.trim().parse() else {
             bail!("the guest ended without an exit code\n{stdout}\n{}", self.console_tail());
