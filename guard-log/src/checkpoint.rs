@@ -95,3 +95,52 @@ impl Checkpoint {
         Ok(signer.sign(&self.text())?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comes_back_signed_and_only_from_its_own_key() {
+        let signer = Signer::generate("guard.test/log").unwrap();
+        let head = Checkpoint { origin: "guard.test/log".into(), size: 7, root: [9; 32] };
+        let note = head.sign(&signer).unwrap();
+        assert_eq!(Checkpoint::open(note.as_bytes(), &signer.verifier()).unwrap(), head);
+        let other = Signer::generate("other.test/log").unwrap();
+        assert!(Checkpoint::open(note.as_bytes(), &other.verifier()).is_err());
+        assert!(matches!(head.sign(&other), Err(CheckpointError::Origin { .. })));
+        let lent = other.sign(&head.text()).unwrap();
+        assert!(matches!(Checkpoint::open(lent.as_bytes(), &other.verifier()), Err(CheckpointError::Origin { .. })));
+        let changed = note.replace("\n7\n", "\n8\n");
+        assert!(matches!(Checkpoint::open(changed.as_bytes(), &signer.verifier()), Err(CheckpointError::Note(_))));
+    }
+
+    #[test]
+    fn only_the_exact_form_is_taken() {
+        let root = STANDARD.encode([0; 32]);
+        assert!(Checkpoint::parse(&format!("o\n1\n{root}\nextension\n")).is_ok());
+        for text in [
+            String::new(),
+            format!("o\n1\n{root}"),
+            format!("\n1\n{root}\n"),
+            format!("o\n01\n{root}\n"),
+            format!("o\n+1\n{root}\n"),
+            format!("o\n-1\n{root}\n"),
+            format!("o\n18446744073709551615\n{root}\n"),
+            format!("o\n1\n{}\n", STANDARD.encode([0; 31])),
+            format!("o\n1\n{root}\n\nx\n"),
+            "o\n1\n".to_owned(),
+        ] {
+            assert!(Checkpoint::parse(&text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_log_has_the_empty_root() {
+        let signer = Signer::generate("o").unwrap();
+        let wrong = Checkpoint { origin: "o".into(), size: 0, root: [0; 32] }.sign(&signer).unwrap();
+        assert!(Checkpoint::open(wrong.as_bytes(), &signer.verifier()).is_err());
+        let right = Checkpoint::empty("o").sign(&signer).unwrap();
+        assert!(Checkpoint::open(right.as_bytes(), &signer.verifier()).is_ok());
+    }
+}

@@ -1,9 +1,11 @@
 //! Records, the host's journal, the collector's Merkle log, and their verification.
 //!
-//! Knows a record as a header and opaque bytes. It must not know gRPC, the record schema, async or policy. Fails: a file
-//! that is damaged, torn or disagrees with another is named in the error; nothing is repaired silently.
+//! Knows a record as a header and opaque bytes; only the audit reads one body, the collector's own admission of a gap. It must
+//! not know gRPC, the rest of the record schema, async or policy. Fails: a file that is damaged, torn or disagrees with
+//! another is named in the error; nothing is repaired silently.
 
 pub mod checkpoint;
+mod edge;
 pub mod frame;
 pub mod journal;
 pub mod note;

@@ -248,3 +248,96 @@ impl Verifier {
         self.key.verify_strict(text.as_bytes(), &signature).map(|()| true).map_err(|_| wrong())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The example of the reference implementation of signed notes.
+    const SKEY: &str = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+    const VKEY: &str = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
+    const TEXT: &str =
+        "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n";
+    const NOTE: &str = "If you think cryptography is the answer to your problem,\n\
+        then you don't know what your problem is.\n\n\
+        \u{2014} PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n";
+
+    #[test]
+    fn the_reference_example_is_made_and_opened() {
+        let signer = Signer::from_skey(SKEY).unwrap();
+        assert_eq!((signer.vkey().as_str(), signer.skey().as_str()), (VKEY, SKEY));
+        assert_eq!(signer.sign(TEXT).unwrap(), NOTE);
+        assert_eq!(Verifier::parse(VKEY).unwrap().open(NOTE).unwrap(), TEXT);
+    }
+
+    #[test]
+    fn keys_and_notes_come_back() {
+        let signer = Signer::generate("guard.test/log").unwrap();
+        let again = Signer::from_skey(&signer.skey()).unwrap();
+        let verifier = Verifier::parse(&signer.vkey()).unwrap();
+        assert_eq!((verifier.vkey(), verifier.name()), (again.vkey(), "guard.test/log"));
+        assert_eq!(verifier.open(&again.sign("a\n\nb\n").unwrap()).unwrap(), "a\n\nb\n");
+        assert!(!format!("{signer:?}").contains(&signer.skey().as_str()[40..]));
+    }
+
+    #[test]
+    fn signatures_of_others_beside_the_own_do_not_matter() {
+        let (one, other) = (Signer::generate("one").unwrap(), Signer::generate("other").unwrap());
+        let both = format!("{}{}", one.sign(TEXT).unwrap(), other.sign(TEXT).unwrap().rsplit_once("\n\n").unwrap().1);
+        assert_eq!(one.verifier().open(&both).unwrap(), TEXT);
+        assert_eq!(other.verifier().open(&both).unwrap(), TEXT);
+        let stranger = Signer::generate("one").unwrap().verifier().open(&both);
+        assert!(matches!(stranger, Err(NoteError::Unsigned { .. })));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_with_the_reason() {
+        for (key, why) in [
+            ("", "no `+` after the name"),
+            ("a+00", "no `+` after the key id"),
+            ("a+0+AA==", "8 hexadecimal"),
+            ("a+00000000+?", "base64"),
+            ("a+00000000+Ag==", "not Ed25519"),
+            ("a+00000000+AQ==", "32 bytes"),
+            (&VKEY.replace("c74f20a3", "c74f20a4"), "does not belong"),
+            (&VKEY.replace("Peter", "Pieter"), "does not belong"),
+        ] {
+            assert!(Verifier::parse(key).unwrap_err().to_string().contains(why), "{key}");
+        }
+        for name in ["", "a b", "a+b", "a\nb", "\u{2003}"] {
+            assert!(Signer::generate(name).is_err(), "{name:?}");
+        }
+        assert!(Signer::from_skey(VKEY).is_err());
+    }
+
+    #[test]
+    fn what_is_no_note_is_refused() {
+        let verifier = Verifier::parse(VKEY).unwrap();
+        let long = format!("{}{NOTE}", "x".repeat(NOTE_MAX));
+        let many = format!("{NOTE}{}", "\u{2014} x AAAAAAAA\n".repeat(SIGNATURES_MAX));
+        for note in
+            ["", TEXT, NOTE.trim_end(), &NOTE.replace("\u{2014} ", "- "), &NOTE.replace(",\n", ",\r\n"), &long, &many]
+        {
+            assert!(verifier.open(note).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_changed_byte_is_noticed(place in 0..NOTE.len(), bit in 0..8) {
+            let mut bytes = NOTE.as_bytes().to_vec();
+            bytes[place] ^= 1_u8 << bit;
+            if let Ok(note) = String::from_utf8(bytes) {
+                prop_assert!(Verifier::parse(VKEY).unwrap().open(&note).is_err());
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(text in ".{0,200}") {
+            let _ = (Verifier::parse(&text).is_ok(), Signer::from_skey(&text).is_ok());
+            let _ = Verifier::parse(VKEY).unwrap().open(&format!("{text}\n\n\u{2014} {text}\n")).is_ok();
+        }
+    }
+}

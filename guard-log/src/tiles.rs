@@ -167,16 +167,26 @@ pub fn put_entry(bundle: &mut Vec<u8>, entry: &[u8]) -> Result<(), TileError> {
 
 /// Entries of a bundle: exactly `width` of them.
 pub fn decode_entries(bytes: &[u8], width: u16) -> Result<Vec<&[u8]>, TileError> {
+    let (entries, problem) = split_entries(bytes, width);
+    problem.map_or(Ok(entries), Err)
+}
+
+/// As many whole entries of a bundle as there are, up to `width`, and what is wrong with it.
+pub fn split_entries(bytes: &[u8], width: u16) -> (Vec<&[u8]>, Option<TileError>) {
     let mut entries = Vec::with_capacity(usize::from(width));
     let mut rest = bytes;
-    for place in 0..u64::from(width) {
-        let (length, after) = rest.split_first_chunk::<2>().ok_or(TileError::Short(place))?;
-        let (entry, after) =
-            after.split_at_checked(usize::from(u16::from_be_bytes(*length))).ok_or(TileError::Short(place))?;
+    while entries.len() < usize::from(width) {
+        let entry = rest.split_first_chunk::<2>();
+        let entry = entry.and_then(|(n, after)| after.split_at_checked(usize::from(u16::from_be_bytes(*n))));
+        let Some((entry, after)) = entry else {
+            let place = entries.len() as u64;
+            return (entries, Some(TileError::Short(place)));
+        };
         entries.push(entry);
         rest = after;
     }
-    if rest.is_empty() { Ok(entries) } else { Err(TileError::Long(rest.len())) }
+    let problem = (!rest.is_empty()).then_some(TileError::Long(rest.len()));
+    (entries, problem)
 }
 
 /// Roots of the perfect subtrees over a tile's hashes, largest first.
@@ -189,4 +199,87 @@ pub fn peaks(hashes: &[Hash]) -> Vec<Hash> {
 /// Root over a tile's hashes; of a full tile it is a hash of the level above.
 pub fn subtree(hashes: &[Hash]) -> Hash {
     tree::fold(&peaks(hashes))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_format() {
+        let tile = |level, index, width| Tile { level, index, width }.to_string();
+        assert_eq!(tile(Level::Hashes(0), 0, 256), "tile/0/000");
+        assert_eq!(tile(Level::Hashes(3), 1_234_067, 8), "tile/3/x001/x234/067.p/8");
+        assert_eq!(tile(Level::Entries, 1000, 256), "tile/entries/x001/000");
+        let full = Tile { level: Level::Entries, index: 1000, width: 7 };
+        assert_eq!(full.partials(), "tile/entries/x001/000.p");
+    }
+
+    #[test]
+    fn a_tree_of_70000_has_the_tiles_of_the_format() {
+        let width = |level, index| Tile::at(level, index, 70_000).map(|tile| tile.width);
+        assert_eq!([0, 272, 273, 274].map(|i| width(Level::Hashes(0), i)), [Some(256), Some(256), Some(112), None]);
+        assert_eq!([0, 1, 2].map(|i| width(Level::Hashes(1), i)), [Some(256), Some(17), None]);
+        assert_eq!([0, 1].map(|i| width(Level::Hashes(2), i)), [Some(1), None]);
+        assert_eq!(width(Level::Hashes(3), 0), None);
+        assert_eq!(width(Level::Entries, 273), Some(112));
+        assert_eq!(Tile::at(Level::Hashes(200), 0, u64::MAX), None);
+        assert_eq!(Tile::at(Level::Entries, u64::MAX, u64::MAX), None);
+    }
+
+    #[test]
+    fn other_spellings_are_refused() {
+        for name in [
+            "tile/0/0",
+            "tile/0/x000/000",
+            "tile/8/000",
+            "tile/00/000",
+            "tile/+0/000",
+            "tile/0/000.p/256",
+            "tile/0/000.p/0",
+            "tile/0/000.p/01",
+            "tile/0/1000",
+            "tile/0/x001/x000",
+            "tile/entries/000/",
+            "tile//000",
+            "tile/0/999999/000",
+            "/tile/0/000",
+            "tile/0/../000",
+            "tile/0/x999/x999/x999/x999/x999/x999/x999/x999/999",
+            "tile/0/00\u{661}",
+        ] {
+            assert_eq!(name.parse::<Tile>(), Err(TileError::Path), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_split_exactly() {
+        let mut bundle = Vec::new();
+        for entry in [b"one".as_slice(), b"", b"three"] {
+            put_entry(&mut bundle, entry).unwrap();
+        }
+        assert_eq!(bundle[..5], *b"\0\x03one");
+        assert_eq!(decode_entries(&bundle, 3).unwrap(), [b"one".as_slice(), b"", b"three"]);
+        assert_eq!(decode_entries(&bundle, 2), Err(TileError::Long(7)));
+        assert_eq!(decode_entries(&bundle, 4), Err(TileError::Short(3)));
+        assert_eq!(decode_entries(&bundle[..9], 3), Err(TileError::Short(2)));
+        assert_eq!(put_entry(&mut bundle, &[0; 65_536]), Err(TileError::Entry(65_536)));
+        assert!(decode_hashes(&[0; 63], 2).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn names_come_back(level in 0_u8..9, index in any::<u64>(), shift in 0..64, width in 1_u16..=256) {
+            let level = if level == LEVELS { Level::Entries } else { Level::Hashes(level) };
+            let tile = Tile { level, index: index >> shift, width };
+            prop_assert_eq!(tile.to_string().parse::<Tile>(), Ok(tile));
+        }
+
+        #[test]
+        fn garbage_never_panics(name in "(tile/)?[0-9a-z/.]{0,40}", bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = (name.parse::<Tile>(), split_entries(&bytes, 256), decode_hashes(&bytes, 4));
+        }
+    }
 }

@@ -249,3 +249,134 @@ impl Frontier {
         fold(&self.peaks)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ct_merkle::mem_backed_tree::MemoryBackedTree;
+    use ct_merkle::{ConsistencyProof, InclusionProof, RootHash};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Inputs and roots of the certificate-transparency reference tests.
+    const LEAVES: [&str; 8] =
+        ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"];
+    const ROOTS: [&str; 8] = [
+        "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+        "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+        "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+        "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+        "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+        "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+        "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
+    ];
+
+    type Theirs = MemoryBackedTree<Sha256, [u8; 8]>;
+
+    fn entry(index: u64) -> [u8; 8] {
+        index.to_le_bytes()
+    }
+
+    /// Reads nodes of the tree whose leaves are [`entry`].
+    fn node(level: u32, index: u64) -> Result<Hash, ProofError> {
+        let first = index << level;
+        Ok(match level {
+            0 => leaf_hash(&entry(first)),
+            _ => node_hash(&node(level - 1, index * 2)?, &node(level - 1, index * 2 + 1)?),
+        })
+    }
+
+    fn ours(size: u64) -> Hash {
+        root(size, &mut node).unwrap()
+    }
+
+    fn theirs(size: u64) -> Theirs {
+        let mut tree = Theirs::new();
+        (0..size).for_each(|index| tree.push(entry(index)));
+        tree
+    }
+
+    #[test]
+    fn roots_are_those_of_the_reference() {
+        assert_eq!(hex::encode(empty_root()), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        let mut frontier = Frontier::default();
+        for (leaf, root) in LEAVES.iter().zip(ROOTS) {
+            frontier.push(leaf_hash(&hex::decode(leaf).unwrap()));
+            assert_eq!(hex::encode(frontier.root()), root);
+        }
+    }
+
+    #[test]
+    fn sizes_that_make_no_sense_are_refused() {
+        let root = ours(3);
+        assert!(verify_inclusion(&root, 3, 3, &[], &root).is_err());
+        assert!(verify_inclusion(&root, 0, 0, &[], &root).is_err());
+        assert!(verify_inclusion(&root, u64::MAX - 1, u64::MAX, &[root; 100], &root).is_err());
+        assert!(verify_inclusion(&root, 0, 3, &[root; 129], &root).is_err());
+        assert!(verify_consistency(4, 3, &[], &root, &root).is_err());
+        assert!(verify_consistency(0, 3, &[], &root, &root).is_err());
+        assert!(verify_consistency(0, 3, &[], &empty_root(), &root).is_ok());
+        assert!(verify_consistency(u64::MAX - 1, u64::MAX, &[root; 100], &root, &root).is_err());
+        assert!(inclusion_proof::<ProofError>(3, 3, &mut node).is_err());
+        assert!(consistency_proof::<ProofError>(4, 3, &mut node).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn another_implementation_agrees(size in 1_u64..300, index in any::<u64>(), old in any::<u64>()) {
+            let (index, old) = (index % size, old % size + 1);
+            let tree = theirs(size);
+            let their_root = tree.root();
+            prop_assert_eq!(their_root.as_bytes().as_slice(), ours(size));
+            let inclusion = inclusion_proof::<ProofError>(index, size, &mut node).unwrap();
+            let their_proof = tree.prove_inclusion(index as usize);
+            prop_assert_eq!(their_proof.as_bytes(), inclusion.concat());
+            let proof = InclusionProof::try_from_bytes(inclusion.concat()).unwrap();
+            tree.root().verify_inclusion(&entry(index), index, &proof).unwrap();
+            if old < size {
+                let consistency = consistency_proof::<ProofError>(old, size, &mut node).unwrap();
+                let their_proof = tree.prove_consistency((size - old) as usize);
+                prop_assert_eq!(their_proof.as_bytes(), consistency.concat());
+                let proof = ConsistencyProof::try_from_bytes(consistency.concat()).unwrap();
+                tree.root().verify_consistency(&RootHash::new(ours(old).into(), old), &proof).unwrap();
+            }
+        }
+
+        #[test]
+        fn proofs_hold_and_changed_ones_do_not(
+            size in 1_u64..300, index in any::<u64>(), old in any::<u64>(), bit in 0_usize..256, place in any::<usize>()
+        ) {
+            let (index, old) = (index % size, old % (size + 1));
+            let (leaf, top, older) = (leaf_hash(&entry(index)), ours(size), ours(old));
+            let flip = |hash: &Hash| { let mut h = *hash; h[bit / 8] ^= 1 << (bit % 8); h };
+            let inclusion = inclusion_proof::<ProofError>(index, size, &mut node).unwrap();
+            prop_assert_eq!(verify_inclusion(&leaf, index, size, &inclusion, &top), Ok(()));
+            prop_assert!(verify_inclusion(&flip(&leaf), index, size, &inclusion, &top).is_err());
+            prop_assert!(verify_inclusion(&leaf, index, size, &inclusion, &flip(&top)).is_err());
+            let consistency = consistency_proof::<ProofError>(old, size, &mut node).unwrap();
+            prop_assert_eq!(verify_consistency(old, size, &consistency, &older, &top), Ok(()));
+            if old > 0 {
+                prop_assert!(verify_consistency(old, size, &consistency, &flip(&older), &top).is_err());
+                prop_assert!(verify_consistency(old, size, &consistency, &older, &flip(&top)).is_err());
+            }
+            for (proof, is_inclusion) in [(inclusion, true), (consistency, false)] {
+                let check = |proof: &[Hash]| match is_inclusion {
+                    true => verify_inclusion(&leaf, index, size, proof, &top),
+                    false => verify_consistency(old, size, proof, &older, &top),
+                };
+                if proof.is_empty() {
+                    continue;
+                }
+                let mut changed = proof.clone();
+                let at = place % proof.len();
+                changed[at] = flip(&changed[at]);
+                prop_assert!(check(&changed).is_err());
+                prop_assert!(check(&proof[1..]).is_err());
+                prop_assert!(check(&[proof.as_slice(), &[top]].concat()).is_err());
+            }
+        }
+    }
+}

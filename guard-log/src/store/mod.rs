@@ -6,7 +6,6 @@
 //! never publish a head that forks what the lock holds. Fails: after an error of write or sync the log stays closed until it is
 //! opened again; files that contradict each other are refused by name at opening.
 
-mod edge;
 mod error;
 mod lock;
 mod publish;

@@ -12,10 +12,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::edge::Edge;
 use super::error::io_error;
 use super::lock::{Lock, read_limited};
 use crate::checkpoint::Checkpoint;
+use crate::edge::Edge;
 use crate::frame;
 use crate::note::Signer;
 use crate::record::Record;

@@ -7,7 +7,7 @@ use crate::tree::{self, Hash};
 
 /// Growing end of a tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Edge {
+pub(crate) struct Edge {
     size: u64,
     /// The bundle that is not full yet.
     bundle: Vec<u8>,
@@ -17,7 +17,7 @@ pub(super) struct Edge {
 
 impl Edge {
     /// From what is not full yet at `size`: the hashes of each level and the entries.
-    pub(super) fn resume<'a>(
+    pub(crate) fn resume<'a>(
         size: u64,
         levels: Vec<Vec<Hash>>,
         entries: impl Iterator<Item = &'a [u8]>,
@@ -30,19 +30,30 @@ impl Edge {
     }
 
     /// Leaves so far.
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
     /// Adds a leaf; tiles that it fills are appended to `full`.
-    pub(super) fn push(&mut self, entry: &[u8], full: &mut Vec<(Tile, Vec<u8>)>) -> Result<(), TileError> {
+    pub(crate) fn push(&mut self, entry: &[u8], full: &mut Vec<(Tile, Vec<u8>)>) -> Result<(), TileError> {
         tiles::put_entry(&mut self.bundle, entry)?;
         self.size += 1;
         if self.size.is_multiple_of(WIDTH) {
             let tile = Tile { level: Level::Entries, index: self.size / WIDTH - 1, width: WIDTH as u16 };
             full.push((tile, std::mem::take(&mut self.bundle)));
         }
-        let mut carry = Some(tree::leaf_hash(entry));
+        self.carry(tree::leaf_hash(entry), full);
+        Ok(())
+    }
+
+    /// Adds a leaf of which only the hash is known; bundles cannot be had then.
+    pub(crate) fn push_hash(&mut self, leaf: Hash) {
+        self.size += 1;
+        self.carry(leaf, &mut Vec::new());
+    }
+
+    fn carry(&mut self, leaf: Hash, full: &mut Vec<(Tile, Vec<u8>)>) {
+        let mut carry = Some(leaf);
         for level in 0..tiles::LEVELS {
             let Some(hash) = carry.take() else { break };
             if self.levels.len() <= usize::from(level) {
@@ -60,22 +71,25 @@ impl Edge {
                 hashes.clear();
             }
         }
-        Ok(())
     }
 
-    /// Tiles that are not full, as they stand.
-    pub(super) fn partial(&self) -> Vec<(Tile, Vec<u8>)> {
-        let mut tiles = Vec::new();
-        for (level, hashes) in (0_u8..).zip(&self.levels) {
+    /// Tiles of hashes that are not full, as they stand.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = (Tile, &[Hash])> {
+        (0_u8..).zip(&self.levels).filter_map(|(level, hashes)| {
             let index = self.size >> (8 * (u32::from(level) + 1));
-            tiles.extend(Tile::at(Level::Hashes(level), index, self.size).map(|t| (t, tiles::encode_hashes(hashes))));
-        }
+            Some((Tile::at(Level::Hashes(level), index, self.size)?, hashes.as_slice()))
+        })
+    }
+
+    /// Tiles and bundle that are not full, as they stand.
+    pub(crate) fn partial(&self) -> Vec<(Tile, Vec<u8>)> {
+        let mut tiles: Vec<_> = self.hashes().map(|(tile, hashes)| (tile, tiles::encode_hashes(hashes))).collect();
         tiles.extend(Tile::at(Level::Entries, self.size / WIDTH, self.size).map(|t| (t, self.bundle.clone())));
         tiles
     }
 
     /// Root over all leaves.
-    pub(super) fn root(&self) -> Hash {
+    pub(crate) fn root(&self) -> Hash {
         let peaks: Vec<Hash> = self.levels.iter().rev().flat_map(|hashes| tiles::peaks(hashes)).collect();
         tree::fold(&peaks)
     }
