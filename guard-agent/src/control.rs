@@ -248,7 +248,7 @@ fn run_session(
     }
     let stdio: [OwnedFd; 3] = fds.try_into().map_err(|_| error("usage", "three descriptors are needed", ""))?;
     wanted::check_stdio(&stdio, wish.tty)?;
-    let wanted = wanted::check(node, uid(peer), wish)?;
+    let wanted = wanted::check(node, peer, wish)?;
     let copy = stream.try_clone().map_err(|e| error("internal", e.to_string(), ""))?;
     let internal = |e: String| error("internal", e, "the daemon's log has more (journalctl -u guard-agent)");
     let started = session::start(node, &wanted, &stdio, copy).map_err(internal)?;

@@ -43,6 +43,8 @@ pub struct StartSpec {
     pub groups: Vec<u32>,
     /// File mode creation mask.
     pub umask: u32,
+    /// Soft and hard limits by resource number; empty leaves the launcher's own.
+    pub limits: Vec<(u64, u64)>,
     /// The descriptors are a terminal.
     pub tty: bool,
     /// A private mount namespace.
@@ -297,6 +299,7 @@ fn start(spec: &StartSpec, fds: &[OwnedFd]) -> io::Result<spawn::Child> {
         gid: spec.gid,
         groups: spec.groups.clone(),
         umask: spec.umask,
+        limits: spec.limits.clone(),
         tty: spec.tty,
         namespace: spec.namespace,
         no_new_privs: spec.no_new_privs,

@@ -140,6 +140,8 @@ pub struct Wanted {
     pub tty: bool,
     /// File mode creation mask.
     pub umask: u32,
+    /// Limits of the process that asked.
+    pub limits: Vec<(u64, u64)>,
     /// Name of this node, for the instance's URI.
     pub node_name: String,
 }
@@ -273,6 +275,7 @@ fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, id: SessionId) -> StartSp
         gid: wanted.user.gid,
         groups: wanted.user.groups.clone(),
         umask: wanted.umask,
+        limits: wanted.limits.clone(),
         tty: wanted.tty,
         namespace: true,
         no_new_privs: node.config.session.no_new_privs,

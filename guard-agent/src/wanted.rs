@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use guard_proto::v1::{Identity, LocalError, StartSession};
 use rustix::fs::FileType;
+use rustix::net::UCred;
 use sha2::{Digest, Sha256};
 
 use crate::config::SessionConfig;
@@ -36,7 +37,7 @@ pub fn check_stdio(stdio: &[OwnedFd; 3], tty: bool) -> Result<(), LocalError> {
 }
 
 /// Checks everything else.
-pub fn check(node: &Node, peer_uid: u32, wish: StartSession) -> Result<Wanted, LocalError> {
+pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, LocalError> {
     let config = &node.config.session;
     check_name(&wish.agent)?;
     check_text("purpose", &wish.purpose, PURPOSE_MAX)?;
@@ -46,7 +47,9 @@ pub fn check(node: &Node, peer_uid: u32, wish: StartSession) -> Result<Wanted, L
     if wish.cwd.first() != Some(&b'/') || wish.cwd.contains(&0) {
         return Err(error("usage", "the working folder must be an absolute path", ""));
     }
-    let peer = user(peer_uid)?;
+    let gone = |e: std::io::Error| error("usage", format!("reading the caller's limits: {e}"), "");
+    let limits = proc::limits(peer.pid.as_raw_nonzero().get().unsigned_abs()).map_err(gone)?;
+    let peer = user(peer.uid.as_raw())?;
     let user = acting_user(config, &peer, &wish.initiator)?;
     if user.uid == 0 && !config.allow_root {
         return Err(error(
@@ -76,6 +79,7 @@ pub fn check(node: &Node, peer_uid: u32, wish: StartSession) -> Result<Wanted, L
         purpose: wish.purpose,
         tty: wish.tty,
         umask: wish.umask & 0o777,
+        limits,
         node_name: node.config.node.name.clone(),
     })
 }

@@ -113,6 +113,18 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Soft and hard limits of a process, in the order of the kernel's resource numbers.
+pub fn limits(pid: u32) -> io::Result<Vec<(u64, u64)>> {
+    (0..libc::RLIM_NLIMITS.cast_unsigned())
+        .map(|resource| {
+            let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: the limit outlives the call; nothing is set.
+            let done = unsafe { libc::prlimit64(pid.cast_signed(), resource, std::ptr::null(), &raw mut limit) };
+            if done < 0 { Err(io::Error::last_os_error()) } else { Ok((limit.rlim_cur, limit.rlim_max)) }
+        })
+        .collect()
+}
+
 /// Name and primary group, home and shell of a user, and all groups.
 #[derive(Clone, Debug)]
 pub struct User {
@@ -206,6 +218,13 @@ mod tests {
         assert_eq!(me.tgid, std::process::id());
         assert!(!me.exe.is_empty());
         assert!(!mount_points(std::process::id()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn limits_are_all_there() {
+        let limits = limits(std::process::id()).unwrap();
+        assert_eq!(limits.len(), 16);
+        assert!(limits.iter().all(|(soft, hard)| soft <= hard));
     }
 
     #[test]

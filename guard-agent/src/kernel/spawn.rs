@@ -25,6 +25,8 @@ pub struct Plan {
     pub groups: Vec<u32>,
     /// File mode creation mask.
     pub umask: u32,
+    /// Soft and hard limits by resource number; none are left as they are.
+    pub limits: Vec<(u64, u64)>,
     /// The three descriptors are a terminal that becomes the controlling one.
     pub tty: bool,
     /// Make a private mount namespace.
@@ -137,6 +139,12 @@ fn prepare(plan: &Plan, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         check("signal mask", libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()))?;
+        // What protects the daemon from the kernel's memory killer is not for what it starts.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+        for (resource, (soft, hard)) in (0_u32..).zip(&plan.limits) {
+            let limit = libc::rlimit64 { rlim_cur: *soft, rlim_max: *hard };
+            check("limits", libc::setrlimit64(resource, &raw const limit))?;
+        }
         check("groups", libc::setgroups(plan.groups.len(), plan.groups.as_ptr()))?;
         check("group", libc::setresgid(plan.gid, plan.gid, plan.gid))?;
         check("user", libc::setresuid(plan.uid, plan.uid, plan.uid))?;

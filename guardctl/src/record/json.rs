@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
     CanaryResult, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, Identity, NodeStart,
-    ProcessRef, ReviewDecision, SessionEnd, SessionStart, Verdict,
+    ProcessRef, ReviewDecision, SessionEnd, SessionStart, Timing, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -100,13 +100,19 @@ fn session_end(b: &SessionEnd) -> Value {
 fn exec(b: &Exec) -> Value {
     json!({"identity": identity(&b.identity), "facts": b.facts.as_ref().map(facts),
         "verdict": b.verdict.as_ref().map(verdict), "disposition": disposition_word(b.disposition), "detail": b.detail,
-        "inherited_from": b.inherited_from, "request": some(&b.request_id), "reviewer": some(&b.reviewer)})
+        "inherited_from": b.inherited_from, "request": some(&b.request_id), "reviewer": some(&b.reviewer),
+        "timing": b.timing.as_ref().map(timing)})
 }
 
 fn exec_request(b: &ExecRequest) -> Value {
     json!({"identity": identity(&b.identity), "facts": b.facts.as_ref().map(facts),
         "verdict": b.verdict.as_ref().map(verdict), "request": b.request_id, "deadline": rfc3339(b.deadline_unix_ns),
-        "hold_max_ns": b.hold_max_ns, "digest": hex::encode(&b.digest)})
+        "hold_max_ns": b.hold_max_ns, "digest": hex::encode(&b.digest), "timing": b.timing.as_ref().map(timing)})
+}
+
+/// Parts of a hold, each the time since the part before.
+fn timing(b: &Timing) -> Value {
+    json!({"hold_to_read_ns": b.hold_to_read, "facts_ns": b.facts, "digest_ns": b.digest, "policy_ns": b.policy})
 }
 
 fn exec_decision(b: &ExecDecision) -> Value {
