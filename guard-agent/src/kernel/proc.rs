@@ -115,7 +115,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 
 /// Soft and hard limits of a process, in the order of the kernel's resource numbers.
 pub fn limits(pid: u32) -> io::Result<Vec<(u64, u64)>> {
-    (0..libc::RLIM_NLIMITS.cast_unsigned())
+    (0..libc::RLIM_NLIMITS)
         .map(|resource| {
             let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
             // SAFETY: the limit outlives the call; nothing is set.
