@@ -1,0 +1,17 @@
+//! The real binary, over real sockets with mutual TLS, with a real log on disk.
+
+#[path = "collector/host.rs"]
+mod host;
+#[path = "collector/world.rs"]
+mod world;
+
+#[path = "collector/admission.rs"]
+mod admission;
+#[path = "collector/answers.rs"]
+mod answers;
+#[path = "collector/callers.rs"]
+mod callers;
+#[path = "collector/crash.rs"]
+mod crash;
+#[path = "collector/decisions.rs"]
+mod decisions;
