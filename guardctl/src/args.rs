@@ -287,6 +287,8 @@ pub enum LogCommand {
     Verify(VerifyArgs),
     /// Print the signed checkpoint as it stands
     Checkpoint,
+    /// Print the verifier key that is used, and where it comes from
+    Vkey,
     /// Download the whole log, verified, as C2SP tlog-tiles files
     Export {
         /// Folder to write, made if missing
@@ -300,6 +302,12 @@ pub struct VerifyArgs {
     /// Verify an exported log without asking the collector
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Verifier key [default: log_vkey of the configuration, else the one kept in the state file]
+    #[arg(long, value_name = "KEY")]
+    pub vkey: Option<String>,
+    /// Write what was verified into this folder, as C2SP tlog-tiles files
+    #[arg(long, value_name = "DIR", conflicts_with = "dir")]
+    pub export: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod config;
 mod duration;
 mod exit;
 mod local;
+mod log;
 mod output;
 mod record;
 mod review;
@@ -71,7 +72,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Review(command) => review::run(command, config, &out).await?,
         Command::Status(args) => status::run(args, config, &out).await?,
         Command::Whoami => status::whoami(config, &out).await?,
-        Command::Log(_) => {}
+        Command::Log(command) => log::run(command, config, &out).await?,
     }
     Ok(Exit::Ok as u8)
 }

@@ -3,6 +3,7 @@
 //! It must not judge what it reads: `guard_log::verify` does. Fails: a resource that is not there is `None`, everything else is
 //! an error.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,9 @@ use tonic::Code;
 
 use crate::client::Client;
 
+/// A full bundle of the longest records, with room for the message around it.
+const RESOURCE_MAX: usize = 20 << 20;
+
 /// The collector's `ReadLog`, for use on a thread outside the runtime.
 pub struct Remote {
     /// The connected client.
@@ -24,7 +28,7 @@ pub struct Remote {
 
 impl Source for Remote {
     fn fetch(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
-        let mut client = self.client.clone();
+        let mut client = self.client.clone().max_decoding_message_size(RESOURCE_MAX);
         let request = ReadLogRequest { path: path.to_owned() };
         match self.runtime.block_on(client.read_log(request)) {
             Ok(reply) => Ok(Some(reply.into_inner().content)),
@@ -56,6 +60,8 @@ pub struct Copying<S> {
     pub from: S,
     /// Where it goes.
     pub to: PathBuf,
+    /// Files written.
+    pub files: Cell<u64>,
 }
 
 impl<S: Source> Source for Copying<S> {
@@ -63,6 +69,7 @@ impl<S: Source> Source for Copying<S> {
         let found = self.from.fetch(path)?;
         if let Some(bytes) = found.as_ref().filter(|_| path != "checkpoint") {
             write(&self.to.join(path), bytes).map_err(|e| SourceError::new(path, e))?;
+            self.files.set(self.files.get() + 1);
         }
         Ok(found)
     }

@@ -1,0 +1,204 @@
+//! `guardctl log`: verifies, exports and inspects the Merkle log.
+//!
+//! It must believe nothing but the verifier key and the checkpoint verified last; what does not verify is never remembered and
+//! gets no checkpoint in an export. Fails: exit code 1 with every finding when the log is not right.
+
+mod key;
+mod show;
+mod source;
+mod state;
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use guard_log::checkpoint::Checkpoint;
+use guard_log::note::Verifier;
+use guard_log::tiles::CHECKPOINT;
+use guard_log::verify::{AuditOptions, AuditReport, Source, VerifyError, audit};
+use guard_proto::v1::ReadLogRequest;
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use crate::args::{LogCommand, VerifyArgs};
+use crate::client::{self, Client};
+use crate::config::Config;
+use crate::exit::{CliError, Exit, Result};
+use crate::output::Out;
+use crate::text::escape_str;
+use key::Key;
+use show::Verified;
+use source::{Copying, Folder, Remote};
+use state::{Known, State};
+
+/// `guardctl log`.
+pub async fn run(command: &LogCommand, config: &Config, out: &Out) -> Result<()> {
+    match command {
+        LogCommand::Verify(args) => match &args.dir {
+            Some(dir) => answer(verify_folder(dir, args.vkey.as_deref(), config)?, out),
+            None => verify(args, config, out).await,
+        },
+        LogCommand::Checkpoint => checkpoint(config, out).await,
+        LogCommand::Vkey => vkey(config, out).await,
+        LogCommand::Export { dir } => export(dir, config, out).await,
+    }
+}
+
+/// A collector's log, before it is read.
+struct Log {
+    client: Client,
+    address: String,
+    state: State,
+    key: Key,
+    /// The checkpoint verified last.
+    previous: Option<Checkpoint>,
+    /// As served now.
+    note: Vec<u8>,
+}
+
+impl Log {
+    async fn open(named: Option<&str>, config: &Config) -> Result<Log> {
+        let state = State::open(config.state_path()?)?;
+        let mut client = client::connect(config).await?;
+        // First of all, so that a caller without the right is told that.
+        let request = ReadLogRequest { path: CHECKPOINT.to_owned() };
+        let note = client.read_log(request).await.map_err(client::refused)?.into_inner().content;
+        let address = config.collector.as_deref().unwrap_or("https://localhost:7443").to_owned();
+        let key = key::of_collector(named, config, &state, &address, &mut client).await?;
+        let previous = match state.get(&address) {
+            Some(known) => Some(remembered(known, &address)?),
+            None => None,
+        };
+        Ok(Log { client, address, state, key, previous, note })
+    }
+
+    /// Audits on a thread of its own, as the source blocks, and remembers what is right.
+    async fn audit(&mut self, export: Option<PathBuf>) -> Result<(Verified, u64)> {
+        let remote = Remote { client: self.client.clone(), runtime: Handle::current() };
+        let (verifier, previous) = (self.key.verifier.clone(), self.previous.clone());
+        let work = move || match export {
+            None => judge(&remote, &verifier, previous).map(|report| (report, 0)),
+            Some(to) => {
+                let copying = Copying { from: remote, to, files: Cell::new(0) };
+                let report = judge(&copying, &verifier, previous)?;
+                if report.is_ok() {
+                    let path = copying.to.join(CHECKPOINT);
+                    source::write(&path, &report.note).map_err(|e| cannot_write(&path, &e))?;
+                }
+                Ok((report, copying.files.get() + 1))
+            }
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        let (report, files) =
+            done.map_err(|e| CliError::new(Exit::Internal, format_args!("the audit ended early: {e}")))??;
+        let verified = Verified { report, previous: self.previous.clone(), key_from: self.key.from };
+        if verified.report.is_ok() {
+            let checkpoint = String::from_utf8_lossy(&verified.report.note).into_owned();
+            self.state.remember(&self.address, Known { vkey: self.key.verifier.vkey(), checkpoint })?;
+        }
+        Ok((verified, files))
+    }
+}
+
+/// The checkpoint in the state file, which was signed by the key kept with it.
+fn remembered(known: &Known, address: &str) -> Result<Checkpoint> {
+    let bad = |e: &dyn std::fmt::Display| {
+        CliError::new(Exit::Config, format_args!("state file, {address}: {e}"))
+            .hint("it keeps the last verified checkpoint; look at it before removing it")
+    };
+    let verifier = Verifier::parse(&known.vkey).map_err(|e| bad(&e))?;
+    Checkpoint::open(known.checkpoint.as_bytes(), &verifier).map_err(|e| bad(&e))
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::new(Exit::Config, format_args!("cannot write {}: {error}", path.display()))
+}
+
+fn judge(source: &dyn Source, verifier: &Verifier, previous: Option<Checkpoint>) -> Result<AuditReport> {
+    audit(source, verifier, &AuditOptions { previous }, &mut |_, _| {}).map_err(|error| match error {
+        VerifyError::Source(e) => CliError::new(Exit::Unavailable, e),
+        e @ (VerifyError::NoCheckpoint | VerifyError::Checkpoint(_)) => {
+            CliError::new(Exit::No, format_args!("log verification failed: {e}"))
+        }
+    })
+}
+
+/// Prints, and is an error if the log is not right.
+fn answer(verified: Verified, out: &Out) -> Result<()> {
+    if out.is_json() {
+        out.json(&verified.json())?;
+    } else {
+        out.print(&verified.text(out))?;
+    }
+    failed(&verified)
+}
+
+fn failed(verified: &Verified) -> Result<()> {
+    match verified.errors() {
+        0 => Ok(()),
+        n => Err(CliError::new(Exit::No, format_args!("log verification failed: {n} findings"))
+            .hint("keep what was printed and the state file; both are evidence")),
+    }
+}
+
+async fn verify(args: &VerifyArgs, config: &Config, out: &Out) -> Result<()> {
+    let mut log = Log::open(args.vkey.as_deref(), config).await?;
+    let (verified, _) = log.audit(args.export.clone()).await?;
+    answer(verified, out)
+}
+
+/// A folder is held against what was verified of this log earlier, if it is at least as long.
+fn verify_folder(dir: &Path, named: Option<&str>, config: &Config) -> Result<Verified> {
+    let folder = Folder(dir.to_path_buf());
+    let unreadable = |e: &dyn std::fmt::Display| CliError::new(Exit::No, format_args!("{}: {e}", dir.display()));
+    let note = folder.fetch(CHECKPOINT).map_err(|e| unreadable(&e))?;
+    let note = note.ok_or_else(|| unreadable(&VerifyError::NoCheckpoint))?;
+    let origin = String::from_utf8_lossy(note.split(|b| *b == b'\n').next().unwrap_or_default()).into_owned();
+    let state = State::open(config.state_path()?)?;
+    let key = key::of_folder(named, config, &state, &origin)?;
+    let head = Checkpoint::open(&note, &key.verifier)
+        .map_err(|e| CliError::new(Exit::No, format_args!("log verification failed: {e}")))?;
+    let same_log = state.all().filter(|known| known.vkey == key.verifier.vkey());
+    let known: Vec<Checkpoint> = same_log.map(|known| remembered(known, &origin)).collect::<Result<_>>()?;
+    let previous = known.into_iter().filter(|before| before.size <= head.size).max_by_key(|before| before.size);
+    let report = judge(&folder, &key.verifier, previous.clone())?;
+    Ok(Verified { report, previous, key_from: key.from })
+}
+
+async fn export(dir: &Path, config: &Config, out: &Out) -> Result<()> {
+    let mut log = Log::open(None, config).await?;
+    let (verified, files) = log.audit(Some(dir.to_path_buf())).await?;
+    if verified.errors() > 0 {
+        return answer(verified, out);
+    }
+    let size = verified.report.checkpoint.size;
+    if out.is_json() {
+        return out.json(&json!({"dir": dir.to_string_lossy(), "size": size, "files": files}));
+    }
+    out.print(&format!("{files} files of {size} records, verified, in {}\n", escape_str(&dir.to_string_lossy())))
+}
+
+async fn checkpoint(config: &Config, out: &Out) -> Result<()> {
+    let log = Log::open(None, config).await?;
+    let head = Checkpoint::open(&log.note, &log.key.verifier)
+        .map_err(|e| CliError::new(Exit::No, format_args!("not a checkpoint of this log: {e}")))?;
+    let note = String::from_utf8_lossy(&log.note);
+    if out.is_json() {
+        let root = hex::encode(head.root);
+        return out.json(&json!({"origin": head.origin, "size": head.size, "root": root, "note": note}));
+    }
+    let root = STANDARD.encode(head.root);
+    let signatures = note.rsplit_once("\n\n").map_or("", |(_, signatures)| signatures);
+    let lines: String = signatures.lines().map(|line| format!("{}\n", escape_str(line))).collect();
+    out.print(&format!("{}\n{}\n{root}\n\n{lines}", escape_str(&head.origin), head.size))
+}
+
+async fn vkey(config: &Config, out: &Out) -> Result<()> {
+    let log = Log::open(None, config).await?;
+    let vkey = log.key.verifier.vkey();
+    if out.is_json() {
+        return out.json(&json!({"vkey": vkey, "from": log.key.from}));
+    }
+    out.print(&format!("{}\n", escape_str(&vkey)))
+}
