@@ -117,7 +117,6 @@ impl Caller {
     }
 
     /// The caller of a request, if they may.
-    #[expect(clippy::result_large_err, reason = "tonic's handlers return Status")]
     pub fn of<T>(request: &Request<T>, right: Right) -> Result<Self, Status> {
         let certificates =
             request.peer_certs().ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;

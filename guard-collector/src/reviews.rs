@@ -113,10 +113,8 @@ impl Reviews {
                 };
                 self.open_request(new);
             }
-            Some(Body::ExecDecision(end)) => {
-                if self.open.get(&end.request_id).is_some_and(|o| o.host == header.host) {
-                    self.open.remove(&end.request_id);
-                }
+            Some(Body::ExecDecision(end)) if self.open.get(&end.request_id).is_some_and(|o| o.host == header.host) => {
+                self.open.remove(&end.request_id);
             }
             Some(Body::ReviewDecision(decision)) => {
                 if let Some(open) = self.open.get_mut(&decision.request_id)

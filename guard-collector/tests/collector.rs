@@ -1,4 +1,10 @@
 //! The real binary, over real sockets with mutual TLS, with a real log on disk.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests may panic as tests do"
+)]
 
 #[path = "collector/host.rs"]
 mod host;

@@ -41,6 +41,9 @@ pub struct Page {
     pub next: Option<u64>,
 }
 
+/// A session and the first leaves of its records.
+pub type SessionLeaves = (SessionSummary, Vec<u64>);
+
 /// Which records.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -213,7 +216,7 @@ impl Index {
     }
 
     /// One session, and the first leaves of its records.
-    pub fn session(&self, id: &str, limit: u32) -> Result<(Option<(SessionSummary, Vec<u64>)>, u64)> {
+    pub fn session(&self, id: &str, limit: u32) -> Result<(Option<SessionLeaves>, u64)> {
         self.answer(|tables| {
             let mut statement = tables.prepare_cached(&format!("{SESSION} WHERE s.session = ?1"))?;
             let Some((_, mut session)) = statement.query_row([id], summary).optional()? else { return Ok(None) };
