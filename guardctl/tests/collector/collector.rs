@@ -19,6 +19,10 @@ use tonic::{Request, Response, Status};
 /// The one request that waits.
 pub const REQUEST: &str = "01KG9F6R00ABCDEFGHJKMNPQRS";
 
+/// The log that is served, in the collector's folder, and the file with its key.
+pub const PUBLIC: &str = "log/data/log";
+pub const VKEY: &str = "vkey";
+
 /// A running collector.
 pub struct Collector {
     folder: TempDir,
@@ -50,7 +54,7 @@ impl Collector {
             .identity(TlsIdentity::from_pem(server.0, server.1))
             .client_ca_root(Certificate::from_pem(ca.pem()));
         let decided = Arc::new(Mutex::new(None));
-        let service = Service { decided: Arc::clone(&decided) };
+        let service = Service { decided: Arc::clone(&decided), folder: folder.path().to_owned() };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
         let port = listener.local_addr().expect("address").port();
         let config = format!(
@@ -105,6 +109,7 @@ fn serve(listener: std::net::TcpListener, tls: ServerTlsConfig, service: Service
 
 struct Service {
     decided: Arc<Mutex<Option<DecideRequest>>>,
+    folder: PathBuf,
 }
 
 type Entries = Pin<Box<dyn Stream<Item = Result<LogEntry, Status>> + Send>>;
@@ -137,7 +142,8 @@ impl ControlService for Service {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let report = NodeReport { mode: "enforcing".into(), ..NodeReport::default() };
         let node = NodeState { node: "devbox".into(), connected: true, report: Some(report), ..NodeState::default() };
-        Ok(Response::new(StatusReply { nodes: vec![node], ..StatusReply::default() }))
+        let log_vkey = fs::read_to_string(self.folder.join(VKEY)).unwrap_or_default();
+        Ok(Response::new(StatusReply { nodes: vec![node], log_vkey, ..StatusReply::default() }))
     }
 
     /// Gives two at a time.
@@ -178,7 +184,15 @@ impl ControlService for Service {
         Err(Status::unimplemented("not in this test"))
     }
 
-    async fn read_log(&self, _: Request<ReadLogRequest>) -> Result<Response<ReadLogReply>, Status> {
-        Err(Status::permission_denied("needs the role auditor"))
+    /// Serves the log that a test made; where there is none the caller has no right.
+    async fn read_log(&self, r: Request<ReadLogRequest>) -> Result<Response<ReadLogReply>, Status> {
+        let public = self.folder.join(PUBLIC);
+        if !public.is_dir() {
+            return Err(Status::permission_denied("needs the role auditor"));
+        }
+        match fs::read(public.join(&r.get_ref().path)) {
+            Ok(content) => Ok(Response::new(ReadLogReply { content })),
+            Err(_) => Err(Status::not_found("no such resource")),
+        }
     }
 }

@@ -1,0 +1,200 @@
+//! `guardctl log` against a log made by the store and served over real gRPC and TLS, right and changed.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "the collector is shared with other tests")]
+
+use std::fs;
+use std::process::{Command, Output};
+
+use collector::{Collector, PUBLIC, VKEY};
+use guard_log::note::Signer;
+use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
+use guard_log::store::{Store, StoreOptions};
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{AdmitFinding, RecordBody};
+use prost::Message;
+use serde_json::Value;
+
+#[path = "collector/collector.rs"]
+mod collector;
+
+struct Chain(u8, u64, [u8; 32]);
+
+impl Chain {
+    fn next(&mut self, kind: Kind, body: &[u8]) -> Record {
+        let header = Header {
+            version: 1,
+            kind,
+            host: HostId([self.0; 16]),
+            epoch: Epoch([self.0; 16]),
+            seq: self.1,
+            prev: self.2,
+            boot_ns: 0,
+            wall_unix_ns: 0,
+            session: SessionId::NONE,
+        };
+        let record = Record::seal(&header, body).expect("sealed");
+        (self.1, self.2) = (self.1 + 1, record.digest());
+        record
+    }
+}
+
+/// A collector with a log that grows.
+struct Logged {
+    collector: Collector,
+    store: Store,
+    host: Chain,
+}
+
+impl Logged {
+    fn new() -> Logged {
+        let logged = Logged::of(Collector::start(), &Signer::generate("guard.test/log").expect("key"), "log");
+        fs::write(logged.collector.file(VKEY), logged.store.vkey()).expect("written");
+        logged
+    }
+
+    fn of(collector: Collector, signer: &Signer, name: &str) -> Logged {
+        let options = StoreOptions {
+            dir: collector.file(name).join("data"),
+            lock: collector.file(name).join("lock"),
+            segment_bytes: 1 << 20,
+            require_real_disk: false,
+        };
+        let again = Signer::from_skey(&signer.skey()).expect("key");
+        Store::create(&options, signer).expect("created");
+        let (store, _) = Store::open(options, again).expect("opened");
+        Logged { collector, store, host: Chain(1, 0, [0; 32]) }
+    }
+
+    fn grow(&mut self, records: usize) {
+        let group: Vec<Record> = (0..records).map(|_| self.host.next(Kind::EXEC, b"body")).collect();
+        self.append(group);
+    }
+
+    fn append(&self, group: Vec<Record>) {
+        self.store.append(group).expect("queued").wait().expect("durable");
+        self.store.publish().expect("published");
+    }
+
+    fn guardctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guardctl"));
+        command.arg("--config").arg(self.collector.config()).args(arguments).stdin(std::process::Stdio::null());
+        command.output().expect("guardctl runs")
+    }
+
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let output = self.guardctl(&[&["-o", "json", "log"], arguments].concat());
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    }
+}
+
+#[test]
+fn a_log_verifies_and_is_remembered_and_may_only_grow() {
+    let mut log = Logged::new();
+    log.grow(300);
+    let first = log.guardctl(&["log", "verify"]);
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    let shown = String::from_utf8_lossy(&first.stdout).into_owned();
+    assert!(shown.starts_with("log OK: 300 records of 1 journals, size 300, root "), "{shown}");
+    assert!(String::from_utf8_lossy(&first.stderr).contains("first use of this log"), "{first:?}");
+    log.grow(10);
+    let second = log.json(&["verify"], 0);
+    assert_eq!((&second["ok"], &second["size"], &second["records"]), (&true.into(), &310.into(), &310.into()));
+    assert_eq!((&second["consistent_with"], &second["key_from"]), (&300.into(), &"state".into()));
+    assert_eq!(second["hosts"][0]["next_seq"], 310);
+    assert_eq!(log.json(&["checkpoint"], 0)["size"], 310);
+    assert_eq!(log.json(&["vkey"], 0)["vkey"], log.store.vkey());
+}
+
+#[test]
+fn a_changed_entry_is_exit_1_and_is_not_remembered() {
+    let mut log = Logged::new();
+    log.grow(300);
+    log.json(&["verify"], 0);
+    log.grow(10);
+    let state = fs::read(log.collector.file("state.json")).expect("state");
+    let path = log.collector.file(PUBLIC).join("tile/entries/001.p/54");
+    let mut bytes = fs::read(&path).expect("bundle");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::write(&path, bytes).expect("written");
+    let found = log.json(&["verify"], 1);
+    assert_eq!((&found["ok"], &found["consistent_with"]), (&false.into(), &Value::Null));
+    assert_eq!(found["findings"][0]["what"], "changed_entry");
+    assert_eq!(found["findings"][0]["where"], "tile/entries/001.p/54, leaf 309");
+    let shown = log.guardctl(&["log", "verify"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("error changed_entry: tile/entries/001.p/54, leaf 309"));
+    assert!(String::from_utf8_lossy(&shown.stderr).contains("log verification failed: 1 findings"), "{shown:?}");
+    assert_eq!(fs::read(log.collector.file("state.json")).expect("state"), state);
+}
+
+#[test]
+fn another_log_under_the_same_key_is_a_fork_and_another_key_is_refused() {
+    let mut log = Logged::new();
+    log.grow(20);
+    log.json(&["verify"], 0);
+    let skey = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
+    let mut fork = Logged::of(Collector::start(), &Signer::from_skey(skey).expect("key"), "log");
+    fs::write(fork.collector.file(VKEY), fork.store.vkey()).expect("written");
+    fork.grow(30);
+    fork.json(&["verify"], 0);
+    fs::remove_dir_all(fork.collector.file("log")).expect("removed");
+    let mut fork = Logged::of(fork.collector, &Signer::from_skey(skey).expect("key"), "log");
+    fork.host = Chain(2, 0, [0; 32]);
+    fork.grow(40);
+    let found = fork.json(&["verify"], 1);
+    assert_eq!((&found["findings"][0]["what"], &found["findings"][0]["where"]), (&"fork".into(), &"checkpoint".into()));
+    fs::remove_dir_all(fork.collector.file("log")).expect("removed");
+    let other = Signer::generate("PeterNeumann").expect("key");
+    let mut other = Logged::of(fork.collector, &other, "log");
+    fs::write(other.collector.file(VKEY), other.store.vkey()).expect("written");
+    other.grow(40);
+    let refused = other.guardctl(&["log", "verify"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not signed by PeterNeumann"), "{refused:?}");
+    drop(log);
+}
+
+#[test]
+fn an_export_verifies_without_the_collector() {
+    let mut log = Logged::new();
+    log.grow(600);
+    let to = log.collector.file("export");
+    let folder = to.to_str().expect("UTF-8");
+    let exported = log.json(&["export", folder], 0);
+    assert_eq!((&exported["size"], &exported["files"]), (&600.into(), &8.into()));
+    assert_eq!(log.json(&["verify", "--dir", folder], 0)["consistent_with"], 600);
+    fs::remove_file(log.collector.file("state.json")).expect("removed");
+    let refused = log.guardctl(&["log", "verify", "--dir", folder]);
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    let vkey = log.store.vkey();
+    assert_eq!(log.json(&["verify", "--dir", folder, "--vkey", &vkey], 0)["key_from"], "argument");
+    fs::remove_file(to.join("tile/0/001")).expect("removed");
+    let found = log.json(&["verify", "--dir", folder, "--vkey", &vkey], 1);
+    assert_eq!(found["findings"][0]["where"], "tile/0/001");
+    let other = log.collector.file("other");
+    log.json(&["verify", "--export", other.to_str().expect("UTF-8")], 0);
+    assert!(other.join("checkpoint").is_file());
+}
+
+#[test]
+fn a_gap_that_the_collector_admitted_is_a_note() {
+    let mut log = Logged::new();
+    log.grow(3);
+    let lost = (log.host.next(Kind::EXEC, b""), log.host.next(Kind::EXEC, b""));
+    let finding = AdmitFinding {
+        host: vec![1; 16],
+        epoch: vec![1; 16],
+        what: "gap".into(),
+        expected_seq: 3,
+        got_seq: 5,
+        detail: "2 records are missing".into(),
+    };
+    let body = RecordBody { body: Some(Body::AdmitFinding(finding)) }.encode_to_vec();
+    let admission = Chain(9, 0, [0; 32]).next(Kind::ADMIT_FINDING, &body);
+    let after = log.host.next(Kind::EXEC, b"");
+    log.append(vec![admission, after]);
+    drop(lost);
+    let found = log.json(&["verify"], 0);
+    assert_eq!((&found["ok"], &found["findings"][0]["what"]), (&true.into(), &"admitted_gap".into()));
+    assert_eq!(found["findings"][0]["severity"], "information");
+}
