@@ -1,6 +1,6 @@
 //! What a command does: one act per category that its program knowledge names, with the paths and hosts it reaches.
 
-use crate::invocation::{Inner, Invocation, Used, Word};
+use crate::invocation::{Inner, Invocation, Known, Used, Word};
 use crate::model::{Case, Value};
 use crate::paths::Places;
 use crate::raw::ArgKind;
@@ -15,7 +15,7 @@ pub(crate) const UNKNOWN: &str = "unknown";
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) path: Vec<u8>,
-    pub(crate) fixed: bool,
+    pub(crate) known: Known,
 }
 
 /// One act of a command.
@@ -39,7 +39,7 @@ pub(crate) struct Acts {
 }
 
 struct Builder<'a> {
-    places: Places<'a>,
+    places: &'a Places<'a>,
     out: Acts,
 }
 
@@ -54,7 +54,7 @@ impl Act {
 // === impl Acts ===
 
 impl Acts {
-    pub(crate) fn of(invocation: &Invocation<'_>, places: Places<'_>) -> Self {
+    pub(crate) fn of(invocation: &Invocation<'_>, places: &Places<'_>) -> Self {
         let node = invocation.node;
         let case = node.cases.iter().find(|case| fits(case, invocation));
         let category = case.map(|c| c.act.as_str()).or(node.act.as_deref()).unwrap_or(UNKNOWN);
@@ -75,11 +75,11 @@ impl Acts {
     }
 
     /// Acts of a program that nobody described: any word may be a path.
-    pub(crate) fn of_unknown(words: &[Word], places: Places<'_>) -> Self {
+    pub(crate) fn of_unknown(words: &[Word], places: &Places<'_>) -> Self {
         let mut act = Act::new(UNKNOWN, &words.first().map(Word::lossy).unwrap_or_default());
         for word in words.get(1..).unwrap_or_default() {
             for candidate in candidates(&word.text) {
-                act.paths.push(Target { path: places.absolute(candidate), fixed: word.fixed });
+                act.paths.push(Target { path: places.absolute(candidate), known: word.known });
             }
         }
         Self { acts: vec![act], ..Self::default() }
@@ -90,7 +90,7 @@ fn fits(case: &Case, invocation: &Invocation<'_>) -> bool {
     (case.any_flag.is_empty() || case.any_flag.iter().any(|f| invocation.uses(f)))
         && case
             .max_args
-            .is_none_or(|max| invocation.operands.len() <= max && invocation.operands.iter().all(|w| w.fixed))
+            .is_none_or(|max| invocation.operands.len() <= max && invocation.operands.iter().all(Word::is_fixed))
 }
 
 /// The word itself, what follows `=`, `@` or `:` in it, and from its first slash on.
@@ -114,7 +114,7 @@ fn candidates(word: &[u8]) -> Vec<&[u8]> {
 
 impl Builder<'_> {
     fn target(&self, word: &Word) -> Target {
-        Target { path: self.places.absolute(&word.text), fixed: word.fixed }
+        Target { path: self.places.absolute(&word.text), known: word.known }
     }
 
     fn operands(&mut self, invocation: &Invocation<'_>, kinds: &[ArgKind], base: &mut Act) {
@@ -131,15 +131,15 @@ impl Builder<'_> {
                 ArgKind::Command => {
                     let mut inner = rest.to_vec();
                     if invocation.node.appends {
-                        inner.push(Word { text: b"(from standard input)".to_vec(), fixed: false });
+                        inner.push(Word { text: b"(from standard input)".to_vec(), known: Known::Late });
                     }
                     self.out.inner.push(Inner::Command(inner));
                     return;
                 }
                 ArgKind::ShellWords => {
-                    let fixed = rest.iter().all(|w| w.fixed);
+                    let known = rest.iter().map(|w| w.known).max().unwrap_or(Known::Fixed);
                     let text = rest.iter().map(|w| w.text.as_slice()).collect::<Vec<_>>().join(b" ".as_slice());
-                    self.out.inner.push(Inner::Shell(Word { text, fixed }));
+                    self.out.inner.push(Inner::Shell(Word { text, known }));
                     return;
                 }
                 ArgKind::Assignments => self.opaque_assignment(word),
@@ -193,7 +193,7 @@ impl Builder<'_> {
     }
 
     fn program_text(&mut self, word: &Word, plain: bool, why: &'static str) {
-        if !plain || !word.fixed {
+        if !plain || !word.is_fixed() {
             self.out.opaque.push((word.lossy(), why));
         }
     }

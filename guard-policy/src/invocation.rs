@@ -10,8 +10,18 @@ use crate::raw::{ArgKind, Style};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Word {
     pub(crate) text: Vec<u8>,
-    /// The bytes are those that the program will get. `false`: an expansion stands in it.
-    pub(crate) fixed: bool,
+    pub(crate) known: Known,
+}
+
+/// How much is known of a word. Ordered: the least known part of a word decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Known {
+    /// The bytes are those that the program will get, or a file name pattern that a shell expands.
+    Fixed,
+    /// File names that another command finds (`find -exec`, `xargs`); that exec is judged with its real arguments.
+    Late,
+    /// An expansion stands in it.
+    Dynamic,
 }
 
 /// One flag as used.
@@ -53,11 +63,15 @@ struct Reader<'p, 'w> {
 
 impl Word {
     pub(crate) fn fixed(text: &[u8]) -> Self {
-        Self { text: text.to_vec(), fixed: true }
+        Self { text: text.to_vec(), known: Known::Fixed }
     }
 
     fn part(&self, from: usize) -> Self {
-        Self { text: self.text.get(from..).unwrap_or_default().to_vec(), fixed: self.fixed }
+        Self { text: self.text.get(from..).unwrap_or_default().to_vec(), known: self.known }
+    }
+
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.known == Known::Fixed
     }
 
     pub(crate) fn lossy(&self) -> String {
@@ -100,7 +114,7 @@ impl<'p> Reader<'p, '_> {
             if self.ended {
                 self.out.operands.push(word.clone());
             } else if bundle {
-                let dashed = Word { text: [b"-", word.text.as_slice()].concat(), fixed: word.fixed };
+                let dashed = Word { text: [b"-", word.text.as_slice()].concat(), known: word.known };
                 self.short(&dashed);
             } else if word.text == b"--" && self.out.node.style != Style::Word {
                 self.ended = true;
@@ -116,7 +130,7 @@ impl<'p> Reader<'p, '_> {
 
     fn operand(&mut self, word: &Word) {
         let node = self.out.node;
-        let child = std::str::from_utf8(&word.text).ok().filter(|_| word.fixed).and_then(|name| node.child(name));
+        let child = std::str::from_utf8(&word.text).ok().filter(|_| word.is_fixed()).and_then(|name| node.child(name));
         if let (Some(child), true) = (child, self.out.operands.is_empty()) {
             self.out.node = child;
             if !self.out.subcommand.is_empty() {
@@ -238,12 +252,11 @@ impl<'p> Reader<'p, '_> {
     fn following(&mut self, node: &'p Node, flag: &'p Flag, kind: ArgKind) {
         if kind == ArgKind::Until {
             let mut inner = Vec::new();
-            for word in self.words.by_ref() {
-                if word.text == b";" || (word.text == b"+" && inner.last().is_some_and(|w: &Word| !w.fixed)) {
+            while let Some(word) = self.words.next() {
+                if word.text == b";" || (word.text == b"+" && inner.last().is_some_and(|w: &Word| !w.is_fixed())) {
                     break;
                 }
-                let placeholder = word.text.windows(2).any(|pair| pair == b"{}");
-                inner.push(Word { text: word.text.clone(), fixed: word.fixed && !placeholder });
+                inner.push(self.found(word));
             }
             self.out.inner.push(Inner::Command(inner));
             return self.take(node, flag, None);
@@ -253,6 +266,15 @@ impl<'p> Reader<'p, '_> {
             self.out.unknown.push(format!("{} without its value", flag.name));
         }
         self.take(node, flag, value);
+    }
+
+    /// What `{}` stands for lies below the place where the search begins.
+    fn found(&self, word: &Word) -> Word {
+        let Some(at) = word.text.windows(2).position(|pair| pair == b"{}") else { return word.clone() };
+        let from = self.out.operands.first().map_or(b".".as_slice(), |w| w.text.as_slice());
+        let (before, after) = word.text.split_at(at);
+        let text = [before, from, b"/", after].concat();
+        Word { text, known: word.known.max(Known::Late) }
     }
 
     fn take(&mut self, node: &'p Node, flag: &'p Flag, value: Option<Word>) {

@@ -3,8 +3,8 @@
 
 use crate::act::{Act, Acts, Target, UNKNOWN};
 use crate::facts::{Facts, Role, Stdin};
-use crate::invocation::{Inner, Invocation, Word};
-use crate::model::{LIMITS, Node, Policy, Rule};
+use crate::invocation::{Inner, Invocation, Known, Word};
+use crate::model::{Environment, LIMITS, Node, Policy, Rule};
 use crate::paths::Places;
 use crate::raw::Runs;
 use crate::verdict::{Findings, Tier, Verdict};
@@ -29,6 +29,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) stdin: Stdin,
     pub(crate) env: &'a [Vec<u8>],
     pub(crate) findings: Findings,
+    /// Acts so far that bring bytes from the network.
+    pub(crate) fetched: usize,
     /// Parts that may still be judged.
     pub(crate) parts_left: usize,
 }
@@ -43,6 +45,7 @@ impl Policy {
             stdin: facts.stdin,
             env: facts.env,
             findings: Findings::default(),
+            fetched: 0,
             parts_left: LIMITS.parts,
         };
         let notable = judge.exec(facts);
@@ -128,7 +131,7 @@ impl Judge<'_> {
         if node.runs == Some(Runs::Interpreter) {
             self.interpreter(&invocation);
         }
-        let acts = Acts::of(&invocation, self.places);
+        let acts = Acts::of(&invocation, &self.places);
         for word in &acts.surplus {
             self.review(
                 &self.base_category(&invocation),
@@ -140,12 +143,10 @@ impl Judge<'_> {
         for (text, why) in &acts.opaque {
             self.review("code.run", "builtin.opaque", why, text);
         }
-        for word in invocation.operands.iter().filter(|w| !w.fixed) {
-            self.dynamic(&invocation, word);
-        }
-        for used in invocation.used.iter().filter(|u| u.value.as_ref().is_some_and(|v| !v.fixed)) {
-            if let Some(value) = &used.value {
-                self.dynamic(&invocation, value);
+        let values = invocation.used.iter().filter_map(|u| u.value.as_ref());
+        for word in invocation.operands.iter().chain(values).filter(|w| w.known == Known::Dynamic) {
+            if !invocation.node.dynamic {
+                self.dynamic(&invocation, word);
             }
         }
         for act in &acts.acts {
@@ -192,7 +193,7 @@ impl Judge<'_> {
     /// Judges a command by its first word, as a shell would look it up.
     pub(crate) fn by_word(&mut self, words: &[Word], depth: usize) {
         let Some(first) = words.first() else { return };
-        if !first.fixed {
+        if !first.is_fixed() {
             let text = "the program is only known when the command runs";
             self.review("shell", "builtin.dynamic-program", text, &first.lossy());
             return self.unknown_program(words);
@@ -208,7 +209,7 @@ impl Judge<'_> {
     }
 
     fn unknown_program(&mut self, words: &[Word]) {
-        let acts = Acts::of_unknown(words, self.places);
+        let acts = Acts::of_unknown(words, &self.places);
         for act in &acts.acts {
             self.act(act, None, words);
         }
@@ -222,6 +223,7 @@ impl Judge<'_> {
             }
         }
         act.hosts.iter().for_each(|host| self.findings.target(host));
+        self.fetched += usize::from(act.category == "net.fetch");
         let policy = self.policy;
         let mut ruled = false;
         for rule in &policy.rules {
@@ -253,6 +255,9 @@ impl Judge<'_> {
         if !when.subcommand.is_empty() && !invocation.is_some_and(|i| when.subcommand.contains(&i.subcommand)) {
             return None;
         }
+        if when.late && !act.paths.iter().any(|t| t.known == Known::Late) {
+            return None;
+        }
         let uses = |flags: &[String]| invocation.is_some_and(|i| flags.iter().any(|f| i.uses(f)));
         if (!when.any_flag.is_empty() && !uses(&when.any_flag)) || uses(&when.no_flag) {
             return None;
@@ -267,10 +272,10 @@ impl Judge<'_> {
             evidence = String::from_utf8_lossy(&hit.path).into_owned();
         }
         if !when.any_path_outside.is_empty() {
-            let outside = |t: &&Target| t.fixed && !self.in_sets(&t.path, &when.any_path_outside);
+            let outside = |t: &&Target| t.known == Known::Fixed && !self.in_sets(&t.path, &when.any_path_outside);
             evidence = String::from_utf8_lossy(&act.paths.iter().find(outside)?.path).into_owned();
         }
-        let inside = |t: &Target| t.fixed && self.in_sets(&t.path, &when.all_paths_in);
+        let inside = |t: &Target| t.known == Known::Fixed && self.in_sets(&t.path, &when.all_paths_in);
         if !when.all_paths_in.is_empty() && (act.paths.is_empty() || !act.paths.iter().all(inside)) {
             return None;
         }
@@ -288,16 +293,9 @@ impl Judge<'_> {
         for entry in self.env.iter().take(LIMITS.words) {
             let at = entry.iter().position(|b| *b == b'=').unwrap_or(entry.len());
             let (name, value) = entry.split_at(at);
-            let value = value.get(1..).unwrap_or_default();
-            let name = name.get(..LIMITS.pattern_bytes).unwrap_or(name);
-            let known = |e: &&crate::model::Environment| e.names.iter().any(|g| g.matches(name));
-            let Some(found) = self.policy.environment.iter().find(known) else { continue };
+            let Some(_) = self.variable(name, value.get(1..), None) else { continue };
             let shown = crate::verdict::shorten(&String::from_utf8_lossy(name));
-            if found.harmless.iter().any(|h| h.as_bytes() == value) {
-                continue;
-            }
-            if found.programs.is_empty() || found.programs.iter().any(|p| p == program) {
-                let text = "the variable changes what the program does";
+            if let Some(text) = self.variable(name, value.get(1..), Some(program.as_bytes())) {
                 self.review("code.run", "builtin.environment", text, &shown);
             }
             if notable.len() < 64 {
@@ -305,6 +303,16 @@ impl Judge<'_> {
             }
         }
         notable
+    }
+
+    /// Why a variable matters; to `program`, if given. `None`: it does not.
+    pub(crate) fn variable(&self, name: &[u8], value: Option<&[u8]>, program: Option<&[u8]>) -> Option<&'static str> {
+        let name = name.get(..LIMITS.pattern_bytes).unwrap_or(name);
+        let known = |e: &&Environment| e.names.iter().any(|g| g.matches(name));
+        let found = self.policy.environment.iter().find(known)?;
+        let harmless = value.is_some_and(|v| found.harmless.iter().any(|h| h.as_bytes() == v));
+        let reaches = |p: &[u8]| found.programs.is_empty() || found.programs.iter().any(|n| n.as_bytes() == p);
+        (!harmless && program.is_none_or(reaches)).then_some("the variable changes what the program does")
     }
 
     pub(crate) fn review(&mut self, category: &str, rule_id: &str, text: &str, evidence: &str) {

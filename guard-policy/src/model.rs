@@ -95,6 +95,8 @@ pub(crate) struct Node {
     pub(crate) appends: bool,
     /// The program takes its own flags after a subcommand too.
     pub(crate) globals_anywhere: bool,
+    /// No argument whatever makes the program do anything else (echo).
+    pub(crate) dynamic: bool,
     pub(crate) runs: Option<Runs>,
     pub(crate) flags: Vec<Flag>,
     pub(crate) by_flag: HashMap<Vec<u8>, usize>,
@@ -154,6 +156,8 @@ pub(crate) struct When {
     pub(crate) any_path_in: Vec<String>,
     pub(crate) any_path_outside: Vec<String>,
     pub(crate) all_paths_in: Vec<String>,
+    /// A target is found by another command.
+    pub(crate) late: bool,
 }
 
 // === impl Policy ===

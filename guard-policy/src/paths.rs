@@ -28,9 +28,10 @@ pub(crate) struct PathPattern {
 }
 
 /// The places that patterns and relative paths refer to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Places<'a> {
-    pub(crate) cwd: &'a [u8],
+    /// Changes while shell text with `cd` is judged.
+    pub(crate) cwd: Vec<u8>,
     pub(crate) home: &'a [u8],
     pub(crate) workspace: &'a [u8],
 }
@@ -77,14 +78,14 @@ impl PathSet {
 
 impl<'a> Places<'a> {
     pub(crate) fn of(facts: &Facts<'a>) -> Self {
-        Self { cwd: facts.cwd, home: facts.home, workspace: facts.workspace }
+        Self { cwd: facts.cwd.to_vec(), home: facts.home, workspace: facts.workspace }
     }
 
     /// Makes `path` absolute and removes `.`, `..` and doubled slashes.
     pub(crate) fn absolute(&self, path: &[u8]) -> Vec<u8> {
         let path = path.strip_prefix(b"file://").unwrap_or(path);
         let mut segments: Vec<&[u8]> = Vec::new();
-        let base: &[u8] = if path.starts_with(b"/") { b"" } else { self.cwd };
+        let base: &[u8] = if path.starts_with(b"/") { b"" } else { &self.cwd };
         for segment in base.split(|b| *b == b'/').chain(path.split(|b| *b == b'/')) {
             match segment {
                 b"" | b"." => {}

@@ -69,6 +69,8 @@ pub(crate) struct RawNode {
     pub(crate) appends: bool,
     #[serde(default)]
     pub(crate) globals_anywhere: bool,
+    #[serde(default)]
+    pub(crate) dynamic: bool,
     pub(crate) runs: Option<Runs>,
     pub(crate) flags: Option<Spanned<String>>,
     #[serde(default)]
@@ -135,6 +137,8 @@ pub(crate) struct RawWhen {
     pub(crate) any_path_outside: Vec<Spanned<String>>,
     #[serde(default)]
     pub(crate) all_paths_in: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) late: bool,
 }
 
 /// What an operand or a flag's value is.

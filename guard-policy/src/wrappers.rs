@@ -34,7 +34,7 @@ pub(crate) fn multicall(judge: &mut Judge<'_>, name: &[u8], identity: Identity, 
     let inner = if called == name || called.is_empty() { words.get(1..).unwrap_or_default() } else { words };
     let Some(first) = inner.first() else { return };
     let applet = base_name(&first.text).to_vec();
-    if first.fixed && applet != name {
+    if first.is_fixed() && applet != name {
         judge.program(&applet, identity, &applet, inner, depth + 1);
     }
 }

@@ -61,6 +61,7 @@ fn build(at: At<'_>, raw: &RawNode, policy: &Policy, depth: usize) -> Result<Nod
         first_unless,
         style: raw.style,
         appends: raw.appends,
+        dynamic: raw.dynamic,
         globals_anywhere: raw.globals_anywhere,
         runs: raw.runs,
         flags: table.flags,

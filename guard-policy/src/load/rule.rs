@@ -75,6 +75,7 @@ fn when(at: At<'_>, rule: &RawRule, policy: &Policy) -> Result<When, PolicyError
         any_path_in: values(&raw.any_path_in),
         any_path_outside: values(&raw.any_path_outside),
         all_paths_in: values(&raw.all_paths_in),
+        late: raw.late,
     })
 }
 
