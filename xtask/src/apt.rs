@@ -4,7 +4,7 @@
 //! Fails: on a machine without apt or without a Debian mirror it says so; `GUARD_DEBIAN_MIRROR` names one by hand.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -119,8 +119,15 @@ impl Suites {
     }
 }
 
+/// As `dpkg-deb -x`, but a folder that is a link (`bin` → `usr/bin`) stays one, as when dpkg installs.
 fn unpack_deb(file: &Path, into: &Path) -> Result<()> {
-    host::run_quiet(Command::new("dpkg-deb").arg("-x").arg(file).arg(into))
+    let mut reading = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(file).stdout(Stdio::piped()).spawn()?;
+    let stream = reading.stdout.take().context("no output")?;
+    let unpacked = host::cmd("tar", ["-x", "-p", "--keep-directory-symlink", "-C"]).arg(into).stdin(stream).status()?;
+    if !(unpacked.success() && reading.wait()?.success()) {
+        bail!("unpacking {} into {} failed", file.display(), into.display());
+    }
+    Ok(())
 }
 
 /// The Debian mirror that this machine's apt is configured with.

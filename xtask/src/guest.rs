@@ -89,6 +89,7 @@ pub fn root_image() -> Result<PathBuf> {
     let suite = apt::host_suite()?;
     let mut hash = Sha256::new();
     hash.update(PACKAGES.join(" "));
+    hash.update("usr merged");
     hash.update(include_str!("guest.rs"));
     let id = hex::encode(hash.finalize());
     let image = host::cache()?.join(format!("root-{suite}-{}.ext4", id.get(..12).unwrap_or(&id)));
