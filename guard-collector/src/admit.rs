@@ -258,74 +258,113 @@ impl Admit {
         for record in records {
             check_own(record, host, epoch)?;
         }
-        let mut items = Vec::with_capacity(records.len() + 2);
         let known = self.hosts.get(&host);
         if known.is_some_and(|h| h.epochs.len() >= EPOCHS_MAX && !h.epochs.contains_key(&epoch)) {
             return Err(Refusal::TooManyEpochs(host));
         }
-        let finding = |what: &str, expected: u64, got: u64, detail: String| AdmitFinding {
-            host: host.0.to_vec(),
-            epoch: epoch.0.to_vec(),
-            what: what.to_owned(),
-            expected_seq: expected,
-            got_seq: got,
-            detail,
-        };
         let none = Mark::default();
-        let mark = self.mark(host, epoch).unwrap_or(&none);
-        let first_seq = records.first().map_or(0, |r| r.header().seq);
+        let mut planner = Planner::new((host, epoch), self.mark(host, epoch).unwrap_or(&none), older);
+        let first = records.first().map_or(0, |r| r.header().seq);
         if known.is_none_or(|h| h.node.is_none()) {
-            items.push(Item::Finding(finding("bound", mark.next_seq, first_seq, node.to_owned())));
+            planner.say("bound", first, node.to_owned());
         }
         if let Some(before) = known.and_then(|h| h.current).filter(|before| *before != epoch) {
-            let what = format!("the host's journal was {before} before");
-            items.push(Item::Finding(finding("new_epoch", mark.next_seq, first_seq, what)));
+            planner.say("new_epoch", first, format!("the host's journal was {before} before"));
         }
-        let mut here: HashMap<u64, [u8; 32]> = HashMap::new();
-        let (mut next, mut last, mut wall) = (mark.next_seq, mark.last, mark.wall);
-        let mut fresh = false;
         for record in records {
-            let (header, digest) = (record.header(), record.digest());
-            if header.seq < next {
-                let known = match here.get(&header.seq) {
-                    Some(digest) => Known::Digest(*digest),
-                    None if header.seq >= mark.next_seq => Known::Absent,
-                    None => mark.known(header.seq, older),
-                };
-                match known {
-                    Known::Digest(logged) if logged == digest => {}
-                    Known::Digest(logged) => {
-                        if mark.forks.len() < FORKS_MAX && !mark.forks.contains(&header.seq) {
-                            let what = format!("logged {}, came {}", hex::encode(logged), hex::encode(digest));
-                            items.push(Item::Finding(finding("fork", next, header.seq, what)));
-                        }
-                        return Ok(Plan::Fork(items, header.seq));
-                    }
-                    Known::Absent => {
-                        let what = format!("came late, for a number inside a gap; not logged; {}", hex::encode(digest));
-                        items.push(Item::Finding(finding("repeat", next, header.seq, what)));
-                    }
-                    Known::Older => return Ok(Plan::Older { from: mark.place(header.seq), to: mark.leaf_end }),
-                }
-                continue;
+            match planner.take(record) {
+                Step::Taken => {}
+                Step::Fork(seq) => return Ok(Plan::Fork(planner.items, seq)),
+                Step::Older(from) => return Ok(Plan::Older { from, to: planner.mark.leaf_end }),
             }
-            if header.seq > next {
-                let what = format!("{} records are missing", header.seq - next);
-                items.push(Item::Finding(finding("gap", next, header.seq, what)));
-            } else if header.prev != last {
-                let what = format!("logged {}, it follows {}", hex::encode(last), hex::encode(header.prev));
-                items.push(Item::Finding(finding("chain_break", next, header.seq, what)));
-            }
-            if (fresh || mark.next_seq > 0) && header.wall_unix_ns < wall.saturating_sub(CLOCK_TOLERANCE_NS) {
-                let what =
-                    format!("wall time went back by {} ms", wall.saturating_sub(header.wall_unix_ns) / 1_000_000);
-                items.push(Item::Finding(finding("clock_regress", next, header.seq, what)));
-            }
-            (next, last, wall, fresh) = (header.seq.saturating_add(1), digest, header.wall_unix_ns, true);
-            here.insert(header.seq, digest);
-            items.push(Item::Record(record.clone()));
         }
-        Ok(Plan::Append(items))
+        Ok(Plan::Append(planner.items))
+    }
+}
+
+// === impl Planner ===
+
+/// A batch on its way through, record by record.
+struct Planner<'a> {
+    of: (HostId, Epoch),
+    mark: &'a Mark,
+    older: Option<&'a OlderDigests>,
+    /// Digests of this batch, which the mark does not know yet.
+    here: HashMap<u64, [u8; 32]>,
+    next: u64,
+    last: [u8; 32],
+    wall: Option<i64>,
+    items: Vec<Item>,
+}
+
+enum Step {
+    Taken,
+    Fork(u64),
+    Older(u64),
+}
+
+impl<'a> Planner<'a> {
+    fn new(of: (HostId, Epoch), mark: &'a Mark, older: Option<&'a OlderDigests>) -> Self {
+        let wall = Some(mark.wall).filter(|_| mark.next_seq > 0);
+        Self { of, mark, older, here: HashMap::new(), next: mark.next_seq, last: mark.last, wall, items: vec![] }
+    }
+
+    fn say(&mut self, what: &str, got_seq: u64, detail: String) {
+        self.items.push(Item::Finding(AdmitFinding {
+            host: self.of.0.0.to_vec(),
+            epoch: self.of.1.0.to_vec(),
+            what: what.to_owned(),
+            expected_seq: self.next,
+            got_seq,
+            detail,
+        }));
+    }
+
+    fn take(&mut self, record: &Record) -> Step {
+        let (header, digest) = (record.header(), record.digest());
+        if header.seq < self.next {
+            return self.repeat(header.seq, digest);
+        }
+        if header.seq > self.next {
+            self.say("gap", header.seq, format!("{} records are missing", header.seq - self.next));
+        } else if header.prev != self.last {
+            let what = format!("logged {}, it follows {}", hex::encode(self.last), hex::encode(header.prev));
+            self.say("chain_break", header.seq, what);
+        }
+        if let Some(wall) = self.wall
+            && header.wall_unix_ns < wall.saturating_sub(CLOCK_TOLERANCE_NS)
+        {
+            let back = wall.saturating_sub(header.wall_unix_ns) / 1_000_000;
+            self.say("clock_regress", header.seq, format!("wall time went back by {back} ms"));
+        }
+        (self.next, self.last, self.wall) = (header.seq.saturating_add(1), digest, Some(header.wall_unix_ns));
+        self.here.insert(header.seq, digest);
+        self.items.push(Item::Record(record.clone()));
+        Step::Taken
+    }
+
+    /// A number that was passed before: the same record, another one, or one out of a gap.
+    fn repeat(&mut self, seq: u64, digest: [u8; 32]) -> Step {
+        let known = match self.here.get(&seq) {
+            Some(digest) => Known::Digest(*digest),
+            None if seq >= self.mark.next_seq => Known::Absent,
+            None => self.mark.known(seq, self.older),
+        };
+        match known {
+            Known::Digest(logged) if logged == digest => Step::Taken,
+            Known::Digest(logged) => {
+                if self.mark.forks.len() < FORKS_MAX && !self.mark.forks.contains(&seq) {
+                    self.say("fork", seq, format!("logged {}, came {}", hex::encode(logged), hex::encode(digest)));
+                }
+                Step::Fork(seq)
+            }
+            Known::Absent => {
+                let what = format!("came late, for a number inside a gap; not logged; {}", hex::encode(digest));
+                self.say("repeat", seq, what);
+                Step::Taken
+            }
+            Known::Older => Step::Older(self.mark.place(seq)),
+        }
     }
 }
 

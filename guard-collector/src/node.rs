@@ -109,6 +109,10 @@ impl Nodes {
         let (next_seq, leaf_end) = self.ledger.state().admit.next(host, epoch);
         // A host may forget what it is told not to send again, so it must be durable.
         self.durable_to(leaf_end).await?;
+        if hello.any_acked && hello.acked_seq > next_seq {
+            let acked = hello.acked_seq;
+            tracing::error!(node, %host, acked, logged = next_seq, "acknowledged records are not in this log: an older copy?");
+        }
         tracing::info!(node, %host, %epoch, first = hello.first_seq, next = hello.next_seq, from = next_seq, "node ships");
         let welcome = ShipWelcome {
             next_seq,

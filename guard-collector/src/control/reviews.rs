@@ -48,16 +48,12 @@ impl Control {
     pub(super) fn pending_reviews(&self, session: &str, limit: u32) -> (Vec<Review>, u64) {
         let (size, now) = (self.ledger.store().size(), now_ns());
         let state = self.ledger.state();
-        let of_session = |r: &Review| {
-            session.is_empty()
-                || r.request.as_ref().and_then(|r| r.identity.as_ref()).is_some_and(|i| i.session_id == session)
-        };
         let reviews = state
             .reviews
             .pending(size, now)
             .into_iter()
+            .filter(|open| session.is_empty() || open.session.to_string() == session)
             .map(|open| open.review(state.admit.node_of(open.host).unwrap_or_default(), now))
-            .filter(of_session)
             .take(limit as usize);
         (within(reviews), size)
     }

@@ -4,7 +4,7 @@
 //! than a session's own does not count for that session. Fails: errors of SQLite; a body that is not understood is a record
 //! without more.
 
-use guard_log::record::{Header, Kind, Record};
+use guard_log::record::{Header, Record};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{ExecDecision, ExecFacts, ExecRequest, ReviewDecision, SessionEnd, SessionStart, Verdict};
 use prost::Message;
@@ -282,7 +282,6 @@ impl Fold<'_> {
     }
 
     fn review_decision(&self, b: &ReviewDecision) -> Result<()> {
-        debug_assert_eq!(self.header.kind, Kind::REVIEW_DECISION);
         let word = if b.approve { "approved" } else { "denied" };
         self.tables
             .prepare_cached(
