@@ -20,6 +20,8 @@ use crate::record::{Epoch, HEADER_LEN, Header, HostId, Kind, Record, RecordError
 
 /// Records kept in memory for the shipper.
 const RECENT: usize = 4096;
+/// Most records of one frame: of the longest ones they stay well below what a frame can hold.
+const FRAME_RECORDS: usize = 512;
 
 /// How a journal is kept.
 #[derive(Clone, Debug)]
@@ -355,7 +357,8 @@ impl Journal {
         let records = frame::scan(&bytes)
             .frames
             .into_iter()
-            .filter_map(|(at, length)| Record::parse(bytes.get(at..at + length)?.to_vec()).ok())
+            .filter_map(|(at, length)| decode(bytes.get(at..at + length)?))
+            .flatten()
             .filter(|r| r.header().seq >= from && r.header().seq < durable)
             .collect::<Vec<_>>();
         Ok(limit(records.into_iter(), max_records, max_bytes))
@@ -462,14 +465,16 @@ impl Writer {
 
     fn write(&mut self, batch: &[Queued]) -> Result<(), JournalError> {
         self.rotate(batch)?;
-        let mut bytes = Vec::new();
-        for queued in batch {
-            frame::put(&mut bytes, queued.record.bytes());
-        }
-        self.file.write_all(&bytes).map_err(io_error("writing", &self.path))?;
-        self.file.sync_data().map_err(io_error("syncing", &self.path))?;
-        if let Some(last) = lock(&self.shared.inner).segments.back_mut() {
-            last.1 += bytes.len() as u64;
+        // One frame for what one sync covers: pages of an unsynced write reach the disk in any order, and damage before a
+        // whole frame would look like damage to what was acknowledged.
+        for part in batch.chunks(FRAME_RECORDS) {
+            let mut bytes = Vec::new();
+            frame::put(&mut bytes, &encode(part));
+            self.file.write_all(&bytes).map_err(io_error("writing", &self.path))?;
+            self.file.sync_data().map_err(io_error("syncing", &self.path))?;
+            if let Some(last) = lock(&self.shared.inner).segments.back_mut() {
+                last.1 += bytes.len() as u64;
+            }
         }
         Ok(())
     }
@@ -511,6 +516,28 @@ impl Writer {
             queued.slot.complete(Err(JournalError::Closed(error.to_string())));
         }
     }
+}
+
+/// The payload of a frame: each record with its length before it.
+fn encode(batch: &[Queued]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for queued in batch {
+        payload.extend_from_slice(&(queued.record.bytes().len() as u32).to_le_bytes());
+        payload.extend_from_slice(queued.record.bytes());
+    }
+    payload
+}
+
+/// The records of a frame; `None` if they do not fill it exactly.
+fn decode(mut payload: &[u8]) -> Option<Vec<Record>> {
+    let mut records = Vec::new();
+    while !payload.is_empty() {
+        let (length, rest) = payload.split_first_chunk::<4>()?;
+        let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        records.push(Record::parse(bytes.to_vec()).ok()?);
+        payload = rest;
+    }
+    Some(records)
 }
 
 fn open_segment(path: &Path) -> Result<File, JournalError> {
@@ -611,10 +638,9 @@ fn load_segment(
         });
     }
     let mut expected = first;
-    for (index, (at, length)) in scan.frames.iter().enumerate() {
-        let Ok(record) = Record::parse(bytes.get(*at..at + length).unwrap_or_default().to_vec()) else {
-            return Ok(false);
-        };
+    let decoded = scan.frames.iter().map(|(at, length)| decode(bytes.get(*at..at + length).unwrap_or_default()));
+    let Some(groups) = decoded.collect::<Option<Vec<_>>>() else { return Ok(false) };
+    for (index, record) in groups.into_iter().flatten().enumerate() {
         let header = record.header();
         let chained = header.prev == inner.last_digest || (oldest && index == 0);
         if header.seq != expected || header.epoch != inner.epoch || !chained {
@@ -728,6 +754,31 @@ mod tests {
             assert_eq!((report.repairs[0].what, journal.state().next_seq), ("torn_tail", 2));
             journal.close();
         }
+    }
+
+    #[test]
+    fn an_unsynced_batch_torn_in_its_middle_costs_only_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        fill(&journal, 3);
+        let tickets: Vec<Ticket> = (0..8).map(|_| journal.append(entry("in a batch")).unwrap()).collect();
+        assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+        let epoch = journal.state().epoch;
+        journal.close();
+        drop(journal);
+        std::thread::sleep(Duration::from_millis(50));
+        let path = segment_path(dir.path(), 0);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let frames = frame::scan(&bytes).frames;
+        let last = *frames.last().unwrap();
+        assert!(frames.len() < 11, "nothing was batched");
+        let kept: u64 =
+            frames[..frames.len() - 1].iter().map(|(a, n)| decode(&bytes[*a..a + n]).unwrap().len() as u64).sum();
+        bytes[last.0 + 10] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let (journal, report) = open(dir.path());
+        assert_eq!((report.repairs[0].what, journal.state().next_seq), ("torn_tail", kept));
+        assert_eq!(journal.state().epoch, epoch);
     }
 
     #[test]
