@@ -167,7 +167,13 @@ impl Builder<'_> {
 
     fn word(&mut self, kind: ArgKind, word: &Word, act: &mut Act) {
         match kind {
-            ArgKind::Path => act.paths.push(self.target(word)),
+            ArgKind::Path => {
+                act.paths.push(self.target(word));
+                // Several tool sets read more arguments from `@FILE`.
+                if let Some(file) = word.text.strip_prefix(b"@") {
+                    act.paths.push(Target { path: self.places.absolute(file), known: word.known });
+                }
+            }
             ArgKind::Source => self.own(READ, word),
             ArgKind::Dest => self.own(WRITE, word),
             ArgKind::Host => {
@@ -223,6 +229,10 @@ impl Builder<'_> {
             }
             if group.on_args {
                 act.paths.extend(base.paths.iter().cloned());
+                if base.paths.is_empty() {
+                    // Without operands such a program works on the current directory.
+                    act.paths.push(self.target(&Word::fixed(b".")));
+                }
             }
             self.out.acts.push(act);
         }

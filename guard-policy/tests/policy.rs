@@ -1,8 +1,215 @@
-//! The built-in policy against whole commands.
-use guard_policy::Policy;
+//! The built-in policy against whole commands, and the properties that every policy keeps.
+
+use guard_policy::{Facts, FileRef, Policy, Role, Source, Stdin, Tier, Verdict};
+use proptest::prelude::*;
+
+struct Case {
+    argv: Vec<Vec<u8>>,
+    path: Vec<u8>,
+    env: Vec<Vec<u8>>,
+    role: Role,
+    writable: bool,
+    entry: bool,
+    stdin: Stdin,
+}
+
+fn case(words: &[&str]) -> Case {
+    let argv: Vec<Vec<u8>> = words.iter().map(|w| w.as_bytes().to_vec()).collect();
+    let path = format!("/usr/bin/{}", words.first().copied().unwrap_or_default()).into_bytes();
+    Case { argv, path, env: Vec::new(), role: Role::Program, writable: false, entry: false, stdin: Stdin::Null }
+}
+
+impl Case {
+    fn judge(&self, policy: &Policy) -> Verdict {
+        let files = [FileRef { path: &self.path, role: self.role, session_writable: self.writable }];
+        policy.decide(&Facts {
+            argv: &self.argv,
+            files: &files,
+            cwd: b"/home/dev/work",
+            home: b"/home/dev",
+            workspace: b"/home/dev/work",
+            uid: 1000,
+            env: &self.env,
+            stdin: self.stdin,
+            entry: self.entry,
+        })
+    }
+}
+
+fn default() -> Policy {
+    Policy::load(&[]).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn sh(text: &str) -> Verdict {
+    case(&["bash", "-c", text]).judge(&default())
+}
 
 #[test]
-fn default_loads() {
-    let policy = Policy::load(&[]).unwrap_or_else(|e| panic!("{e}"));
-    assert!(policy.rule_count() > 0);
+fn shell_text_gets_the_tier_of_its_strictest_part() {
+    use Tier::{Allow, Deny, Review};
+    for (text, tier) in [
+        ("ls && cat README.md | grep x", Allow),
+        ("cd src; for f in a b; do wc -l $f; done", Allow),
+        ("grep x a 2>/dev/null || true", Allow),
+        ("echo $(git rev-parse HEAD)", Allow),
+        ("echo x > a", Review),
+        ("$CMD x", Review),
+        ("eval \"$X\"", Review),
+        ("if true; then", Review),
+        ("python3 x.py", Review),
+        ("PATH=. ls", Review),
+        ("./ls", Review),
+        ("unknown-program", Review),
+        ("cat < ~/.ssh/id_rsa", Deny),
+        ("f=.env; cat $f", Deny),
+        ("for f in a /etc/shadow; do cat $f; done", Deny),
+        ("cd /etc && cat shadow", Deny),
+        ("echo $(cat /etc/shadow)", Deny),
+        ("true; (false || { rm -rf ~; })", Deny),
+        ("timeout 5 env nice rm -rf src", Deny),
+        ("bash -c 'sh -c \"rm -rf src\"'", Deny),
+        ("bash <<EOF\nrm -rf src\nEOF\n", Deny),
+        ("cat <(sudo cat x)", Deny),
+        ("\\r\\m -r\"f\" src", Deny),
+    ] {
+        let verdict = sh(text);
+        assert_eq!(verdict.tier, tier, "{text}: {:?}", verdict.reasons);
+    }
 }
+
+#[test]
+fn identity_rests_on_the_file_and_not_on_its_name() {
+    let policy = default();
+    let plain = case(&["ls"]);
+    assert_eq!(plain.judge(&policy).tier, Tier::Allow);
+    assert_eq!(Case { path: b"/tmp/ls".to_vec(), ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
+    assert_eq!(Case { writable: true, ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
+    assert_eq!(Case { path: b"/usr/bin/rm".to_vec(), ..case(&["ls", "-rf", "src"]) }.judge(&policy).tier, Tier::Deny);
+    assert_eq!(Case { path: b"/usr/bin/busybox".to_vec(), ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
+    assert_eq!(Case { role: Role::Loader, ..case(&["ls"]) }.judge(&policy).tier, Tier::Deny);
+}
+
+#[test]
+fn variables_lift_allow_to_review() {
+    let policy = default();
+    let with =
+        |words: &[&str], entry: &str| Case { env: vec![entry.as_bytes().to_vec()], ..case(words) }.judge(&policy);
+    assert_eq!(with(&["ls"], "LD_PRELOAD=/tmp/x.so").tier, Tier::Review);
+    assert_eq!(with(&["git", "log"], "GIT_EXTERNAL_DIFF=/tmp/x").tier, Tier::Review);
+    assert_eq!(with(&["git", "log"], "PAGER=less").tier, Tier::Allow);
+    assert_eq!(with(&["ls"], "GIT_EXTERNAL_DIFF=/tmp/x").env_notable, ["GIT_EXTERNAL_DIFF"]);
+}
+
+#[test]
+fn the_entry_process_is_reviewed_by_its_initiator_but_never_excused_from_deny() {
+    let policy = default();
+    assert_eq!(Case { entry: true, ..case(&["python3", "x.py"]) }.judge(&policy).tier, Tier::Allow);
+    assert_eq!(Case { entry: true, ..case(&["sudo", "ls"]) }.judge(&policy).tier, Tier::Deny);
+}
+
+#[test]
+fn shells_and_interpreters_without_a_script_take_commands() {
+    let policy = default();
+    let takes = |words: &[&str]| Case { stdin: Stdin::Pipe, ..case(words) }.judge(&policy).takes_commands;
+    assert!(takes(&["bash"]) && takes(&["bash", "-s"]) && takes(&["python3"]) && takes(&["python3", "-"]));
+    assert!(!takes(&["bash", "-c", "ls"]) && !takes(&["python3", "x.py"]) && !takes(&["python3", "-c", "1"]));
+}
+
+#[test]
+fn refusals_name_the_place() {
+    let load = |text| Policy::load(&[Source { name: "p.yaml", text }]).map(|_| ()).unwrap_err().to_string();
+    assert!(load("version: 1\nrulez: []\n").starts_with("p.yaml:2:"), "{}", load("version: 1\nrulez: []\n"));
+    let no_set = "version: 1\nextends: default\nrules:\n  - id: a\n    tier: deny\n    reason: r\n    when: {any_path_in: [nope]}\n";
+    assert!(load(no_set).contains("p.yaml:7:") && load(no_set).contains("nope"), "{}", load(no_set));
+    let example = "version: 1\nextends: default\nrules:\n  - id: a\n    tier: allow\n    reason: r\n    when: {act: [build.run], program: [cargo]}\n    match: [\"ls\"]\n";
+    assert!(load(example).contains("does not match its example"), "{}", load(example));
+}
+
+#[test]
+fn the_example_policy_loads_and_relaxes_what_it_says() {
+    let text = include_str!("../../deploy/policy.example.yaml");
+    let policy = Policy::load(&[Source { name: "policy.example.yaml", text }]).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(case(&["cargo", "test"]).judge(&policy).tier, Tier::Allow);
+    assert_eq!(case(&["cat", "/srv/customers/a.csv"]).judge(&policy).tier, Tier::Deny);
+    assert_ne!(policy.digest(), default().digest());
+}
+
+#[test]
+fn hostile_lengths_and_nesting_are_bounded() {
+    let policy = default();
+    let started = std::time::Instant::now();
+    let many: Vec<String> = (0..100_000).map(|i| format!("a{i}")).collect();
+    let mut words = vec!["cat"];
+    words.extend(many.iter().map(String::as_str));
+    assert_eq!(case(&words).judge(&policy).tier, Tier::Review);
+    for open in [
+        "(",
+        "{ ",
+        "$(",
+        "! ",
+        "if ",
+        "((",
+        "[[ ! ",
+        "`",
+        "\"$(",
+        "${a:-",
+        "<(",
+        "command ",
+        "env ",
+        "a && ",
+        "a | ",
+        "[[ a && ",
+        "case x in a) ",
+    ] {
+        let text = open.repeat(16_000 / open.len());
+        assert_ne!(case(&["bash", "-c", &text]).judge(&policy).tier, Tier::Allow, "{open}");
+    }
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_bytes_are_judged(argv in prop::collection::vec(prop::collection::vec(1_u8.., 0..40), 0..8), name in "sh|find|sed|tar|git|env|xargs|dd|[a-z]{1,4}") {
+        let argv: Vec<Vec<u8>> = argv;
+        let policy = default();
+        let path = format!("/usr/bin/{name}").into_bytes();
+        let verdict = Case { argv, path, ..case(&["x"]) }.judge(&policy);
+        prop_assert!(verdict.risk <= 100 && verdict.reasons.len() <= 33);
+    }
+
+    #[test]
+    fn any_text_is_judged(text in "([a-z$(){}<>|&;'\"`! \\n=/~*-]|rm -rf |cat |if |then |fi ){0,60}") {
+        sh(&text);
+    }
+
+    #[test]
+    fn one_more_part_never_lowers_the_tier(first in 0..PARTS.len(), second in 0..PARTS.len(), join in 0..JOINS.len()) {
+        let (first, second) = (PARTS[first], PARTS[second]);
+        let joined = format!("{first}{}{second}", JOINS[join]);
+        let tier = sh(&joined).tier;
+        prop_assert!(tier >= sh(first).tier && tier >= sh(second).tier, "{}", joined);
+    }
+}
+
+const JOINS: &[&str] = &[" && ", "; ", " | ", " || ", " & ", "\n"];
+const PARTS: &[&str] = &[
+    "ls -la",
+    "cat README.md",
+    "git status",
+    "echo x > a",
+    "rm a",
+    "rm -rf src",
+    "sudo ls",
+    "python3 x.py",
+    "cat .env",
+    "$X y",
+    "find . -delete",
+    "curl http://example.org",
+    "X=1",
+    "cd src",
+    "(ls; rm b)",
+    "eval ls",
+    "touch a",
+];
