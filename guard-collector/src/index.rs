@@ -78,8 +78,9 @@ pub enum IndexError {
 pub struct Index {
     path: PathBuf,
     store: Store,
-    writer: Mutex<Connection>,
+    // Before the writer: the last connection that closes must be one that can move the write-ahead file into the database.
     readers: Mutex<Vec<Connection>>,
+    writer: Mutex<Connection>,
     covered: watch::Sender<u64>,
 }
 

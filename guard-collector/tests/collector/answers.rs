@@ -265,6 +265,13 @@ async fn an_index_ahead_of_the_log_is_not_believed() {
     everything(&other, &more).await;
     world.stop();
     other.stop();
+    // A file that holds everything, and none of the old one's write-ahead records beside it.
+    let whole = rusqlite::Connection::open(other.path("c/index/index.sqlite")).expect("opens");
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    whole.query_row(checkpoint, [], |row| row.get::<_, i64>(0)).expect("checkpoint");
+    drop(whole);
+    std::fs::remove_dir_all(world.path("c/index")).expect("removed");
+    std::fs::create_dir(world.path("c/index")).expect("made");
     std::fs::copy(other.path("c/index/index.sqlite"), world.path("c/index/index.sqlite")).expect("copied");
     // The same origin, so that only size and digest tell.
     let origin = |w: &World| {
@@ -273,6 +280,8 @@ async fn an_index_ahead_of_the_log_is_not_believed() {
     };
     let file = rusqlite::Connection::open(world.path("c/index/index.sqlite")).expect("opens");
     file.execute("UPDATE meta SET origin = ?1", [origin(&world)]).expect("updated");
+    let size: i64 = file.query_row("SELECT size FROM meta", [], |row| row.get(0)).expect("size");
+    assert!(size > i64::try_from(host.records.len()).expect("number") + 3, "ahead of the log: {size}");
     drop(file);
     world.start();
     assert_eq!(everything(&world, &host).await, right);
