@@ -435,3 +435,51 @@ fn damaged_bundles_are_not_handed_out() {
     assert_eq!(store.read(0, 256, 1 << 20).unwrap().len(), 256);
     assert!(store.read(256, 10, 1 << 20).unwrap_err().to_string().contains("tile/entries/001"));
 }
+
+/// The process that [`a_killed_process_loses_nothing_it_acknowledged`] kills.
+#[test]
+#[ignore = "runs as a child process of another test"]
+fn killed_child() {
+    let place = Place { dir: tempfile::tempdir().unwrap(), skey: std::env::var("GUARD_LOG_SKEY").unwrap() };
+    let dir = PathBuf::from(std::env::var("GUARD_LOG_DIR").unwrap());
+    let options = StoreOptions { dir: dir.join("data"), lock: dir.join("lock/head"), ..place.options() };
+    let (store, _) = Store::open(options, place.signer()).unwrap();
+    let publisher = store.clone();
+    std::thread::spawn(move || {
+        loop {
+            publisher.publish().unwrap();
+        }
+    });
+    for number in store.size().. {
+        store.append(vec![record(number)]).unwrap().wait().unwrap();
+        println!("\nacknowledged {number}");
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_it_acknowledged() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let place = Place::new();
+    let mut size = 0;
+    for round in 0..8_u64 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "store::tests::killed_child"])
+            .env("GUARD_LOG_DIR", place.dir.path())
+            .env("GUARD_LOG_SKEY", &place.skey)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let mut acknowledged = lines.filter_map(|line| line.strip_prefix("acknowledged ")?.parse::<u64>().ok());
+        let mut last = acknowledged.by_ref().nth(30 + 7 * round as usize).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        last = acknowledged.last().unwrap_or(last);
+        let (store, _) = place.open();
+        assert!(store.size() > last && store.size() > size);
+        size = store.size();
+        check(&store, size);
+    }
+}
