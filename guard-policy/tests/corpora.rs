@@ -2,6 +2,15 @@
 //!
 //! Skipped, with a printed note, only where the folder is absent.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,14 @@
 //! The built-in policy against whole commands, and the properties that every policy keeps.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    reason = "a test"
+)]
+
 use guard_policy::{Facts, FileRef, Policy, Role, Source, Stdin, Tier, Verdict};
 use proptest::prelude::*;
 
