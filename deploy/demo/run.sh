@@ -56,7 +56,8 @@ if [ "$mode" = demo ]; then
     printf '@@progress the governed session\n'
     session /home/alice/project bash $share/session.sh
     printf '\nWhat the agent saw:\n'
-    cat $state/session.out
+    # Indented, so that nothing that a session prints can pass for a line of this script.
+    sed 's/^/  | /' $state/session.out
     grep '"event":"message"' $state/session.err | jq -r '"guard: " + .text'
     printf '\n'
     [ "$(cat /home/alice/precious/thesis.txt)" = 'years of work' ] || fail "precious files are gone"

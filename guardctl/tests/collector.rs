@@ -27,7 +27,7 @@ fn json(output: &Output) -> Value {
 fn whoami_shows_name_and_roles() {
     let collector = Collector::start();
     let output = guardctl(&collector, &["whoami"]);
-    assert_eq!(text(&output), "bob: reviewer, auditor\n", "{output:?}");
+    assert_eq!(text(&output), "bob: reviewer, viewer\n", "{output:?}");
     assert_eq!(json(&guardctl(&collector, &["whoami", "--output", "json"]))["name"], "bob");
 }
 

@@ -16,7 +16,7 @@ pub mod v1 {
 
 /// Largest message on the control socket, in bytes.
 pub const LOCAL_MESSAGE_MAX: usize = 1 << 20;
-/// Largest gRPC message that either side decodes, in bytes.
-pub const GRPC_MESSAGE_MAX: usize = 8 << 20;
+/// Largest gRPC message that either side decodes, in bytes: an entry bundle of 256 longest records is below.
+pub const GRPC_MESSAGE_MAX: usize = 20 << 20;
 /// Path of the control socket when the configuration names no other.
 pub const CONTROL_SOCKET: &str = "/run/guard/control.sock";

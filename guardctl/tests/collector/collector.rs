@@ -136,7 +136,7 @@ impl ControlService for Service {
     type TailStream = Entries;
 
     async fn who_am_i(&self, _: Request<WhoAmIRequest>) -> Result<Response<WhoAmIReply>, Status> {
-        Ok(Response::new(WhoAmIReply { name: "bob".into(), roles: vec!["reviewer".into(), "auditor".into()] }))
+        Ok(Response::new(WhoAmIReply { name: "bob".into(), roles: vec!["reviewer".into(), "viewer".into()] }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
@@ -188,7 +188,7 @@ impl ControlService for Service {
     async fn read_log(&self, r: Request<ReadLogRequest>) -> Result<Response<ReadLogReply>, Status> {
         let public = self.folder.join(PUBLIC);
         if !public.is_dir() {
-            return Err(Status::permission_denied("needs the role auditor"));
+            return Err(Status::permission_denied("needs the role viewer"));
         }
         match fs::read(public.join(&r.get_ref().path)) {
             Ok(content) => Ok(Response::new(ReadLogReply { content })),
