@@ -36,7 +36,7 @@ pub fn p7_identity() -> Result<()> {
 }
 
 fn started_for_another() -> Result<()> {
-    let ended = session::run(&Start { options: &["--for", "alice"], ..ROOT }, &["id", "-u"])?;
+    let ended = session::run(&Start { options: &["--for", "alice"], cwd: "/", ..ROOT }, &["id", "-u"])?;
     ensure(ended.out.trim() == "1000", format!("a session for alice ran as uid {}", ended.out.trim()))?;
     let records = ctl::records(&ended.id)?;
     let start = ctl::of_kind(&records, "session_start");
