@@ -35,7 +35,8 @@ as bob guardctl whoami
 
 as bob bash $share/reviewer.sh "$mode" &
 reviewer=$!
-guardctl tail -f | grep --line-buffered -vE '  (exit|canary) ' &
+# A record may take several lines; its first one starts with its leaf.
+guardctl tail -f | awk '/^ *[0-9]+  /{show = !/  (exit|canary) /} show {print; fflush()}' &
 tail=$!
 
 session() { # FOLDER COMMAND…: one governed session of alice's; prints its id
