@@ -33,10 +33,14 @@ pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
     let watched = Arc::clone(node);
     thread::Builder::new().name("watch".into()).spawn(move || {
         let mut lost = Lost::default();
+        let mut log = watched.kernel.take_log();
         loop {
             watched.approvals.tick(&watched);
             sessions(&watched);
             lost.check(&watched);
+            if let Some(log) = &mut log {
+                log.flush();
+            }
             let _ = watched.kernel.heartbeat();
             ROUNDS.fetch_add(1, Ordering::Relaxed);
             thread::sleep(STEP);

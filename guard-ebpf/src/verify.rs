@@ -44,6 +44,8 @@ pub fn guard_verify(ctx: LsmContext) -> i32 {
         // SAFETY: sends to the current task only.
         unsafe { bpf_send_signal(SIGKILL) };
         count(Counter::Killed);
+        // Beside the event, for whoever looks at the daemon's log when the ring is full.
+        aya_log_ebpf::warn!(&ctx, "exec {} killed before its first instruction: reason {}", exec, why);
         emit(event_kind::KILLED, &mark, exec, file.key, why, name);
         return 0;
     }

@@ -101,6 +101,9 @@ impl Shared for Runtime {}
 // pattern is a value and no byte is uninitialised.
 unsafe impl<T: Shared> Pod for Plain<T> {}
 
+/// Log lines of the kernel programs.
+pub type ProgramLog = aya_log::EbpfLogger<&'static dyn log::Log>;
+
 type Table<K, V> = Mutex<HashMap<MapData, K, V>>;
 
 /// The loaded programs and their maps.
@@ -115,6 +118,7 @@ pub struct Kernel {
     counters: Mutex<PerCpuArray<MapData, u64>>,
     runtime: Mutex<Array<MapData, Plain<Runtime>>>,
     events: Mutex<Option<RingBuf<MapData>>>,
+    log: Mutex<Option<ProgramLog>>,
     key: [u64; 2],
     instructions: Vec<(String, u32)>,
     adopted: bool,
@@ -186,7 +190,12 @@ impl Kernel {
             instructions.push(((*name).to_owned(), verified));
             pin_link(link, &pins, name)?;
         }
+        let log = aya_log::EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Io {
+            what: "reading the log of the kernel programs".into(),
+            source: std::io::Error::other(error.to_string()),
+        })?;
         let kernel = Self {
+            log: Mutex::new(Some(log)),
             sessions: table(&mut ebpf, maps::SESSIONS)?,
             cgroups: table(&mut ebpf, maps::CGROUPS)?,
             marks: table(&mut ebpf, maps::MARKS)?,
@@ -332,6 +341,11 @@ impl Kernel {
         let mut value = map.get(&0, 0).map_err(failed)?.0;
         change(&mut value);
         map.set(0, Plain(value), 0).map_err(failed)
+    }
+
+    /// The programs' log lines; there is one reader. They repeat what events say, for times when the ring is full.
+    pub fn take_log(&self) -> Option<ProgramLog> {
+        self.log.lock().ok()?.take()
     }
 
     /// The ring's reader; there is one.

@@ -115,7 +115,9 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 
 /// Soft and hard limits of a process, in the order of the kernel's resource numbers.
 pub fn limits(pid: u32) -> io::Result<Vec<(u64, u64)>> {
-    (0..libc::RLIM_NLIMITS)
+    // RLIMIT_CPU to RLIMIT_RTTIME: the kernel has had these since 2.6.25 and no more.
+    const RESOURCES: u32 = 16;
+    (0..RESOURCES)
         .map(|resource| {
             let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
             // SAFETY: the limit outlives the call; nothing is set.
