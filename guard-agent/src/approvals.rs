@@ -218,6 +218,17 @@ impl Approvals {
         }
     }
 
+    /// A held task is gone: the request stays open, for the identical exec should it be tried again.
+    pub fn task_gone(&self, exec: u64) {
+        for request in lock(&self.pending).values_mut() {
+            let before = request.waiters.len();
+            request.waiters.retain(|w| w.facts.attempt.exec != exec);
+            if request.waiters.len() < before && request.first_exec == exec {
+                request.first_held = false;
+            }
+        }
+    }
+
     /// Denies every open request of a session that ended.
     pub fn session_ended(&self, node: &Arc<Node>, session: &Session, reason: &str) {
         let ids: Vec<String> = lock(&self.pending)

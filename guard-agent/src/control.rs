@@ -266,7 +266,7 @@ fn run_session(
     listen_to_owner(node, &session, stream).map_err(|e| internal(e.to_string()))?;
     let ended = session.wait(node);
     tracing::info!(session = %session.id, reason = ended.reason, "session ended");
-    session.reply(Reply::Exited(SessionExited {
+    session.last_reply(Reply::Exited(SessionExited {
         status: ended.status,
         reason: ended.reason,
         execs: ended.execs,
@@ -285,7 +285,7 @@ fn listen_to_owner(node: &Arc<Node>, session: &Arc<Session>, stream: &UnixStream
             if let Ok(LocalRequest { request: Some(Request::Signal(signal)) }) = LocalRequest::decode(bytes.as_slice())
                 && let Some(signal) = SIGNALS.iter().find(|s| s.unsigned_abs() == signal.signal)
             {
-                session.signal(*signal);
+                session.signal(&node, *signal);
             }
         }
         session.request_end(&node, "ended", "the caller went away".into());

@@ -28,6 +28,7 @@ mod session;
 mod ship;
 mod status;
 mod supervisor;
+mod voice;
 mod wanted;
 mod watch;
 

@@ -191,7 +191,16 @@ impl Outcomes {
 
     fn failed(&mut self, event: &FailedEvent) {
         let Some(owner) = self.owner(event.header.session) else { return };
+        if self.node.observes() && event.errno == 0 {
+            // Without a grant nothing took the attempt back when its image started.
+            return;
+        }
         let stage = owner.session.as_ref().and_then(|s| self.end_attempt(s, event.exec));
+        if stage == Some(Stage::Deciding) {
+            // Killed while a person was asked.
+            self.node.approvals.task_gone(event.exec);
+            return;
+        }
         // A refusal has told its own story.
         if event.state & (attempt_state::DENIED | attempt_state::KILLED) != 0 || stage == Some(Stage::Denied) {
             return;
@@ -200,7 +209,10 @@ impl Outcomes {
             let outcome = ExecOutcome {
                 disposition: Disposition::Failed.into(),
                 errno: event.errno,
-                reason: io::Error::from_raw_os_error(event.errno.cast_signed()).to_string(),
+                reason: match event.errno {
+                    0 => "only checked, nothing was started (AT_EXECVE_CHECK)".into(),
+                    errno => io::Error::from_raw_os_error(errno.cast_signed()).to_string(),
+                },
                 ..outcome(&owner, event.exec)
             };
             self.node.note(owner.id, Body::ExecOutcome(outcome));

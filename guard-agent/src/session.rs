@@ -13,16 +13,15 @@ use std::time::Duration;
 use guard_common::{FileKey, Mark, Session as KernelSession, session_flags};
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Identity, LocalReply, SessionEnd, SessionMessage, SessionStart, local_reply};
-use prost::Message;
+use guard_proto::v1::{Identity, SessionEnd, SessionMessage, SessionStart, local_reply};
 
 use crate::files::Rights;
-use crate::frame;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
 use crate::kernel::{proc, time};
 use crate::launcher::{Exit, StartSpec, Waiting};
 use crate::node::Node;
+use crate::voice::Voice;
 use crate::{hold, leftover, outcome};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -112,7 +111,7 @@ pub struct Session {
     attempts: Mutex<HashMap<u64, Attempted>>,
     images: Mutex<HashMap<u64, Image>>,
     roots: Mutex<HashMap<u64, RootApproval>>,
-    connection: Mutex<Option<UnixStream>>,
+    voice: Mutex<Option<Voice>>,
     end: Mutex<Option<(&'static str, String)>>,
 }
 
@@ -209,7 +208,7 @@ pub fn start<'a>(
         attempts: Mutex::default(),
         images: Mutex::default(),
         roots: Mutex::default(),
-        connection: Mutex::new(Some(connection)),
+        voice: Mutex::new(Some(Voice::new(connection).map_err(|e| format!("starting a thread: {e}"))?)),
         end: Mutex::new(None),
     });
     record_start(node, &session, wanted, ttl_ns)?;
@@ -423,14 +422,19 @@ impl Session {
         self.reply(local_reply::Reply::Message(message));
     }
 
-    /// Sends a reply on the connection that started the session.
+    /// Sends a reply on the connection that started the session. Never waits: holds and the journal call this.
     pub fn reply(&self, reply: local_reply::Reply) {
-        let bytes = LocalReply { reply: Some(reply) }.encode_to_vec();
-        let mut connection = lock(&self.connection);
-        if let Some(stream) = connection.as_ref()
-            && frame::send(stream, &bytes, &[]).is_err()
-        {
-            *connection = None;
+        if let Some(voice) = lock(&self.voice).as_ref() {
+            voice.say(reply);
+        }
+    }
+
+    /// The last reply. Waits, for as long as a slow reader may take, until all were sent.
+    pub fn last_reply(&self, reply: local_reply::Reply) {
+        self.reply(reply);
+        let voice = lock(&self.voice).take();
+        if let Some(voice) = voice {
+            voice.finish();
         }
     }
 
@@ -456,8 +460,12 @@ impl Session {
         }
     }
 
-    /// Sends a signal to the entry process's group.
-    pub fn signal(&self, signal: i32) {
+    /// Sends a signal to the entry process's group, as long as the kernel knows the entry process as this session's: its
+    /// number may be another's afterwards.
+    pub fn signal(&self, node: &Node, signal: i32) {
+        if node.kernel.mark_of(self.entry_pid).is_none_or(|mark| mark.session != self.key) {
+            return;
+        }
         let _ = crate::kernel::spawn::signal(-self.entry_pid.cast_signed(), signal);
     }
 

@@ -346,7 +346,7 @@ pub struct FailedEvent {
     pub parent_exec: u64,
     /// Boot-time ns of the syscall entry.
     pub entered_boot_ns: u64,
-    /// Positive errno.
+    /// Positive errno; 0 if the syscall returned without one and without a new image, as `AT_EXECVE_CHECK` does.
     pub errno: u32,
     /// [`attempt_state`] as left by the other hooks; 0 means: failed before the hold or while held.
     pub state: u32,

@@ -34,11 +34,10 @@ fn end(ctx: &TracePointContext) -> u32 {
     let _ = PENDING.remove(task());
     // SAFETY: offset of the return value in the syscall exit tracepoint.
     let result: i64 = unsafe { ctx.read_at(16) }.unwrap_or(0);
-    if let Some(attempt) = attempt
-        && result < 0
-    {
+    // An attempt that is still there has not become an image: it failed, or it only asked (AT_EXECVE_CHECK, errno 0).
+    if let Some(attempt) = attempt {
         count(Counter::Failed);
-        failed(&attempt, (-result) as u32);
+        failed(&attempt, if result < 0 { (-result) as u32 } else { 0 });
     }
     0
 }
