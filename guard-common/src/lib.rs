@@ -101,6 +101,9 @@ pub struct Session {
     pub reserved: u32,
 }
 
+/// Session key of the start-up canary; sessions of people never have it.
+pub const CANARY_SESSION: u64 = 1;
+
 /// Bits of [`Session::flags`].
 pub mod session_flags {
     /// Events only, nothing is denied or killed (observe mode).

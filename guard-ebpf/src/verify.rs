@@ -27,7 +27,7 @@ pub fn guard_verify(ctx: LsmContext) -> i32 {
     // SAFETY: copied at once; only this task writes the entry.
     let pending = unsafe { PENDING.get(task) }.copied();
     let _ = PENDING.remove(task);
-    let observe = flags(&mark) & session_flags::OBSERVE != 0;
+    let observe = observed(&mark);
     let (exec, why) = match &pending {
         Some(pending) => {
             // The entries are keyed by the thread id at entry: after `de_thread` nobody else would find them.
@@ -46,7 +46,7 @@ pub fn guard_verify(ctx: LsmContext) -> i32 {
         count(Counter::Killed);
         // Beside the event, for whoever looks at the daemon's log when the ring is full.
         // The canary's is no news.
-        if flags(&mark) & session_flags::CANARY == 0 {
+        if mark.session != guard_common::CANARY_SESSION {
             aya_log_ebpf::warn!(&ctx, "exec {} killed before its first instruction: reason {}", exec, why);
         }
         emit(event_kind::KILLED, &mark, exec, file.key, why, name);
@@ -64,9 +64,9 @@ pub fn guard_verify(ctx: LsmContext) -> i32 {
 }
 
 #[inline(always)]
-fn flags(mark: &Mark) -> u32 {
+fn observed(mark: &Mark) -> bool {
     // SAFETY: sessions are replaced whole.
-    unsafe { SESSIONS.get(mark.session) }.map_or(0, |s| s.flags)
+    unsafe { SESSIONS.get(mark.session) }.is_some_and(|s| s.flags & session_flags::OBSERVE != 0)
 }
 
 /// # Safety

@@ -15,8 +15,8 @@ use super::load::{Kernel, KernelError};
 use super::time;
 use crate::launcher::{Exit, Launcher, StartSpec};
 
-/// Session key of the canary; sessions of people never have it.
-pub const SESSION: u64 = 1;
+/// Session key of the canary.
+pub const SESSION: u64 = guard_common::CANARY_SESSION;
 /// Exit code of a canary that ran.
 pub const RAN: u8 = 42;
 const PATIENCE: Duration = Duration::from_secs(10);
