@@ -24,20 +24,27 @@ pub fn guard_verify(ctx: LsmContext) -> i32 {
     }
     let bprm: *const u8 = ctx.arg(0);
     let task = task();
-    // SAFETY: copied at once; only this task writes the entry.
-    let pending = unsafe { PENDING.get(task) }.copied();
+    // A copy with a value in every case: left undefined, as in `Option::copied`, the compiler may move bytes that the
+    // verifier then calls uninitialised. An exec number is never 0.
+    // SAFETY: only this task writes the entry.
+    let pending = match unsafe { PENDING.get(task) } {
+        Some(pending) => *pending,
+        None => Pending::default(),
+    };
     let _ = PENDING.remove(task);
     let observe = observed(&mark);
-    let (exec, why) = match &pending {
-        Some(pending) => {
-            // The entries are keyed by the thread id at entry: after `de_thread` nobody else would find them.
-            let _ = GRANTS.remove(pending.tid);
-            let _ = ATTEMPTS.remove(pending.tid);
-            // SAFETY: `bprm` is the hook's tracked argument.
-            (pending.exec, unsafe { compare(bprm, pending) })
-        }
-        None => (0, if observe { 0 } else { reason::NOT_CHECKED }),
+    let why = if pending.exec != 0 {
+        // The entries are keyed by the thread id at entry: after `de_thread` nobody else would find them.
+        let _ = GRANTS.remove(pending.tid);
+        let _ = ATTEMPTS.remove(pending.tid);
+        // SAFETY: `bprm` is the hook's tracked argument.
+        unsafe { compare(bprm, &pending) }
+    } else if observe {
+        0
+    } else {
+        reason::NOT_CHECKED
     };
+    let exec = pending.exec;
     // SAFETY: as above.
     let (file, name) = unsafe { (stamp::of_file(field(bprm, &OFF_BPRM_FILE)), field::<*const u8>(bprm, &OFF_BPRM_FILENAME)) };
     if why != 0 {
@@ -52,7 +59,7 @@ pub fn guard_verify(ctx: LsmContext) -> i32 {
         emit(event_kind::KILLED, &mark, exec, file.key, why, name);
         return 0;
     }
-    let root = pending.map_or(mark.root, |p| p.root);
+    let root = if exec != 0 { pending.root } else { mark.root };
     let new = Mark { exec, root, ..mark };
     if MARKS.insert(tgid(), &new, 0).is_err() {
         // Still governed through the cgroup; without a mark it passes no root on.
