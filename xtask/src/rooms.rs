@@ -2,7 +2,7 @@
 //!
 //! Reads `cargo metadata`; needs no network and no other tool. Fails: with every breach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -34,7 +34,9 @@ pub fn check() -> Result<()> {
     let text = host::output(build::cargo().args(["metadata", "--format-version", "1", "--locked"]))?;
     let metadata: Value = serde_json::from_str(&text).context("cargo metadata is not JSON")?;
     let mut breaches = own(&direct(&metadata)?);
-    breaches.extend(foreign(&metadata));
+    // What is compiled; `cargo metadata` also lists optional crates that nobody has turned on.
+    let tree = ["tree", "--workspace", "--locked", "--prefix", "none", "--format", "{p}", "--edges", "normal,build"];
+    breaches.extend(foreign(&host::output(build::cargo().args(tree))?));
     if breaches.is_empty() {
         return Ok(());
     }
@@ -81,14 +83,9 @@ fn own(crates: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     breaches
 }
 
-fn foreign(metadata: &Value) -> Vec<String> {
-    let packages = metadata.get("packages").and_then(Value::as_array).cloned().unwrap_or_default();
-    packages
-        .iter()
-        .filter_map(|p| p.get("name").and_then(Value::as_str))
-        .filter(|name| NOWHERE.contains(name))
-        .map(|name| format!("{name} is among the dependencies"))
-        .collect()
+fn foreign(tree: &str) -> Vec<String> {
+    let names: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    NOWHERE.iter().filter(|n| names.contains(**n)).map(|name| format!("{name} is among the dependencies")).collect()
 }
 
 #[cfg(test)]
@@ -104,6 +101,7 @@ mod tests {
         ]
         .into();
         let found = own(&crates);
+        assert_eq!(foreign("tokio v1.0.0\nring v0.17.14\nring v0.17.14 (*)"), ["ring is among the dependencies"]);
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found.contains(&"guard-log may not know guard-proto".to_owned()));
     }
