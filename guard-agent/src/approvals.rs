@@ -98,12 +98,13 @@ impl Approvals {
         let digest = facts.digest(&session.identity.session_id);
         let hold_until = time::boot_ns() + ns(node.config.hold.max());
         let waiter = Waiter { facts, judged, held, hold_until };
-        let Err(waiter) = self.join(session, &digest, waiter) else { return };
-        self.open(node, session, digest, waiter);
+        if let Some(waiter) = self.join(session, &digest, waiter) {
+            self.open(node, session, digest, waiter);
+        }
     }
 
-    /// Joins a question whose own exec is no longer held.
-    fn join(&self, session: &Session, digest: &[u8; 32], waiter: Waiter) -> Result<(), Waiter> {
+    /// Joins a question whose own exec is no longer held. Gives the waiter back if there is none.
+    fn join(&self, session: &Session, digest: &[u8; 32], waiter: Waiter) -> Option<Waiter> {
         let mut pending = lock(&self.pending);
         let open = pending
             .values_mut()
@@ -111,9 +112,9 @@ impl Approvals {
         match open {
             Some(open) => {
                 open.waiters.push(waiter);
-                Ok(())
+                None
             }
-            None => Err(waiter),
+            None => Some(waiter),
         }
     }
 

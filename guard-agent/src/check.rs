@@ -77,7 +77,7 @@ fn bpffs(pin_dir: &Path) -> Result<String, String> {
     const MAGIC: i64 = 0xcafe_4a11;
     let mount = pin_dir.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     match rustix::fs::statfs(mount) {
-        Ok(stat) if stat.f_type as i64 == MAGIC => Ok(mount.display().to_string()),
+        Ok(stat) if stat.f_type == MAGIC => Ok(mount.display().to_string()),
         _ => Err(format!("{} does not lie on one: mount -t bpf bpf /sys/fs/bpf", pin_dir.display())),
     }
 }
