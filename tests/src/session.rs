@@ -168,6 +168,13 @@ impl Drop for Session {
     }
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "session {} ended with {}, printed {:?}, Guard said", self.id, self.code, self.out)?;
+        self.events.iter().filter(|e| e["event"] != "started").try_for_each(|e| write!(f, " {e}"))
+    }
+}
+
 /// Starts, waits, ends: for programs that need nobody else.
 pub fn run(start: &Start<'_>, argv: &[&str]) -> Result<Ended> {
     Session::start(start, argv)?.wait(seconds(60))

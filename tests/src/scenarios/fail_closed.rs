@@ -177,14 +177,14 @@ pub fn p2_mount_made_inside() -> Result<()> {
     let ended = session::run(&ROOT, &["python3", &attacks::path("mount_inside.py")])?;
     let result = ended.out.lines().find_map(|l| l.strip_prefix("program ")).unwrap_or("errno 1");
     ensure(result == "errno 1", format!("a program on a mount made inside: `{result}`"))?;
-    ensure(ended.out.contains("program ") || ended.out.contains("mount refused"), &ended.out)
+    ensure(ended.out.contains("program ") || ended.out.contains("mount refused"), &ended)
 }
 
 pub fn p2_cgroup_escape() -> Result<()> {
     let precious = guest::fresh_dir("precious")?;
     let ended = session::run(&ROOT, &["python3", &attacks::path("escape.py")])?;
     ensure(!ended.out.contains("moved"), format!("the session left its cgroup: {}", ended.out))?;
-    ensure(ended.out.contains("rm errno 1"), &ended.out)?;
+    ensure(ended.out.contains("rm errno 1"), &ended)?;
     ensure(Path::new(&precious).exists(), "rm ran")?;
     let records = ctl::records(&ended.id)?;
     let refusal = ctl::of_kind(&records, "guard_refusal").iter().any(|r| r["body"]["what"] == "cgroup_write");

@@ -37,7 +37,7 @@ pub fn p7_identity() -> Result<()> {
 
 fn started_for_another() -> Result<()> {
     let ended = session::run(&Start { options: &["--for", "alice"], cwd: "/", ..ROOT }, &["id", "-u"])?;
-    ensure(ended.out.trim() == "1000", format!("a session for alice ran as uid {}", ended.out.trim()))?;
+    ensure(ended.out.trim() == "1000", format!("uid of a session for alice: {ended}"))?;
     let records = ctl::records(&ended.id)?;
     let start = ctl::of_kind(&records, "session_start");
     let who = start.first().map(|r| &r["body"]["identity"]).context("no start")?;
@@ -56,7 +56,7 @@ pub fn p7_initiator_does_not_approve() -> Result<()> {
     let id = request["request"].as_str().context("no id")?;
     ctl::json("root", &["review", "deny", id, "--reason", "a test"])?;
     let ended = session.wait(seconds(30))?;
-    ensure(ended.out.trim() == "errno 1", &ended.out)?;
+    ensure(ended.out.trim() == "errno 1", &ended)?;
     ensure(!std::path::Path::new(made).exists(), "it ran")
 }
 
@@ -86,5 +86,5 @@ pub fn p8_status_is_measured() -> Result<()> {
     ensure(stop["body"]["uid"] == 0 && stop["body"]["reason"] == "a test", stop)?;
     guest::restart_daemon(guest::USUAL).context("enforcing again after a restart")?;
     let ended = session::run(&ALICE, &["python3", &attacks::path("try.py"), "/usr/bin/true"])?;
-    ensure(ended.out.trim() == "ran 0", &ended.out)
+    ensure(ended.out.trim() == "ran 0", &ended)
 }

@@ -54,7 +54,7 @@ pub fn p4_collector_absent_then_back() -> Result<()> {
     guest::kill_collector()?;
     let allowed = session::run(&ALICE, &["python3", &script, "--times", "20", "/usr/bin/cat", "/etc/hostname"])?;
     let ran = allowed.out.lines().filter(|l| *l == "ran 0").count();
-    ensure(ran == 20, format!("{ran} of 20 allowed execs ran without a collector"))?;
+    ensure(ran == 20, format!("{ran} of 20 allowed execs ran without a collector: {allowed}"))?;
     let asked = Session::start(&ALICE, &["python3", &script, "/usr/bin/mkdir", &made])?.wait(seconds(40))?;
     ensure(asked.out.trim() == "errno 1", format!("nobody can be asked, yet: {}", asked.out))?;
     let local = ctl::json("root", &["status", "--local"])?;

@@ -21,7 +21,7 @@ pub fn review_approved_runs() -> Result<()> {
     ensure(request["facts"]["argv"][1] == made.as_str(), &request)?;
     ctl::approve(&request, &[])?;
     let ended = session.wait(seconds(30))?;
-    ensure(ended.out.trim() == "ran 0" && Path::new(&made).exists(), &ended.out)?;
+    ensure(ended.out.trim() == "ran 0" && Path::new(&made).exists(), &ended)?;
     let records = ctl::records(&ended.id)?;
     let decisions = ctl::of_kind(&records, "review_decision");
     ensure(decisions.len() == 1, format!("{} decisions of the collector in the log", decisions.len()))
@@ -34,7 +34,7 @@ pub fn review_denied_does_not_run() -> Result<()> {
     let id = request["request"].as_str().context("no id")?;
     ctl::json("bob", &["review", "deny", id, "--reason", "not today"])?;
     let ended = session.wait(seconds(30))?;
-    ensure(ended.out.trim() == "errno 1" && !Path::new(&made).exists(), &ended.out)?;
+    ensure(ended.out.trim() == "errno 1" && !Path::new(&made).exists(), &ended)?;
     ensure(ended.events.iter().any(|e| e.to_string().contains("not today")), "the agent is not told why")?;
     let again = ctl::approve(&request, &[]);
     ensure(again.is_err(), "a denied request was approved afterwards")
@@ -46,7 +46,7 @@ pub fn review_timeout_denies() -> Result<()> {
     let session = Session::attack(&ALICE, "try.py", &["/usr/bin/mkdir", &made])?;
     let request = ctl::pending(&session.id)?;
     let ended = session.wait(seconds(30))?;
-    ensure(ended.out.trim() == "errno 1" && !Path::new(&made).exists(), &ended.out)?;
+    ensure(ended.out.trim() == "errno 1" && !Path::new(&made).exists(), &ended)?;
     ensure(ctl::approve(&request, &[]).is_err(), "approved after the deadline")?;
     let records = ctl::records(&ended.id)?;
     let decision = ctl::of_kind(&records, "exec_decision");
@@ -61,7 +61,7 @@ pub fn review_root_covers_descendants() -> Result<()> {
     let request = ctl::pending(&session.id)?;
     ctl::approve(&request, &["--scope", "root", "--category", "fs.write", "--category", "shell"])?;
     let ended = session.wait(seconds(30))?;
-    ensure(ended.out.trim() == "ran 0", &ended.out)?;
+    ensure(ended.out.trim() == "ran 0", &ended)?;
     ensure(Path::new(&format!("{dir}/b")).exists(), "the descendants did not run")?;
     let records = ctl::records(&ended.id)?;
     let made = ctl::execs_of(&records, "mkdir");
@@ -85,7 +85,7 @@ pub fn review_after_hold_max_is_a_one_use_right() -> Result<()> {
     ctl::approve(&request, &[])?;
     let ended = session.wait(seconds(60))?;
     let results: Vec<&str> = ended.out.lines().collect();
-    ensure(results == ["errno 1", "ran 0", "errno 1"], format!("a right for one use gave {results:?}"))?;
+    ensure(results == ["errno 1", "ran 0", "errno 1"], format!("a right for one use gave {results:?}: {ended}"))?;
     ensure(Path::new(&made).exists(), "it did not run")?;
     let records = ctl::records(&ended.id)?;
     let used = ctl::of_kind(&records, "exec_decision").iter().any(|r| r["body"]["disposition"] == "approved");
@@ -110,7 +110,7 @@ pub fn runtimes_live_through_a_minute_of_review() -> Result<()> {
     }
     for (program, session, _, made) in runtimes {
         let ended = session.wait(seconds(60))?;
-        ensure(ended.out.contains("refused") && ended.out.contains("ran 0"), format!("{program}: {}", ended.out))?;
+        ensure(ended.out.contains("refused") && ended.out.contains("ran 0"), format!("{program}: {ended}"))?;
         ensure(Path::new(&made).exists(), format!("{program}: it did not run"))?;
         let beats: Vec<u64> =
             ended.out.lines().filter_map(|l| l.strip_prefix("beat ")).filter_map(|ms| ms.parse().ok()).collect();

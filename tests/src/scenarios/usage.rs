@@ -14,8 +14,8 @@ use crate::{attacks, ctl};
 
 pub fn governed_exec_runs_and_is_recorded() -> Result<()> {
     let ended = session::run(&ALICE, &["python3", &attacks::path("try.py"), "/usr/bin/cat", "/etc/hostname"])?;
-    ensure(ended.code == 0, format!("exit code {}", ended.code))?;
-    ensure(ended.out.contains("guest") && ended.out.contains("ran 0"), &ended.out)?;
+    ensure(ended.code == 0, &ended)?;
+    ensure(ended.out.contains("guest") && ended.out.contains("ran 0"), &ended)?;
     let records = ctl::records(&ended.id)?;
     for kind in ["session_start", "exec", "exec_outcome", "session_end"] {
         ensure(!ctl::of_kind(&records, kind).is_empty(), format!("no {kind} among {} records", records.len()))?;
@@ -53,7 +53,7 @@ pub fn terminal_and_pipes_are_relayed() -> Result<()> {
     let mut session = Session::start(&Start { stdin: true, ..ALICE }, &["cat"])?;
     session.stdin().context("no stdin")?.write_all(b"through a pipe\n")?;
     let ended = session.wait(seconds(20))?;
-    ensure(ended.out == "through a pipe\n" && ended.code == 0, format!("{:?}", ended.out))?;
+    ensure(ended.out == "through a pipe\n" && ended.code == 0, &ended)?;
     let typed = "guardctl --config /etc/guard/guardctl.toml run --agent coder -- tty";
     let mut command = session::as_user("alice", "/home/alice");
     let out = output(command.args(["script", "-qec", typed, "/dev/null"]), seconds(40))?;
@@ -85,7 +85,7 @@ pub fn long_argv_is_judged_and_recorded() -> Result<()> {
     });
     let ended = session.wait(seconds(50))?;
     let _ = approver.join();
-    ensure(ended.out.contains("ran 0"), &ended.out)?;
+    ensure(ended.out.contains("ran 0"), &ended)?;
     let records = ctl::records(&ended.id)?;
     let exec = ctl::execs_of(&records, "true");
     let facts = exec.first().map(|r| &r["body"]["facts"]).context("no record of the long exec")?;
