@@ -27,13 +27,19 @@ unsafe fn of_inode(inode: *const u8) -> FileStamp {
             key: key_of_inode(inode),
             size: field(inode, &OFF_INODE_SIZE),
             ctime_s: field(inode, &OFF_INODE_CTIME_S),
-            ctime_ns: field(inode, &OFF_INODE_CTIME_NS),
+            ctime_ns: nanoseconds(field(inode, &OFF_INODE_CTIME_NS)),
             generation: field(inode, &OFF_INODE_GENERATION),
             inode_addr: inode as u64,
             writers: field(inode, &OFF_INODE_WRITECOUNT),
             nlink: field(inode, &OFF_INODE_NLINK),
         }
     }
+}
+
+/// Since 6.13 the topmost bit says whether somebody has asked for the time (multigrain timestamps). It is no part of it.
+#[inline(always)]
+fn nanoseconds(stored: u32) -> u32 {
+    stored & !(1 << 31)
 }
 
 /// # Safety
