@@ -92,6 +92,17 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// Takes back what a caller such as `nohup` or a shell's `&` had this process ignore: children would inherit it, and tests of
+/// terminals and signals mean nothing then.
+pub fn default_signals() {
+    for signal in
+        [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU]
+    {
+        // SAFETY: constants only; no handler is installed, so none can be called.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 /// A command with arguments, shorter to read.
 pub fn cmd<I, S>(program: &str, args: I) -> Command
 where

@@ -54,6 +54,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    host::default_signals();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
