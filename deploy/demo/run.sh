@@ -33,11 +33,14 @@ printf 'collector = "https://localhost:7443"\nca = "ca.pem"\ncert = "cert.pem"\n
 chown bob:bob /home/bob/.config/guard/guardctl.toml
 as bob guardctl whoami
 
+# Jobs of their own, so that each can be ended whole: a pipeline whose reader is gone lives until its next line.
+set -m
 as bob bash $share/reviewer.sh "$mode" &
-reviewer=$!
+reviewer=$(jobs -p %%)
 # A record may take several lines; its first one starts with its leaf.
 guardctl tail -f | awk '/^ *[0-9]+  /{show = !/  (exit|canary) /} show {print; fflush()}' &
-tail=$!
+tail=$(jobs -p %%)
+set +m
 
 session() { # FOLDER COMMAND…: one governed session of alice's; prints its id
     local folder=$1 code; shift
@@ -84,8 +87,8 @@ for _ in $(seq 60); do
     sleep 0.5
 done
 sleep 1
-kill $tail $reviewer 2> /dev/null
-wait $tail $reviewer 2> /dev/null
+kill -- -$tail -$reviewer 2> /dev/null
+wait 2> /dev/null
 for id in "${ids[@]}"; do
     [ "$mode" = demo ] && guardctl session show "$id"
     printf '@@session '
