@@ -88,6 +88,11 @@ impl Approvals {
         lock(&self.pending).values().map(|p| p.waiters.len()).sum()
     }
 
+    /// Open requests of one session.
+    pub fn open_of(&self, session_key: u64) -> usize {
+        lock(&self.pending).values().filter(|p| p.session.key == session_key).count()
+    }
+
     /// Held execs of one session.
     pub fn held_of(&self, session: &str) -> usize {
         lock(&self.pending).values().filter(|p| p.session.identity.session_id == session).map(|p| p.waiters.len()).sum()
@@ -141,6 +146,7 @@ impl Approvals {
             timing: Some(waiter.judged.timing),
         };
         let text = format!("waits for review: {}", judge::command(&waiter.facts));
+        let (tid, exec) = (waiter.facts.attempt.tid, waiter.facts.attempt.exec);
         let pending = Pending {
             session: Arc::clone(session),
             digest,
@@ -155,6 +161,10 @@ impl Approvals {
         };
         // Known before it is durable: a decision may come as soon as it is.
         lock(&self.pending).insert(id.clone(), pending);
+        if node.kernel.attempt(tid).is_none_or(|a| a.exec != exec) {
+            // Killed while facts were gathered: its end was seen before the request was there.
+            self.task_gone(exec);
+        }
         let recorded = node.append(session.id, Body::ExecRequest(record));
         match recorded {
             Ok(ticket) => {

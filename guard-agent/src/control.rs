@@ -4,7 +4,7 @@
 //! every field is bounded and checked. Fails: the peer gets an error with a hint; one bad connection harms no other.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -52,10 +52,20 @@ pub fn error(code: &str, message: impl Into<String>, hint: &str) -> LocalError {
 /// Makes the socket and serves it.
 pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
     let listener = listen(&node.config.control)?;
+    // Connecting needs the right to write to the socket's inode: for governed tasks the kernel refuses that.
+    let meta = fs::metadata(&node.config.control.socket)?;
+    let device = u64::from(rustix::fs::major(meta.dev())) << 20 | u64::from(rustix::fs::minor(meta.dev()));
+    let key = guard_common::FileKey { dev: device, ino: meta.ino() };
+    node.kernel.freeze(key, u64::MAX).map_err(io::Error::other)?;
     let node = Arc::clone(node);
     let open = Arc::new(AtomicUsize::new(0));
     thread::Builder::new().name("control".into()).spawn(move || {
-        for stream in listener.incoming().flatten() {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else {
+                // Out of descriptors: others must give some back first.
+                thread::sleep(Duration::from_millis(50));
+                continue;
+            };
             if open.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS_MAX {
                 open.fetch_sub(1, Ordering::SeqCst);
                 continue;
@@ -263,7 +273,9 @@ fn run_session(
     if let Err(why) = started.go() {
         session.request_end(node, "failed", why);
     }
-    listen_to_owner(node, &session, stream).map_err(|e| internal(e.to_string()))?;
+    if let Err(error) = listen_to_owner(node, &session, stream) {
+        session.request_end(node, "failed", format!("listening to the caller: {error}"));
+    }
     let ended = session.wait(node);
     tracing::info!(session = %session.id, reason = ended.reason, "session ended");
     session.last_reply(Reply::Exited(SessionExited {

@@ -35,6 +35,12 @@ const SEGMENT: u64 = 8 << 20;
 
 /// Runs until it is asked to stop.
 pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
+    // A thread that is gone while others go on would leave holds unanswered: the whole daemon goes, and comes again.
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        show(info);
+        std::process::abort();
+    }));
     let signals = spawn::signal_fd(&SIGNALS).map_err(failed(Code::Internal))?;
     let forked = Forked::fork().map_err(failed(Code::Internal))?;
     let node = start(config, forked)?;
@@ -58,7 +64,9 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     kernel.close_all_sessions().map_err(failed(Code::Unavailable))?;
     let measured = canary::measure(&kernel, &launcher, &config.kernel.cgroup).map_err(failed(Code::Unavailable))?;
     if config.kernel.mode == Mode::Enforce && !measured.enforcing() {
-        let _ = load::unpin_all(&config.kernel.pin_dir);
+        if empty {
+            let _ = load::unpin_all(&config.kernel.pin_dir);
+        }
         return Err(not_enforcing(&measured));
     }
     let boot = (
@@ -198,6 +206,11 @@ fn serve(node: &Arc<Node>, heart: &Heart, signals: &OwnedFd) {
                 libc::SIGHUP => reload(node),
                 _ => return,
             }
+        }
+        if node.launcher.is_gone() {
+            // No session can start and no canary can be measured: the supervisor starts a whole daemon again.
+            tracing::error!("the launcher has ended");
+            std::process::abort();
         }
         let now = (watch::ROUNDS.load(Ordering::Relaxed), outcome::PROGRESS.rounds());
         if now.0 != seen.0 && now.1 != seen.1 {

@@ -88,6 +88,8 @@ pub struct Place<'a> {
     pub rights: &'a Rights,
     /// The session's entry process.
     pub entry_pid: u32,
+    /// Called when the task's memory has been read: the watchdog has nothing to wait for any more.
+    pub memory_read: &'a dyn Fn(),
 }
 
 /// Gathers all. The files are frozen when this returns, also when it fails: `frozen` lists them.
@@ -103,15 +105,18 @@ pub fn gather(
     let path_arg = memory.string(attempt.path_ptr, PATH_MAX).map_err(wrong("reading the path"))?;
     let argv = memory.strings(attempt.argv_ptr).map_err(wrong("reading the arguments"))?;
     let env = memory.strings(attempt.envp_ptr).map_err(wrong("reading the environment"))?;
+    (place.memory_read)();
     let memory_boot_ns = time::boot_ns();
-    let (judged, chain) = follow(node, place, attempt, file, frozen)?;
+    let (mut judged, chain) = follow(node, place, attempt, file, frozen)?;
     let script_path = script::script_path(attempt.dirfd, &path_arg);
+    let cwd = proc::link(attempt.tid, "cwd").map_err(wrong("reading the working folder"))?;
+    distrust_names(place, attempt.tid, &cwd, &script_path, &mut judged, &chain);
     let image_argv = script::rewrite(&argv, &script_path, &chain);
     let image = hash::image_args(node.kernel.hash_key(), &image_argv, &env);
     let task = proc::process(attempt.tid).map_err(wrong("reading the task's status"))?;
     Ok(Facts {
         attempt: *attempt,
-        cwd: proc::link(attempt.tid, "cwd").map_err(wrong("reading the working folder"))?,
+        cwd,
         stdin: files::stdin_of(attempt.tid),
         ancestry: ancestry(&task, place.entry_pid),
         argv,
@@ -164,6 +169,14 @@ fn follow(
         };
     }
     Ok((judged, chain))
+}
+
+/// An interpreter opens its script again by name: a name that the session can turn makes the script the session's.
+fn distrust_names(place: &Place<'_>, tid: u32, cwd: &[u8], name: &[u8], files: &mut [JudgedFile], chain: &[Shebang]) {
+    let names = std::iter::once(name).chain(chain.iter().map(|line| line.interpreter.as_slice()));
+    for (file, name) in files.iter_mut().zip(names).filter(|(file, _)| file.role == Role::Script) {
+        file.writable |= place.rights.can_redirect(tid, cwd, name);
+    }
 }
 
 fn judge_file(

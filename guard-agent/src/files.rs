@@ -140,12 +140,14 @@ pub fn open_as(pid: u32, path: &[u8]) -> io::Result<OwnedFd> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     let root = File::open(format!("/proc/{pid}/root"))?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
-    if !File::from(file.try_clone()?).metadata()?.is_file() {
+    // Looked at before it is opened: opening a device is an act.
+    let place = rustix::fs::openat2(&root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode);
+    if kind != rustix::fs::FileType::RegularFile {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    Ok(file)
+    let again = format!("/proc/self/fd/{}", place.as_raw_fd());
+    Ok(rustix::fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Whose rights a session has.
@@ -173,6 +175,44 @@ impl Rights {
             // A sticky folder lets only the owner replace an entry; the file itself was looked at above.
             self.can_write(&meta) && !(meta.mode() & 0o1000 != 0 && folder != inside.parent().unwrap_or(folder))
         })
+    }
+
+    /// Whether the session could make a path mean another file: by writing to a folder on the way, to a link, or because
+    /// the path goes through its own descriptors. An interpreter opens its script again by this path.
+    pub fn can_redirect(&self, pid: u32, cwd: &[u8], path: &[u8]) -> bool {
+        const STEPS_MAX: usize = 256;
+        let root = PathBuf::from(format!("/proc/{pid}/root"));
+        let whole = Path::new(std::ffi::OsStr::from_bytes(cwd)).join(std::ffi::OsStr::from_bytes(path));
+        let mut left: Vec<PathBuf> = vec![whole];
+        let mut at = PathBuf::from("/");
+        let mut steps = 0;
+        while let Some(part) = left.pop() {
+            for (place, component) in part.components().enumerate() {
+                steps += 1;
+                match component {
+                    std::path::Component::Normal(name) => at.push(name),
+                    std::path::Component::ParentDir => drop(at.pop()),
+                    std::path::Component::RootDir => at = PathBuf::from("/"),
+                    _ => continue,
+                }
+                let inside = at.strip_prefix("/").unwrap_or(Path::new(""));
+                let Ok(meta) = std::fs::symlink_metadata(root.join(inside)) else { return true };
+                if steps > STEPS_MAX || inside.starts_with("proc") || inside.starts_with("dev") {
+                    return true;
+                }
+                if meta.is_dir() && self.can_write(&meta) {
+                    return true;
+                }
+                if meta.is_symlink() {
+                    let Ok(target) = std::fs::read_link(root.join(inside)) else { return true };
+                    at.pop();
+                    let rest: PathBuf = part.components().skip(place + 1).collect();
+                    left.extend([rest, target]);
+                    break;
+                }
+            }
+        }
+        false
     }
 
     fn can_write(&self, meta: &std::fs::Metadata) -> bool {
@@ -242,6 +282,25 @@ mod tests {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
         assert!(judge(&path));
+    }
+
+    #[test]
+    fn a_script_behind_a_link_of_the_session_can_be_redirected() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_str().unwrap().as_bytes().to_vec();
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::create_dir(dir.path().join("own")).unwrap();
+        std::fs::set_permissions(dir.path().join("own"), PermissionsExt::from_mode(0o777)).unwrap();
+        symlink("/usr/bin/ldd", dir.path().join("own/link")).unwrap();
+        symlink("/usr/bin/ldd", dir.path().join("fixed")).unwrap();
+        let nobody = Rights { uid: 65_534, groups: vec![65_534] };
+        // The test's folder lies in a sticky /tmp, which others can write to.
+        let redirect = |path: &str| nobody.can_redirect(std::process::id(), &root, path.as_bytes());
+        assert!(redirect("own/link"));
+        assert!(redirect("/dev/fd/3") && redirect("/proc/self/fd/3") && redirect("own/absent"));
+        assert!(!nobody.can_redirect(std::process::id(), b"/", b"usr/bin/../bin/env"));
+        assert!(!nobody.can_redirect(std::process::id(), b"/", b"/bin/sh"));
     }
 
     #[test]

@@ -111,7 +111,10 @@ fn handle(node: &Arc<Node>, session: &Arc<Session>, held: Held) {
     if attempt.session != session.key {
         return refuse_unjudged(node, session, held, Some(&attempt), "no_session", "the task is of another session");
     }
-    if session.is_ending() || time::boot_ns() >= session.expires_boot_ns {
+    if session.is_ending() && time::boot_ns() < session.expires_boot_ns {
+        return refuse_unjudged(node, session, held, Some(&attempt), "session_ended", "");
+    }
+    if time::boot_ns() >= session.expires_boot_ns {
         return refuse_unjudged(node, session, held, Some(&attempt), "session_expired", "");
     }
     match session.begin_attempt(attempt.exec) {
@@ -124,7 +127,9 @@ fn handle(node: &Arc<Node>, session: &Arc<Session>, held: Held) {
 
 fn understand(node: &Arc<Node>, session: &Arc<Session>, attempt: &Attempt, held: Held) {
     session.execs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    if session.deciding() > node.config.session.max_held {
+    if session.deciding() > node.config.session.max_held
+        || node.approvals.open_of(session.key) > node.config.session.max_held
+    {
         session.set_stage(attempt.exec, Stage::Denied);
         return refuse_unjudged(node, session, held, Some(attempt), "too_many_held", "");
     }
@@ -141,12 +146,18 @@ fn understand(node: &Arc<Node>, session: &Arc<Session>, attempt: &Attempt, held:
 /// Gathers facts while the watchdog knows whose memory is being read.
 fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -> Result<Facts, Misunderstood> {
     let reading = || session.reading.lock().unwrap_or_else(PoisonError::into_inner);
-    reading().insert(held.tid, time::boot_ns());
+    reading().insert(held.tid, (attempt.exec, time::boot_ns()));
+    let memory_read = || {
+        reading().remove(&held.tid);
+    };
     let mut frozen = Vec::new();
-    let place = Place { rights: &session.rights, entry_pid: session.entry_pid };
+    let place = Place { rights: &session.rights, entry_pid: session.entry_pid, memory_read: &memory_read };
     let facts = facts::gather(node, &place, attempt, held.file.as_fd(), &mut frozen);
-    reading().remove(&held.tid);
-    session.set_frozen(attempt.exec, frozen);
+    memory_read();
+    for key in session.set_frozen(attempt.exec, frozen) {
+        // The task was killed meanwhile: nobody else will thaw them.
+        node.freezes.thaw(&node.kernel, key);
+    }
     facts
 }
 
@@ -193,12 +204,9 @@ fn refuse_unjudged(
     }
     let allow = node.observes();
     let waiting = Arc::clone(session);
-    match node.append(session.id, Body::ExecUnjudged(body)) {
-        Ok(ticket) => ticket.on_done(move |_| answer(&waiting, &held, allow)),
-        Err(error) => {
-            tracing::error!(%error, "an attempt could not be recorded; it is denied");
-            answer(session, &held, false);
-        }
+    match node.keep(session.id, Body::ExecUnjudged(body)) {
+        Some(ticket) => ticket.on_done(move |_| answer(&waiting, &held, allow)),
+        None => answer(session, &held, false),
     }
 }
 
@@ -259,7 +267,10 @@ pub fn release(
     recorded: Result<Appended, JournalError>,
 ) {
     let granted = match recorded {
-        Ok(_) if node.observes() => return answer(session, held, true),
+        Ok(_) if node.observes() => {
+            session.set_stage(opening.exec, Stage::Granted);
+            return answer(session, held, true);
+        }
         Ok(_) => grant(node, session, opening),
         Err(error) => Err(error.to_string()),
     };

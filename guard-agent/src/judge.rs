@@ -208,15 +208,12 @@ pub fn deny(
         (detail, _) => detail.into(),
     };
     session.say("denied", format!("denied: {}: {why}", command(facts)), request_id);
-    match node.append(session.id, Body::Exec(record)) {
-        Ok(ticket) => {
+    match node.keep(session.id, Body::Exec(record)) {
+        Some(ticket) => {
             let session = Arc::clone(session);
             ticket.on_done(move |_| hold::answer(&session, &held, false));
         }
-        Err(error) => {
-            tracing::error!(%error, "a refusal could not be recorded");
-            hold::answer(session, &held, false);
-        }
+        None => hold::answer(session, &held, false),
     }
 }
 

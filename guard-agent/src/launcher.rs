@@ -192,6 +192,11 @@ impl Launcher {
         }
     }
 
+    /// Whether its process has ended.
+    pub fn is_gone(&self) -> bool {
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner).gone
+    }
+
     /// Waits until a process has ended.
     pub fn wait(&self, pid: u32, patience: Duration) -> io::Result<Exit> {
         let pid = pid.cast_signed();

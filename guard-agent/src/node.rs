@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use guard_log::journal::{Journal, JournalError, Ticket};
@@ -59,6 +59,7 @@ pub struct Node {
     policy: RwLock<Arc<InForce>>,
     policy_error: Mutex<String>,
     measured: Mutex<(Measured, i64)>,
+    lost_records: AtomicU64,
     stopping: AtomicBool,
 }
 
@@ -105,13 +106,37 @@ impl Node {
             policy: RwLock::new(Arc::new(parts.policy)),
             policy_error: Mutex::default(),
             measured: Mutex::new((parts.measured, crate::kernel::time::wall_unix_ns())),
+            lost_records: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
         })
     }
 
-    /// Queues a record.
+    /// Queues a record. One that is too long for the log is cut down to what identifies it, and says so.
     pub fn append(&self, session: SessionId, body: Body) -> Result<Ticket, JournalError> {
-        self.journal.append(record::entry(session, body))
+        self.journal.append(record::fitting(session, body))
+    }
+
+    /// Queues a record of something that has happened whether or not there is room for it. What finds none is counted
+    /// and becomes a gap record.
+    pub fn keep(&self, session: SessionId, body: Body) -> Option<Ticket> {
+        match self.append(session, body) {
+            Ok(ticket) => Some(ticket),
+            Err(error) => {
+                self.lost_records.fetch_add(1, Ordering::SeqCst);
+                tracing::debug!(%error, "a record could not be kept; it is counted");
+                None
+            }
+        }
+    }
+
+    /// Counts them again: they could not be recorded.
+    pub fn give_back_lost_records(&self, count: u64) {
+        self.lost_records.fetch_add(count, Ordering::SeqCst);
+    }
+
+    /// Records that found no room in the journal, since it was asked last.
+    pub fn take_lost_records(&self) -> u64 {
+        self.lost_records.swap(0, Ordering::SeqCst)
     }
 
     /// Queues a record that may use the journal's reserve, for what must be said even when it is full. A failure is
@@ -127,9 +152,9 @@ impl Node {
     }
 
     /// Queues a record about lost events.
-    pub fn note_gap(&self, source: &str, counter: &str, lost: u64, total: u64) {
+    pub fn note_gap(&self, source: &str, counter: &str, lost: u64, total: u64) -> Option<Ticket> {
         let gap = Gap { source: source.into(), counter: counter.into(), lost, total };
-        self.note(SessionId::NONE, Body::Gap(gap));
+        self.note(SessionId::NONE, Body::Gap(gap))
     }
 
     /// Whether execs are judged but never denied.

@@ -4,11 +4,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 
-use guard_common::{COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, GuardEvent, UNREADABLE, attempt_state, reason};
+use guard_common::{
+    COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, FileKey, GuardEvent, UNREADABLE, attempt_state, reason,
+};
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, GuardRefusal, Identity};
@@ -23,6 +26,8 @@ use crate::session::{Image, Session, Stage};
 
 /// Probes of one task and identical refusals are folded for at most this long.
 const FOLD_NS: u64 = 200_000_000;
+/// Events taken before the heartbeat and the folded records have their turn.
+const ROUND: usize = 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who an event belongs to.
@@ -43,21 +48,30 @@ pub struct Outcomes {
 
 /// Lets others wait until what is in the ring has been read.
 #[derive(Default)]
-pub struct Progress(Mutex<u64>);
+pub struct Progress {
+    rounds: AtomicU64,
+    empty: AtomicU64,
+}
 
 impl Progress {
-    fn step(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    fn step(&self, empty: bool) {
+        self.rounds.fetch_add(1, Ordering::SeqCst);
+        self.empty.fetch_add(u64::from(empty), Ordering::SeqCst);
+    }
+
+    /// Rounds of the reader: it lives as long as they grow.
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::SeqCst)
     }
 
     /// Rounds that have found the ring empty.
-    pub fn rounds(&self) -> u64 {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn empty(&self) -> u64 {
+        self.empty.load(Ordering::SeqCst)
     }
 }
 
 /// How far the one reader is.
-pub static PROGRESS: Progress = Progress(Mutex::new(0));
+pub static PROGRESS: Progress = Progress { rounds: AtomicU64::new(0), empty: AtomicU64::new(0) };
 
 impl Outcomes {
     /// For a daemon that found these sessions of an earlier one.
@@ -83,12 +97,18 @@ impl Outcomes {
     pub fn spawn(mut self, mut reader: EventReader) -> io::Result<()> {
         thread::Builder::new().name("outcomes".into()).spawn(move || {
             loop {
-                while let Some(event) = reader.next_event() {
+                let mut taken = 0;
+                while taken < ROUND
+                    && let Some(event) = reader.next_event()
+                {
                     self.take(event);
+                    taken += 1;
                 }
                 self.flush(time::boot_ns());
-                PROGRESS.step();
-                wait(&reader);
+                PROGRESS.step(taken < ROUND);
+                if taken < ROUND {
+                    wait(&reader);
+                }
             }
         })?;
         Ok(())
@@ -122,18 +142,26 @@ impl Outcomes {
     }
 
     fn started(&mut self, event: &ExecEvent) {
+        if event.exec == 0 {
+            // Observe mode: no grant said which exec this is.
+            return;
+        }
         let Some(owner) = self.owner(event.header.session) else { return };
         let Some(session) = &owner.session else { return };
-        self.end_attempt(session, event.exec);
-        let image = Image { tgid: event.header.tgid, started_boot_ns: event.header.boot_ns };
+        let mut frozen = session.end_attempt(event.exec).map(|a| a.frozen).unwrap_or_default();
+        if frozen.len() < 2 {
+            self.thaw(frozen.drain(..));
+        }
+        let image = Image { tgid: event.header.tgid, started_boot_ns: event.header.boot_ns, frozen };
         if let Some((exec, before)) = session.image_started(event.exec, image) {
+            self.thaw(before.frozen);
             let outcome = ExecOutcome {
                 started: true,
                 duration_ns: event.header.boot_ns.saturating_sub(before.started_boot_ns),
                 reason: "replaced by another exec of the same process".into(),
                 ..outcome(&owner, exec)
             };
-            self.node.note(owner.id, Body::ExecOutcome(outcome));
+            self.node.keep(owner.id, Body::ExecOutcome(outcome));
         }
     }
 
@@ -147,7 +175,7 @@ impl Outcomes {
             reason: reason_name(event.reason).into(),
             ..outcome(&owner, event.exec)
         };
-        self.node.note(owner.id, Body::ExecOutcome(outcome));
+        self.node.keep(owner.id, Body::ExecOutcome(outcome));
     }
 
     fn refused(&mut self, event: &ExecEvent) {
@@ -162,7 +190,7 @@ impl Outcomes {
                 reason: why.into(),
                 ..outcome(&owner, event.exec)
             };
-            self.node.note(owner.id, Body::ExecOutcome(outcome));
+            self.node.keep(owner.id, Body::ExecOutcome(outcome));
             return;
         }
         if let Some(session) = &owner.session {
@@ -186,16 +214,16 @@ impl Outcomes {
             root_exec_id: event.root,
             ..ExecUnjudged::default()
         };
-        self.node.note(owner.id, Body::ExecUnjudged(body));
+        self.node.keep(owner.id, Body::ExecUnjudged(body));
     }
 
     fn failed(&mut self, event: &FailedEvent) {
         let Some(owner) = self.owner(event.header.session) else { return };
+        let stage = owner.session.as_ref().and_then(|s| self.end_attempt(s, event.exec));
         if self.node.observes() && event.errno == 0 {
             // Without a grant nothing took the attempt back when its image started.
             return;
         }
-        let stage = owner.session.as_ref().and_then(|s| self.end_attempt(s, event.exec));
         if stage == Some(Stage::Deciding) {
             // Killed while a person was asked.
             self.node.approvals.task_gone(event.exec);
@@ -215,7 +243,7 @@ impl Outcomes {
                 },
                 ..outcome(&owner, event.exec)
             };
-            self.node.note(owner.id, Body::ExecOutcome(outcome));
+            self.node.keep(owner.id, Body::ExecOutcome(outcome));
             return;
         }
         self.fold_probe(&owner, event);
@@ -237,7 +265,7 @@ impl Outcomes {
 
     fn flush_probe(&mut self, tid: u32) {
         if let Some((id, body, _)) = self.probes.remove(&tid) {
-            self.node.note(id, Body::ExecUnjudged(body));
+            self.node.keep(id, Body::ExecUnjudged(body));
         }
     }
 
@@ -247,7 +275,7 @@ impl Outcomes {
         old.into_iter().for_each(|tid| self.flush_probe(tid));
         let node = &self.node;
         for (_, (id, body, _)) in self.refusals.extract_if(|_, r| now.saturating_sub(r.2) >= FOLD_NS) {
-            node.note(id, Body::GuardRefusal(body));
+            node.keep(id, Body::GuardRefusal(body));
         }
     }
 
@@ -255,6 +283,7 @@ impl Outcomes {
         let Some(owner) = self.owner(key) else { return };
         let Some(session) = &owner.session else { return };
         let Some(image) = session.process_ended(exec, tgid) else { return };
+        self.thaw(image.frozen);
         let outcome = ExecOutcome {
             started: true,
             exited: true,
@@ -262,7 +291,7 @@ impl Outcomes {
             duration_ns: boot_ns.saturating_sub(image.started_boot_ns),
             ..outcome(&owner, exec)
         };
-        self.node.note(owner.id, Body::ExecOutcome(outcome));
+        self.node.keep(owner.id, Body::ExecOutcome(outcome));
     }
 
     fn guard(&mut self, event: &GuardEvent) {
@@ -287,10 +316,14 @@ impl Outcomes {
 
     fn end_attempt(&self, session: &Session, exec: u64) -> Option<Stage> {
         let attempt = session.end_attempt(exec)?;
-        for key in attempt.frozen {
+        self.thaw(attempt.frozen);
+        Some(attempt.stage)
+    }
+
+    fn thaw(&self, files: impl IntoIterator<Item = FileKey>) {
+        for key in files {
             self.node.freezes.thaw(&self.node.kernel, key);
         }
-        Some(attempt.stage)
     }
 }
 
@@ -303,12 +336,15 @@ fn wait(reader: &EventReader) {
 
 /// At a session's end: waits until the ring is read, thaws what is left and records images that were killed with it.
 pub fn settle(node: &Arc<Node>, session: &Session) {
-    let seen = PROGRESS.rounds();
+    let seen = PROGRESS.empty();
     let end = time::boot_ns() + 2_000_000_000;
-    while PROGRESS.rounds() < seen + 2 && time::boot_ns() < end {
+    while PROGRESS.empty() < seen + 2 && time::boot_ns() < end {
         thread::sleep(Duration::from_millis(5));
     }
     for (exec, image) in session.take_images() {
+        for key in image.frozen {
+            node.freezes.thaw(&node.kernel, key);
+        }
         let body = ExecOutcome {
             identity: Some(session.identity.clone()),
             exec_id: exec,
@@ -317,7 +353,7 @@ pub fn settle(node: &Arc<Node>, session: &Session) {
             reason: "still running when its session ended".into(),
             ..ExecOutcome::default()
         };
-        node.note(session.id, Body::ExecOutcome(body));
+        node.keep(session.id, Body::ExecOutcome(body));
     }
     for key in session.take_frozen() {
         node.freezes.thaw(&node.kernel, key);

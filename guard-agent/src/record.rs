@@ -3,9 +3,9 @@
 //! It must not decide anything. A body's kind is the number of its variant in `guard.v1.RecordBody`.
 
 use guard_log::journal::Entry;
-use guard_log::record::{Kind, SessionId};
-use guard_proto::v1::RecordBody;
+use guard_log::record::{HEADER_LEN, Kind, RECORD_MAX, SessionId};
 use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Reason, RecordBody};
 use prost::Message;
 
 use crate::kernel::time;
@@ -48,6 +48,48 @@ fn kind(body: &Body) -> Kind {
     }
 }
 
+/// A record that fits into the log, cut down where it would not.
+pub fn fitting(session: SessionId, body: Body) -> Entry {
+    let whole = entry(session, body);
+    if whole.body.len() + HEADER_LEN <= RECORD_MAX {
+        return whole;
+    }
+    match RecordBody::decode(whole.body.as_slice()).map(|record| record.body) {
+        Ok(Some(body)) => entry(session, shrink(body)),
+        _ => whole,
+    }
+}
+
+/// The same record without what can make it too long: arguments (counted, and covered by their digest), long paths,
+/// ancestors' images, targets.
+fn shrink(mut body: Body) -> Body {
+    const PATH: usize = 512;
+    let (facts, verdict) = match &mut body {
+        Body::Exec(exec) => (&mut exec.facts, &mut exec.verdict),
+        Body::ExecRequest(request) => (&mut request.facts, &mut request.verdict),
+        _ => return body,
+    };
+    if let Some(facts) = facts {
+        facts.argv.clear();
+        facts.argv_omitted = facts.argv_count;
+        facts.cwd.truncate(PATH);
+        facts.path_arg.truncate(PATH);
+        facts.files.iter_mut().for_each(|file| file.path.truncate(PATH));
+        facts.ancestry.iter_mut().for_each(|process| process.exe.clear());
+    }
+    if let Some(verdict) = verdict {
+        verdict.targets.truncate(4);
+        verdict.reasons.truncate(8);
+        let reason = |id: &str| Reason {
+            rule_id: id.into(),
+            text: "too long for one record: arguments, long paths and ancestors' images are left out".into(),
+            evidence: String::new(),
+        };
+        verdict.reasons.push(reason("builtin.record-cut"));
+    }
+    body
+}
+
 /// As much of an argument vector as a record carries, and how many strings it leaves out.
 pub fn bounded_argv(argv: &[Vec<u8>]) -> (Vec<Vec<u8>>, u32) {
     let mut bytes = 0;
@@ -65,9 +107,29 @@ pub fn bounded_argv(argv: &[Vec<u8>]) -> (Vec<Vec<u8>>, u32) {
 
 #[cfg(test)]
 mod tests {
-    use guard_log::record::{HEADER_LEN, RECORD_MAX};
-
     use super::*;
+
+    #[test]
+    fn the_longest_facts_fit_once_they_are_cut() {
+        use guard_proto::v1::{Exec, ExecFacts, FileFact, ProcessRef, Verdict};
+        let long = vec![b'p'; 4096];
+        let exec = Exec {
+            facts: Some(ExecFacts {
+                argv: vec![vec![b'a'; 1000]; 40],
+                argv_count: 40,
+                cwd: long.clone(),
+                path_arg: long.clone(),
+                files: vec![FileFact { path: long.clone(), ..FileFact::default() }; 6],
+                ancestry: vec![ProcessRef { exe: long, ..ProcessRef::default() }; 16],
+                ..ExecFacts::default()
+            }),
+            verdict: Some(Verdict { targets: vec!["t".repeat(1024); 64], ..Verdict::default() }),
+            ..Exec::default()
+        };
+        assert!(entry(SessionId::NONE, Body::Exec(exec.clone())).body.len() > RECORD_MAX);
+        let cut = fitting(SessionId::NONE, Body::Exec(exec));
+        assert!(cut.body.len() + HEADER_LEN < RECORD_MAX / 2);
+    }
 
     #[test]
     fn long_vectors_are_counted_and_fit() {

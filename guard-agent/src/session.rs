@@ -47,12 +47,14 @@ pub struct Attempted {
 }
 
 /// An image that runs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Image {
     /// Its process.
     pub tgid: u32,
     /// When it started.
     pub started_boot_ns: u64,
+    /// Files that stay frozen as long as it runs: a script is read by its interpreter after the start.
+    pub frozen: Vec<FileKey>,
 }
 
 /// What a reviewer allowed for the descendants of a root.
@@ -106,8 +108,8 @@ pub struct Session {
     pub execs: AtomicU32,
     /// Of those, denied.
     pub denied: AtomicU32,
-    /// Tasks whose memory is being read, since when (boot time).
-    pub reading: Mutex<HashMap<u32, u64>>,
+    /// Tasks whose memory is being read: for which exec, since when (boot time).
+    pub reading: Mutex<HashMap<u32, (u64, u64)>>,
     attempts: Mutex<HashMap<u64, Attempted>>,
     images: Mutex<HashMap<u64, Image>>,
     roots: Mutex<HashMap<u64, RootApproval>>,
@@ -211,9 +213,12 @@ pub fn start<'a>(
         voice: Mutex::new(Some(Voice::new(connection).map_err(|e| format!("starting a thread: {e}"))?)),
         end: Mutex::new(None),
     });
-    record_start(node, &session, wanted, ttl_ns)?;
     node.add_session(&session)?;
-    hold::start(node, &session).map_err(|e| format!("starting the session's threads: {e}"))?;
+    if let Err(why) = begin(node, &session, wanted, ttl_ns) {
+        hold::stop(&session);
+        node.remove_session(session.key);
+        return Err(why);
+    }
     undo.armed = false;
     Ok(Started { session, waiting })
 }
@@ -299,6 +304,12 @@ fn mark_mounts(pid: u32) -> Result<Group, String> {
     Ok(group)
 }
 
+/// Threads first: once its start is in the journal, a session ends with a record of its own.
+fn begin(node: &Arc<Node>, session: &Arc<Session>, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
+    hold::start(node, session).map_err(|e| format!("starting the session's threads: {e}"))?;
+    record_start(node, session, wanted, ttl_ns)
+}
+
 fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
     leftover::remember(&node.config.node.state_dir, session)
         .map_err(|e| format!("keeping the session's state: {e}"))?;
@@ -343,10 +354,15 @@ impl Session {
         }
     }
 
-    /// Keeps the list of files frozen for an exec.
-    pub fn set_frozen(&self, exec: u64, frozen: Vec<FileKey>) {
-        if let Some(attempt) = lock(&self.attempts).get_mut(&exec) {
-            attempt.frozen = frozen;
+    /// Keeps the list of files frozen for an exec; gives it back if the exec has ended.
+    #[must_use]
+    pub fn set_frozen(&self, exec: u64, frozen: Vec<FileKey>) -> Vec<FileKey> {
+        match lock(&self.attempts).get_mut(&exec) {
+            Some(attempt) => {
+                attempt.frozen = frozen;
+                Vec::new()
+            }
+            None => frozen,
         }
     }
 
@@ -363,15 +379,14 @@ impl Session {
     /// An image runs.
     pub fn image_started(&self, exec: u64, image: Image) -> Option<(u64, Image)> {
         let mut images = lock(&self.images);
-        let replaced = images.iter().find(|(_, i)| i.tgid == image.tgid).map(|(exec, i)| (*exec, *i));
-        if let Some((before, _)) = replaced {
-            images.remove(&before);
-        }
+        let tgid = image.tgid;
+        let before = images.iter().find(|(_, i)| i.tgid == tgid).map(|(exec, _)| *exec);
+        let replaced = before.and_then(|exec| images.remove_entry(&exec));
         images.insert(exec, image);
         drop(images);
         let mut roots = lock(&self.roots);
         if let Some(root) = roots.get_mut(&exec) {
-            root.tgid = image.tgid;
+            root.tgid = tgid;
         }
         replaced
     }

@@ -3,6 +3,7 @@
 //! One thread; nothing here may block for long. Fails: an overdue read costs the task its life, then the session its own.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -32,7 +33,7 @@ const READ_SESSION_NS: u64 = 8_000_000_000;
 pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
     let watched = Arc::clone(node);
     thread::Builder::new().name("watch".into()).spawn(move || {
-        let mut lost = Lost::default();
+        let mut lost = Lost::read(&watched);
         let mut log = watched.kernel.take_log();
         loop {
             watched.approvals.tick(&watched);
@@ -66,15 +67,19 @@ fn sessions(node: &Arc<Node>) {
         if now >= session.expires_boot_ns {
             session.request_end(node, "expired", String::new());
         }
-        let slow: Vec<(u32, u64)> = session
+        let slow: Vec<(u32, u64, u64)> = session
             .reading
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .iter()
-            .map(|(tid, since)| (*tid, now.saturating_sub(*since)))
-            .filter(|(_, age)| *age >= READ_NS)
+            .map(|(tid, (exec, since))| (*tid, *exec, now.saturating_sub(*since)))
+            .filter(|(_, _, age)| *age >= READ_NS)
             .collect();
-        for (tid, age) in slow {
+        for (tid, exec, age) in slow {
+            if node.kernel.attempt(tid).is_none_or(|a| a.exec != exec) {
+                // It is dead already; its number may be another's.
+                continue;
+            }
             tracing::warn!(session = %session.id, tid, "a held task's memory cannot be read in time; it is killed");
             let tgid = proc::process(tid).map_or(tid, |p| p.tgid);
             let _ = spawn::signal(tgid.cast_signed(), libc::SIGKILL);
@@ -85,21 +90,54 @@ fn sessions(node: &Arc<Node>) {
     }
 }
 
-/// Counters of lost things, as last seen.
-#[derive(Default)]
-struct Lost(HashMap<&'static str, u64>);
+/// Counters of lost things, as they stood when they were last recorded. They live in the kernel and outlive the daemon: what
+/// was lost while there was none is recorded by the next.
+struct Lost {
+    totals: HashMap<String, u64>,
+    file: PathBuf,
+}
 
 impl Lost {
+    fn read(node: &Node) -> Self {
+        let file = node.config.node.state_dir.join("lost");
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let mut lines = text.lines();
+        let same_boot = lines.next() == Some(node.boot_id.as_str());
+        let totals = lines
+            .filter_map(|line| line.split_once(' '))
+            .filter_map(|(name, total)| Some((name.to_owned(), total.parse().ok()?)))
+            .filter(|_| same_boot)
+            .collect();
+        Self { totals, file }
+    }
+
     fn check(&mut self, node: &Node) {
+        let mut changed = false;
         for (name, counter) in [("ring_full", Counter::RingFull), ("map_full", Counter::MapFull)] {
             let total = node.kernel.counter(counter);
-            // The counters outlive the daemon: what an earlier one has recorded is not counted again.
-            let before = *self.0.entry(name).or_insert(total);
-            if total > before {
-                node.note_gap("kernel", name, total - before, total);
-                self.0.insert(name, total);
+            let before = self.totals.get(name).copied().unwrap_or(0);
+            // Maps that were made anew count from 0.
+            let lost = total.saturating_sub(if total < before { 0 } else { before });
+            if lost > 0 && node.note_gap("kernel", name, lost, total).is_some() {
+                self.totals.insert(name.to_owned(), total);
+                changed = true;
             }
         }
+        let lost = node.take_lost_records();
+        if lost > 0 && node.note_gap("journal", "records that found no room", lost, lost).is_none() {
+            node.give_back_lost_records(lost);
+        }
+        if changed && let Err(error) = self.write(node) {
+            tracing::error!(file = %self.file.display(), %error, "keeping the counts of lost events");
+        }
+    }
+
+    fn write(&self, node: &Node) -> io::Result<()> {
+        let mut text = format!("{}\n", node.boot_id);
+        for (name, total) in &self.totals {
+            text.push_str(&format!("{name} {total}\n"));
+        }
+        guard_log::frame::replace(&self.file, text.as_bytes())
     }
 }
 
@@ -112,7 +150,11 @@ fn remeasure(node: &Arc<Node>) {
             node.note(SessionId::NONE, Body::Canary(result(&measured, node.observes())));
             node.set_measured(measured);
         }
-        Err(error) => tracing::error!(%error, "the canary could not be measured"),
+        Err(error) => {
+            tracing::error!(%error, "the canary could not be measured");
+            let detail = format!("the canary could not be measured: {error}");
+            node.set_measured(Measured { detail, ..Measured::default() });
+        }
     }
 }
 

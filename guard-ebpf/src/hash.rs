@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_loop};
+use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_loop, bpf_probe_read_user};
 
 use crate::offsets::{HASH_KEY_0, HASH_KEY_1, global};
 
@@ -44,9 +44,10 @@ impl State {
     }
 }
 
-/// Hash of `len` bytes of the current task's user memory, or nothing if they cannot be read.
+/// Hash of `len` bytes of the current task's user memory, or nothing if they cannot be read. A program that may sleep
+/// (`SLEEPS`) brings pages back that were swapped out; another one gives up.
 #[inline(always)]
-pub fn of_user(address: u64, len: u64) -> Option<u64> {
+pub fn of_user<const SLEEPS: bool>(address: u64, len: u64) -> Option<u64> {
     let (k0, k1) = (global(&HASH_KEY_0), global(&HASH_KEY_1));
     let mut state = State {
         v0: k0 ^ 0x736f_6d65_7073_6575,
@@ -58,9 +59,14 @@ pub fn of_user(address: u64, len: u64) -> Option<u64> {
         failed: 0,
     };
     let chunks = (len.wrapping_add(CHUNK - 1) / CHUNK) as u32;
-    // SAFETY: the callback has the signature that the helper calls, and the state outlives the call.
+    let state_ptr = (&raw mut state).cast::<c_void>();
+    // SAFETY: the callbacks have the signature that the helper calls, and the state outlives the call.
     let done = unsafe {
-        bpf_loop(chunks, chunk as *mut c_void, (&raw mut state).cast::<c_void>(), 0)
+        if SLEEPS {
+            bpf_loop(chunks, chunk_sleeping as *mut c_void, state_ptr, 0)
+        } else {
+            bpf_loop(chunks, chunk_at_once as *mut c_void, state_ptr, 0)
+        }
     };
     if state.failed != 0 || done != i64::from(chunks) {
         return None;
@@ -73,9 +79,18 @@ pub fn of_user(address: u64, len: u64) -> Option<u64> {
     Some(state.v0 ^ state.v1 ^ state.v2 ^ state.v3)
 }
 
-unsafe extern "C" fn chunk(_index: u32, context: *mut c_void) -> i64 {
+unsafe extern "C" fn chunk_sleeping(_index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `bpf_loop` hands back the pointer to the state that `of_user` owns.
-    let state = unsafe { &mut *context.cast::<State>() };
+    chunk(unsafe { &mut *context.cast::<State>() }, bpf_copy_from_user)
+}
+
+unsafe extern "C" fn chunk_at_once(_index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: as above.
+    chunk(unsafe { &mut *context.cast::<State>() }, bpf_probe_read_user)
+}
+
+#[inline(always)]
+fn chunk(state: &mut State, read: unsafe fn(*mut c_void, u32, *const c_void) -> i64) -> i64 {
     let mut words = [0_u64; WORDS];
     let buffer = words.as_mut_ptr().cast::<c_void>();
     let source = state.at as *const c_void;
@@ -83,9 +98,9 @@ unsafe extern "C" fn chunk(_index: u32, context: *mut c_void) -> i64 {
     // SAFETY: the buffer has 256 bytes; the helper checks the user address.
     let failed = unsafe {
         if state.left >= CHUNK {
-            bpf_copy_from_user(buffer, CHUNK as u32, source)
+            read(buffer, CHUNK as u32, source)
         } else {
-            bpf_copy_from_user(buffer, (state.left & 0xff) as u32, source)
+            read(buffer, (state.left & 0xff) as u32, source)
         }
     };
     if failed != 0 {

@@ -18,6 +18,18 @@ const SIGKILL: u32 = 9;
 
 #[lsm(hook = "bprm_committed_creds", sleepable)]
 pub fn guard_verify(ctx: LsmContext) -> i32 {
+    verify::<true>(ctx)
+}
+
+/// For kernels before 6.2, which skip an LSM program while another task is in the same one on that processor: a program
+/// that cannot sleep is never in that state.
+#[lsm(hook = "bprm_committed_creds")]
+pub fn guard_verify_at_once(ctx: LsmContext) -> i32 {
+    verify::<false>(ctx)
+}
+
+#[inline(always)]
+fn verify<const SLEEPS: bool>(ctx: LsmContext) -> i32 {
     let Some(mark) = governed() else { return 0 };
     if runtime().lifted == 1 {
         return 0;
@@ -38,7 +50,7 @@ pub fn guard_verify(ctx: LsmContext) -> i32 {
         let _ = GRANTS.remove(pending.tid);
         let _ = ATTEMPTS.remove(pending.tid);
         // SAFETY: `bprm` is the hook's tracked argument.
-        unsafe { compare(bprm, &pending) }
+        unsafe { compare::<SLEEPS>(bprm, &pending) }
     } else if observe {
         0
     } else {
@@ -79,7 +91,7 @@ fn observed(mark: &Mark) -> bool {
 /// # Safety
 /// `bprm` must be the hook's tracked argument.
 #[inline(always)]
-unsafe fn compare(bprm: *const u8, pending: &Pending) -> u32 {
+unsafe fn compare<const SLEEPS: bool>(bprm: *const u8, pending: &Pending) -> u32 {
     // SAFETY: by contract.
     let (argc, envc, start, end): (u32, u32, u64, u64) = unsafe {
         (
@@ -96,7 +108,7 @@ unsafe fn compare(bprm: *const u8, pending: &Pending) -> u32 {
     if len != pending.len {
         return reason::ARGS_DIFFER;
     }
-    match hash::of_user(start, len) {
+    match hash::of_user::<SLEEPS>(start, len) {
         None => reason::ARGS_UNREADABLE,
         Some(hash) if hash == pending.hash => 0,
         Some(_) => reason::ARGS_DIFFER,

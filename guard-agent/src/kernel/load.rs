@@ -186,10 +186,12 @@ impl Kernel {
         let loader_btf = aya::Btf::from_sys_fs()?;
         let mut instructions = Vec::new();
         for (name, hook) in &PROGRAMS {
+            let name = program_for_kernel(name);
             let (link, verified) = attach(&mut ebpf, name, hook, &loader_btf)?;
-            instructions.push(((*name).to_owned(), verified));
+            instructions.push((name.to_owned(), verified));
             pin_link(link, &pins, name)?;
         }
+        remove_other_layouts(&options.pin_dir, &pins);
         let log = aya_log::EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Io {
             what: "reading the log of the kernel programs".into(),
             source: std::io::Error::other(error.to_string()),
@@ -354,6 +356,31 @@ impl Kernel {
     }
 }
 
+/// Kernels before 6.2 skip a sleepable LSM program that another task is in; there the verification must not sleep.
+fn program_for_kernel(name: &'static str) -> &'static str {
+    match name {
+        "guard_verify" if release_before(&rustix::system::uname().release().to_string_lossy(), (6, 2)) => {
+            "guard_verify_at_once"
+        }
+        name => name,
+    }
+}
+
+/// Whether a release such as `6.1.0-50-cloud-amd64` is older. What cannot be read counts as older.
+fn release_before(release: &str, than: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < than
+}
+
+/// Programs of another layout know no session and would deny everything that is governed now.
+fn remove_other_layouts(pin_dir: &Path, ours: &Path) {
+    for entry in std::fs::read_dir(pin_dir).into_iter().flatten().flatten().filter(|e| e.path() != ours) {
+        if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            tracing::error!(pins = %entry.path().display(), %error, "removing the programs of another version");
+        }
+    }
+}
+
 /// Removes every pin, so that enforcement ends when no process holds the links any more.
 pub fn unpin_all(pin_dir: &Path) -> Result<(), KernelError> {
     match std::fs::remove_dir_all(pin_dir) {
@@ -492,4 +519,16 @@ fn remove<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str, key: &K) -> Re
 fn clear<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str) -> Result<(), KernelError> {
     let keys: Vec<K> = table.lock().map(|t| t.keys().filter_map(Result::ok).collect()).unwrap_or_default();
     keys.iter().try_for_each(|key| remove(table, map, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        assert!(release_before("6.1.0-50-cloud-amd64", (6, 2)) && release_before("5.19", (6, 2)));
+        assert!(!release_before("6.12.95+deb12", (6, 2)) && !release_before("7.3.4", (6, 2)));
+        assert!(release_before("", (6, 2)));
+    }
 }
