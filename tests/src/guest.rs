@@ -80,8 +80,11 @@ fn named(name: &str) -> Result<Vec<i32>> {
 
 /// Writes a configuration: the shipped one with some tables added.
 pub fn configure(tables: &str) -> Result<()> {
-    let shipped = std::fs::read_to_string(SHIPPED)?;
-    Ok(std::fs::write(CONFIG, format!("{shipped}\n{tables}\n"))?)
+    Ok(std::fs::write(CONFIG, with(tables)?)?)
+}
+
+fn with(tables: &str) -> Result<String> {
+    Ok(format!("{}\n{tables}\n", std::fs::read_to_string(SHIPPED)?))
 }
 
 /// What most scenarios run with: short holds, so that nothing takes minutes.
@@ -145,7 +148,7 @@ pub fn recover() -> Result<()> {
     if named("guard-collector")?.is_empty() {
         start_collector()?;
     }
-    let usual = std::fs::read_to_string(CONFIG).is_ok_and(|text| text.contains(USUAL));
+    let usual = std::fs::read_to_string(CONFIG).is_ok_and(|text| with(USUAL).is_ok_and(|usual| text == usual));
     let well = ctl::json("root", &["status", "--local"]).is_ok_and(|s| s["report"]["mode"] == "enforcing");
     if usual && well {
         return enforcing();

@@ -63,6 +63,7 @@ scenarios! {
     review_root_covers_descendants in review, 60 s;
     review_after_hold_max_is_a_one_use_right in review, 150 s;
     runtimes_live_through_a_minute_of_review in review, 300 s;
+    p1_no_room_no_exec in log, 240 s;
 }
 
 #[cfg(test)]

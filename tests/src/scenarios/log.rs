@@ -70,3 +70,35 @@ pub fn p4_collector_absent_then_back() -> Result<()> {
     let records = ctl::records(&allowed.id)?;
     ensure(ctl::execs_of(&records, "/usr/bin/cat").len() == 20, "records are missing")
 }
+
+/// No room for the record means no exec, until the collector has taken what is there.
+pub fn p1_no_room_no_exec() -> Result<()> {
+    guest::configure(guest::USUAL)?;
+    let small = std::fs::read_to_string(guest::CONFIG)?;
+    guest::stop_daemon()?;
+    std::fs::write(
+        guest::CONFIG,
+        small.replace("/var/lib/guard/journal\"", "/var/lib/guard/journal-small\"\nmax_mib = 4"),
+    )?;
+    let _ = std::fs::remove_dir_all("/var/lib/guard/journal-small");
+    guest::start_daemon()?;
+    let from = ctl::log_size()?;
+    guest::kill_collector()?;
+    let (script, large) = (attacks::path("try.py"), "x".repeat(20_000));
+    let full =
+        Session::start(&ALICE, &["python3", &script, "--times", "250", "/usr/bin/true", &large])?.wait(seconds(90))?;
+    let ran = full.out.lines().filter(|l| *l == "ran 0").count();
+    let refused = full.out.lines().skip(ran).filter(|l| *l == "errno 1").count();
+    ensure(ran > 10 && refused > 10 && ran + refused == 250, format!("{ran} ran, then {refused} were refused"))?;
+    guest::start_collector()?;
+    guest::enforcing()?;
+    until_true("the backlog is shipped", seconds(40), || {
+        Ok(ctl::json("root", &["status", "--local"])?["report"]["journal_backlog"] == 0)
+    })?;
+    let recorded = ctl::execs_of(&ctl::records(&full.id)?, "/usr/bin/true").len();
+    ensure(recorded >= ran, format!("{recorded} records of {ran} execs"))?;
+    let again = session::run(&ALICE, &["python3", &script, "/usr/bin/true", &large])?;
+    ensure(again.out.trim() == "ran 0", format!("with room again: {again}"))?;
+    ctl::verify()?;
+    sequences_are_whole(from)
+}
