@@ -3,7 +3,6 @@
 //! It must not decide. Fails: an event that is not understood and events that the ring had no room for become gap records.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -328,10 +327,8 @@ impl Outcomes {
 }
 
 fn wait(reader: &EventReader) {
-    // SAFETY: the reader owns the descriptor and outlives the borrow.
-    let fd = unsafe { BorrowedFd::borrow_raw(reader.as_raw_fd()) };
     let pause = Timespec::try_from(PAUSE).ok();
-    let _ = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], pause.as_ref());
+    let _ = poll(&mut [PollFd::new(reader, PollFlags::IN)], pause.as_ref());
 }
 
 /// At a session's end: waits until the ring is read, thaws what is left and records images that were killed with it.

@@ -2,7 +2,7 @@
 //!
 //! Fails: an event of unknown kind or wrong size becomes [`Event::Unknown`], so that it is counted and not lost silently.
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use guard_common::{EventHeader, ExecEvent, ExitEvent, FailedEvent, GuardEvent, event_kind};
@@ -31,9 +31,10 @@ pub struct EventReader {
     ring: RingBuf<MapData>,
 }
 
-impl AsRawFd for EventReader {
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+impl AsFd for EventReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring owns the descriptor and outlives the borrow.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
 
