@@ -31,7 +31,6 @@ use crate::{control, ship, watch};
 const BEAT: Duration = Duration::from_millis(500);
 /// Part of the journal that only gaps, ends and repairs may use.
 const RESERVE: u64 = 1 << 20;
-const SEGMENT: u64 = 8 << 20;
 
 /// Runs until it is asked to stop.
 pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
@@ -104,7 +103,7 @@ fn host_id(state_dir: &Path) -> Result<HostId, Failure> {
 fn open_journal(config: &Config, host: HostId) -> Result<(Journal, OpenReport), Failure> {
     let options = JournalOptions {
         dir: config.journal.dir.clone(),
-        segment_bytes: SEGMENT,
+        segment_bytes: crate::record::segment_bytes(config),
         max_bytes: config.journal.max_mib << 20,
         reserve_bytes: RESERVE,
         require_real_disk: config.kernel.mode == Mode::Enforce,

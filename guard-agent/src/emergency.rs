@@ -66,7 +66,7 @@ fn journal_it(config: &Config, reason: &str) -> Result<(), String> {
     let host = text.trim().parse().map_err(|_| "no host id".to_owned())?;
     let options = JournalOptions {
         dir: config.journal.dir.clone(),
-        segment_bytes: 8 << 20,
+        segment_bytes: record::segment_bytes(config),
         max_bytes: config.journal.max_mib << 20,
         reserve_bytes: 0,
         require_real_disk: false,

@@ -8,10 +8,17 @@ use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Reason, RecordBody};
 use prost::Message;
 
+use crate::config::Config;
 use crate::kernel::time;
 
 /// Bytes of the argument vector that one record carries; the digest and the counts cover all of it.
 pub const ARGV_BYTES: usize = 40 << 10;
+
+/// Bytes of one journal segment: small enough that a full journal has whole ones to give back once they are shipped.
+pub fn segment_bytes(config: &Config) -> u64 {
+    const SEGMENT: u64 = 8 << 20;
+    SEGMENT.min((config.journal.max_mib << 20) / 4)
+}
 
 /// A record about a session, or about the node when there is none.
 pub fn entry(session: SessionId, body: Body) -> Entry {
