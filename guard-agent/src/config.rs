@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::profile::Profiles;
+
 /// Why a configuration is refused.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -60,6 +62,9 @@ pub struct Config {
     /// Sessions.
     #[serde(default)]
     pub session: SessionConfig,
+    /// What sessions may do beside exec, by name of the profile.
+    #[serde(default, rename = "profile")]
+    pub profiles: Profiles,
     /// The journal.
     #[serde(default)]
     pub journal: JournalConfig,
@@ -155,6 +160,15 @@ impl Default for HoldConfig {
     }
 }
 
+impl Config {
+    /// Name and content of the profile that an agent's sessions have.
+    pub fn profile(&self, agent: &str) -> (String, crate::profile::Profile) {
+        let name = self.session.profiles.get(agent).map_or(crate::profile::DEFAULT, String::as_str);
+        // `check` has seen that the name is known.
+        (name.to_owned(), self.profiles.get(name).unwrap_or_default())
+    }
+}
+
 impl HoldConfig {
     /// Longest hold.
     pub fn max(&self) -> Duration {
@@ -182,6 +196,8 @@ pub struct SessionConfig {
     pub max_sessions: usize,
     /// Execs of one session that wait at the same time; more are denied.
     pub max_held: usize,
+    /// Profile by name of the agent; others have the profile `default`.
+    pub profiles: std::collections::BTreeMap<String, String>,
 }
 
 impl Default for SessionConfig {
@@ -197,6 +213,7 @@ impl Default for SessionConfig {
             no_new_privs: true,
             max_sessions: 64,
             max_held: 64,
+            profiles: std::collections::BTreeMap::new(),
         }
     }
 }
@@ -284,6 +301,12 @@ impl Config {
         within("session.default_ttl_seconds", self.session.default_ttl_seconds, 1, self.session.max_ttl_seconds)?;
         within("session.max_sessions", self.session.max_sessions as u64, 1, 1000)?;
         within("session.max_held", self.session.max_held as u64, 1, 4096)?;
+        if let Some((agent, name)) = self.session.profiles.iter().find(|(_, name)| self.profiles.get(name).is_none()) {
+            return wrong(
+                "session.profiles",
+                format!("agent `{agent}` has profile `{name}`, but there is no [profile.{name}]"),
+            );
+        }
         within("journal.max_mib", self.journal.max_mib, 4, 1 << 20)?;
         within("supervisor.heartbeat_seconds", self.supervisor.heartbeat_seconds, 2, 60)?;
         for (key, value) in [

@@ -12,6 +12,8 @@ pub mod hash;
 pub mod load;
 pub mod memory;
 pub mod object;
+pub mod offsets;
 pub mod proc;
+pub mod programs;
 pub mod spawn;
 pub mod time;

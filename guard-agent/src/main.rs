@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "main.rs is where this binary talks to its terminal")]
 #![allow(clippy::print_stdout, reason = "main.rs is where this binary talks to its terminal")]
 
+mod acts;
 mod approvals;
 mod check;
 mod config;
@@ -22,6 +23,7 @@ mod launcher;
 mod leftover;
 mod node;
 mod outcome;
+mod profile;
 mod record;
 mod script;
 mod session;

@@ -13,9 +13,10 @@ use guard_common::{
 };
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, GuardRefusal, Identity};
+use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, Identity};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::acts::{Acts, reason_name};
 use crate::kernel::canary;
 use crate::kernel::events::{Event, EventReader};
 use crate::kernel::time;
@@ -42,7 +43,7 @@ pub struct Outcomes {
     node: Arc<Node>,
     leftovers: HashMap<u64, Owner>,
     probes: HashMap<u32, (SessionId, ExecUnjudged, u64)>,
-    refusals: HashMap<(u64, u32, u32), (SessionId, GuardRefusal, u64)>,
+    acts: Acts,
 }
 
 /// Lets others wait until what is in the ring has been read.
@@ -80,7 +81,7 @@ impl Outcomes {
             node: Arc::clone(node),
             leftovers: leftovers.iter().map(|l| (l.key, owner(l))).collect(),
             probes: HashMap::new(),
-            refusals: HashMap::new(),
+            acts: Acts::default(),
         }
     }
 
@@ -151,7 +152,12 @@ impl Outcomes {
         if frozen.len() < 2 {
             self.thaw(frozen.drain(..));
         }
-        let image = Image { tgid: event.header.tgid, started_boot_ns: event.header.boot_ns, frozen };
+        let image = Image {
+            tgid: event.header.tgid,
+            started_boot_ns: event.header.boot_ns,
+            program: until_nul(&event.path),
+            frozen,
+        };
         if let Some((exec, before)) = session.image_started(event.exec, image) {
             self.thaw(before.frozen);
             let outcome = ExecOutcome {
@@ -272,9 +278,8 @@ impl Outcomes {
         let old: Vec<u32> =
             self.probes.iter().filter(|(_, p)| now.saturating_sub(p.2) >= FOLD_NS).map(|(tid, _)| *tid).collect();
         old.into_iter().for_each(|tid| self.flush_probe(tid));
-        let node = &self.node;
-        for (_, (id, body, _)) in self.refusals.extract_if(|_, r| now.saturating_sub(r.2) >= FOLD_NS) {
-            node.keep(id, Body::GuardRefusal(body));
+        for (id, body) in self.acts.due(now) {
+            self.node.keep(id, body);
         }
     }
 
@@ -295,22 +300,10 @@ impl Outcomes {
 
     fn guard(&mut self, event: &GuardEvent) {
         let Some(owner) = self.owner(event.header.session) else { return };
-        let key = (event.header.session, event.header.tgid, event.reason);
-        if let Some((_, known, _)) = self.refusals.get_mut(&key) {
-            known.count += 1;
-            return;
+        let program = owner.session.as_ref().map(|s| s.program_of(event.exec)).unwrap_or_default();
+        for (id, body) in self.acts.take(event, owner.id, &owner.identity, program) {
+            self.node.keep(id, body);
         }
-        let body = GuardRefusal {
-            identity: Some(owner.identity),
-            what: reason_name(event.reason).into(),
-            pid: event.header.tgid,
-            comm: until_nul(&event.comm),
-            other_pid: event.other_tgid,
-            dev: event.file.dev,
-            ino: event.file.ino,
-            count: 1,
-        };
-        self.refusals.insert(key, (owner.id, body, event.header.boot_ns));
     }
 
     fn end_attempt(&self, session: &Session, exec: u64) -> Option<Stage> {
@@ -390,36 +383,12 @@ fn same_probe(a: &ExecUnjudged, b: &ExecUnjudged) -> bool {
     name(&a.path) == name(&b.path) && a.argv == b.argv && a.pid == b.pid && a.identity == b.identity
 }
 
-fn until_nul(bytes: &[u8]) -> Vec<u8> {
+pub fn until_nul(bytes: &[u8]) -> Vec<u8> {
     bytes.split(|b| *b == 0).next().unwrap_or_default().to_vec()
 }
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&until_nul(bytes)).into_owned()
-}
-
-/// Names of the kernel programs' reasons, as records carry them.
-fn reason_name(code: u32) -> &'static str {
-    match code {
-        reason::NO_GRANT => "no_grant",
-        reason::NO_SESSION => "no_session",
-        reason::SESSION_EXPIRED => "session_expired",
-        reason::GRANT_EXPIRED => "grant_expired",
-        reason::WRONG_FILE => "wrong_file",
-        reason::FILE_CHANGED => "file_changed",
-        reason::FILE_HAS_WRITER => "file_has_writer",
-        reason::NO_ENTRY => "no_entry",
-        reason::NO_RING => "ring_full",
-        reason::MAP_FULL => "map_full",
-        reason::ARGS_DIFFER => "args_differ",
-        reason::ARGS_UNREADABLE => "args_unreadable",
-        reason::COUNT_DIFFERS => "arg_count_differs",
-        reason::NOT_CHECKED => "not_checked",
-        reason::PTRACE => "ptrace",
-        reason::FROZEN_FILE => "frozen_file",
-        reason::CGROUP_WRITE => "cgroup_write",
-        _ => "unknown",
-    }
 }
 
 const _: () = assert!(COMM == 16);

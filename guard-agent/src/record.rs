@@ -33,26 +33,7 @@ pub fn entry(session: SessionId, body: Body) -> Entry {
 }
 
 fn kind(body: &Body) -> Kind {
-    match body {
-        Body::NodeStart(_) => Kind::NODE_START,
-        Body::NodeStop(_) => Kind::NODE_STOP,
-        Body::SessionStart(_) => Kind::SESSION_START,
-        Body::SessionEnd(_) => Kind::SESSION_END,
-        Body::Exec(_) => Kind::EXEC,
-        Body::ExecRequest(_) => Kind::EXEC_REQUEST,
-        Body::ExecDecision(_) => Kind::EXEC_DECISION,
-        Body::ExecOutcome(_) => Kind::EXEC_OUTCOME,
-        Body::ExecUnjudged(_) => Kind::EXEC_UNJUDGED,
-        Body::GuardRefusal(_) => Kind::GUARD_REFUSAL,
-        Body::Gap(_) => Kind::GAP,
-        Body::Canary(_) => Kind::CANARY,
-        Body::EmergencyStop(_) => Kind::EMERGENCY_STOP,
-        Body::JournalRepair(_) => Kind::JOURNAL_REPAIR,
-        Body::PolicyLoaded(_) => Kind::POLICY_LOADED,
-        Body::CollectorStart(_) => Kind::COLLECTOR_START,
-        Body::AdmitFinding(_) => Kind::ADMIT_FINDING,
-        Body::ReviewDecision(_) => Kind::REVIEW_DECISION,
-    }
+    Kind(guard_proto::kind_number(body))
 }
 
 /// A record that fits into the log, cut down where it would not.

@@ -53,6 +53,8 @@ pub struct Image {
     pub tgid: u32,
     /// When it started.
     pub started_boot_ns: u64,
+    /// Path of its program, for people.
+    pub program: Vec<u8>,
     /// Files that stay frozen as long as it runs: a script is read by its interpreter after the start.
     pub frozen: Vec<FileKey>,
 }
@@ -88,6 +90,8 @@ pub struct Session {
     pub rights: Rights,
     /// Home folder of the initiator.
     pub home: Vec<u8>,
+    /// Name of its profile.
+    pub profile: String,
     /// Where it started.
     pub workspace: Vec<u8>,
     /// Its cgroup.
@@ -174,8 +178,16 @@ pub fn start<'a>(
     let now = time::boot_ns();
     let ttl_ns = u64::try_from(wanted.ttl.as_nanos()).unwrap_or(u64::MAX);
     let expires_boot_ns = now.saturating_add(ttl_ns);
-    let flags = if node.observes() { session_flags::OBSERVE } else { 0 };
-    let entry = KernelSession { expires_boot_ns, cgroup: cgroup.id, flags, reserved: 0 };
+    let (profile_name, profile) = node.config.profile(&wanted.identity.agent);
+    let observe = if node.observes() { session_flags::OBSERVE } else { 0 };
+    let uid = wanted.user.uid;
+    let entry = KernelSession {
+        expires_boot_ns,
+        cgroup: cgroup.id,
+        caps_denied: profile.caps_denied(uid),
+        flags: observe | profile.flags(),
+        uid,
+    };
     node.kernel.open_session(key, &entry).map_err(|e| e.to_string())?;
     node.kernel.bind_cgroup(cgroup.id, key).map_err(|e| e.to_string())?;
     let spec = spec(node, wanted, &cgroup, id);
@@ -196,6 +208,7 @@ pub fn start<'a>(
         identity,
         rights: Rights { uid: wanted.user.uid, groups: wanted.user.groups.clone() },
         home: wanted.user.home.clone(),
+        profile: profile_name,
         workspace: wanted.cwd.clone(),
         cgroup,
         entry_pid: pid,
@@ -320,7 +333,7 @@ fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) ->
         expires_boot_ns: session.expires_boot_ns,
         expires_unix_ns: session.expires_unix_ns,
         purpose: wanted.purpose.clone(),
-        profile: "default".into(),
+        profile: session.profile.clone(),
         argv: crate::record::bounded_argv(&wanted.argv).0,
         cwd: wanted.cwd.clone(),
         cgroup_id: session.cgroup.id,
@@ -389,6 +402,11 @@ impl Session {
             root.tgid = tgid;
         }
         replaced
+    }
+
+    /// Path of the program that an exec started, for people; empty when it is not known.
+    pub fn program_of(&self, exec: u64) -> String {
+        lock(&self.images).get(&exec).map(|i| String::from_utf8_lossy(&i.program).into_owned()).unwrap_or_default()
     }
 
     /// A process ended: its image, if it ran one of its own. Approvals that hung on it as their root end.

@@ -18,26 +18,7 @@ pub fn is_collectors(kind: Kind) -> bool {
 
 /// The kind that belongs to a body.
 pub fn kind_of(body: &Body) -> Kind {
-    match body {
-        Body::NodeStart(_) => Kind::NODE_START,
-        Body::NodeStop(_) => Kind::NODE_STOP,
-        Body::SessionStart(_) => Kind::SESSION_START,
-        Body::SessionEnd(_) => Kind::SESSION_END,
-        Body::Exec(_) => Kind::EXEC,
-        Body::ExecRequest(_) => Kind::EXEC_REQUEST,
-        Body::ExecDecision(_) => Kind::EXEC_DECISION,
-        Body::ExecOutcome(_) => Kind::EXEC_OUTCOME,
-        Body::ExecUnjudged(_) => Kind::EXEC_UNJUDGED,
-        Body::GuardRefusal(_) => Kind::GUARD_REFUSAL,
-        Body::Gap(_) => Kind::GAP,
-        Body::Canary(_) => Kind::CANARY,
-        Body::EmergencyStop(_) => Kind::EMERGENCY_STOP,
-        Body::JournalRepair(_) => Kind::JOURNAL_REPAIR,
-        Body::PolicyLoaded(_) => Kind::POLICY_LOADED,
-        Body::CollectorStart(_) => Kind::COLLECTOR_START,
-        Body::AdmitFinding(_) => Kind::ADMIT_FINDING,
-        Body::ReviewDecision(_) => Kind::REVIEW_DECISION,
-    }
+    Kind(guard_proto::kind_number(body))
 }
 
 /// The body, whatever the header says.
@@ -60,7 +41,7 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         Body::ExecDecision(b) => b.identity.as_ref(),
         Body::ExecOutcome(b) => b.identity.as_ref(),
         Body::ExecUnjudged(b) => b.identity.as_ref(),
-        Body::GuardRefusal(b) => b.identity.as_ref(),
+        Body::GuardRefusal(b) | Body::GuardObservation(b) => b.identity.as_ref(),
         Body::NodeStart(_)
         | Body::NodeStop(_)
         | Body::Gap(_)

@@ -8,7 +8,7 @@
 #![no_std]
 
 /// Version of every layout in this crate. The daemon refuses pinned maps that were made for another version.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Folder below the BPF file system in which links and maps are pinned.
 pub const PIN_DIR: &str = "/sys/fs/bpf/guard";
@@ -95,10 +95,12 @@ pub struct Session {
     pub expires_boot_ns: u64,
     /// Id of the session's cgroup.
     pub cgroup: u64,
+    /// Capabilities (bit n = capability n) that no task of the session may use.
+    pub caps_denied: u64,
     /// [`session_flags`].
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// User that the session runs as.
+    pub uid: u32,
 }
 
 /// Session key of the start-up canary; sessions of people never have it.
@@ -112,6 +114,22 @@ pub mod session_flags {
     pub const ALLOW_PTRACE: u32 = 2;
     /// The session is the start-up canary.
     pub const CANARY: u32 = 4;
+    /// Executable memory that no file backs is refused.
+    pub const DENY_ANON_EXEC: u32 = 8;
+    /// Executable memory that no file backs is recorded.
+    pub const RECORD_ANON_EXEC: u32 = 16;
+    /// Executable mappings of files that the session can write, of deleted files and of memfds are refused.
+    pub const DENY_WRITABLE_EXEC: u32 = 32;
+    /// Such mappings are recorded.
+    pub const RECORD_WRITABLE_EXEC: u32 = 64;
+    /// Mount and user namespaces may be made, and mounts in them: the daemon marks them.
+    pub const ADOPT_NAMESPACES: u32 = 128;
+    /// Unix sockets outside the session may be connected to (recorded).
+    pub const ALLOW_UNIX: u32 = 256;
+    /// Internet addresses that no rule names are refused.
+    pub const DENY_NETWORK: u32 = 512;
+    /// `io_uring` may be set up.
+    pub const ALLOW_IO_URING: u32 = 1024;
 }
 
 /// Mark of a governed process, inherited at fork.
@@ -126,6 +144,8 @@ pub struct Mark {
     pub exec: u64,
     /// Boot-time ns of the fork.
     pub forked_boot_ns: u64,
+    /// The file that this process runs (of a script: its interpreter); zero before the first exec.
+    pub image: FileKey,
 }
 
 /// An exec attempt under way, from syscall entry.
@@ -293,6 +313,50 @@ pub mod reason {
     pub const FROZEN_FILE: u32 = 21;
     /// A governed task tried to change cgroup files.
     pub const CGROUP_WRITE: u32 = 22;
+    /// A signal to a task outside the session.
+    pub const SIGNAL: u32 = 23;
+    /// The `bpf` system call, or the BPF file system.
+    pub const BPF: u32 = 24;
+    /// A capability that the session may not use.
+    pub const CAPABILITY: u32 = 25;
+    /// A new user namespace.
+    pub const USER_NAMESPACE: u32 = 26;
+    /// A mount, an unmount, a moved mount or a changed root.
+    pub const MOUNT: u32 = 27;
+    /// A connection or message to a Unix socket outside the session.
+    pub const UNIX_SOCKET: u32 = 28;
+    /// A connection or message to an internet address.
+    pub const NETWORK: u32 = 29;
+    /// Input pushed into a terminal (`TIOCSTI`, `TIOCLINUX`).
+    pub const TERMINAL_INPUT: u32 = 30;
+    /// A kernel module or another kernel image.
+    pub const KERNEL_LOAD: u32 = 31;
+    /// `userfaultfd`.
+    pub const USERFAULTFD: u32 = 32;
+    /// `io_uring`.
+    pub const IO_URING: u32 = 33;
+    /// Settings of the kernel: sysctl, sysfs and the like.
+    pub const KERNEL_SETTING: u32 = 34;
+    /// A device that holds memory or disks.
+    pub const RAW_DEVICE: u32 = 35;
+    /// A protected path was to be changed.
+    pub const PROTECTED_PATH: u32 = 36;
+    /// A credential file was to be read by a program that may not.
+    pub const CREDENTIAL_FILE: u32 = 37;
+    /// More deletions than the budget allows.
+    pub const DELETE_BUDGET: u32 = 38;
+    /// Far more deletions than the budget allows: the tree of the command is killed.
+    pub const DELETE_FLOOD: u32 = 39;
+    /// Executable memory that no file backs.
+    pub const ANON_EXEC: u32 = 40;
+    /// An executable mapping of a file that the session can write, of a deleted file or a memfd.
+    pub const WRITABLE_EXEC: u32 = 41;
+    /// A name on the way to a script that is about to be read was to be changed.
+    pub const SCRIPT_NAME: u32 = 42;
+    /// A new mount namespace was made and entered (profile `adopt`).
+    pub const MOUNT_NAMESPACE: u32 = 43;
+    /// Writing to the memory of a process through `/proc`.
+    pub const PROC_MEM: u32 = 44;
 }
 
 /// Head of every event.
@@ -404,20 +468,71 @@ pub struct ForkEvent {
     pub reserved: u32,
 }
 
-/// [`event_kind::GUARD`].
+/// [`event_kind::GUARD`]: something else than an exec was refused, or let through and recorded.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardEvent {
     /// Head.
     pub header: EventHeader,
+    /// The exec whose image the process runs; 0 for none.
+    pub exec: u64,
+    /// Root that it belongs to; 0 for none.
+    pub root: u64,
+    /// File, directory or socket concerned, else zero.
+    pub file: FileKey,
+    /// Meaning by reason: capability, signal number, port, rule, count.
+    pub number: u64,
     /// [`reason`].
     pub reason: u32,
-    /// Other process concerned (ptrace), else 0.
+    /// [`guard_outcome`].
+    pub outcome: u32,
+    /// Other process concerned (ptrace, signals), else 0.
     pub other_tgid: u32,
-    /// File concerned, else zero.
-    pub file: FileKey,
+    /// uid of the task.
+    pub uid: u32,
+    /// Bytes of `text` in use.
+    pub text_len: u32,
+    /// Meaning by reason: address family, operation ([`operation`]).
+    pub detail: u32,
     /// Task name.
     pub comm: [u8; COMM],
+    /// Meaning by reason: a name, a socket's name, the bytes of an address.
+    pub text: [u8; EVENT_TEXT],
+}
+
+/// Bytes of [`GuardEvent::text`].
+pub const EVENT_TEXT: usize = 128;
+
+/// Values of [`GuardEvent::outcome`].
+pub mod guard_outcome {
+    /// Refused with `EPERM` or `EACCES`.
+    pub const REFUSED: u32 = 1;
+    /// Let through and recorded.
+    pub const OBSERVED: u32 = 2;
+    /// The task was killed.
+    pub const KILLED: u32 = 3;
+}
+
+/// What was to be done to a file, in [`GuardEvent::detail`].
+pub mod operation {
+    /// Open for writing.
+    pub const WRITE: u32 = 1;
+    /// Unlink.
+    pub const UNLINK: u32 = 2;
+    /// Remove a directory.
+    pub const RMDIR: u32 = 3;
+    /// Rename, or be renamed over.
+    pub const RENAME: u32 = 4;
+    /// Create a file, node or directory.
+    pub const CREATE: u32 = 5;
+    /// Make a hard or symbolic link.
+    pub const LINK: u32 = 6;
+    /// Change size, mode, owner or times.
+    pub const SETATTR: u32 = 7;
+    /// Change or remove an extended attribute.
+    pub const XATTR: u32 = 8;
+    /// Open for reading.
+    pub const READ: u32 = 9;
 }
 
 /// Index into [`maps::COUNTERS`].
@@ -446,10 +561,12 @@ pub enum Counter {
     Forks = 9,
     /// Governed process exits.
     Exits = 10,
+    /// Acts other than execs that were let through and recorded.
+    GuardObserved = 11,
 }
 
 /// Number of counters.
-pub const COUNTERS: u32 = 11;
+pub const COUNTERS: u32 = 12;
 
 /// Sizes that both sides rely on.
 mod layout {
@@ -459,8 +576,8 @@ mod layout {
     }
     const _: () = check::<FileKey>(16);
     const _: () = check::<FileStamp>(56);
-    const _: () = check::<Session>(24);
-    const _: () = check::<Mark>(32);
+    const _: () = check::<Session>(32);
+    const _: () = check::<Mark>(48);
     const _: () = check::<Attempt>(88);
     const _: () = check::<GrantSet>(64 + 56 * GRANT_FILES);
     const _: () = check::<Pending>(56);
@@ -470,5 +587,5 @@ mod layout {
     const _: () = check::<FailedEvent>(32 + 64 + COMM + EVENT_PATH + EVENT_ARGS);
     const _: () = check::<ExitEvent>(56);
     const _: () = check::<ForkEvent>(40);
-    const _: () = check::<GuardEvent>(56 + COMM);
+    const _: () = check::<GuardEvent>(32 + 40 + 24 + COMM + EVENT_TEXT);
 }

@@ -1,6 +1,8 @@
 //! Default deny: a governed exec passes only with a live grant for exactly this attempt and file.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_current_uid_gid, bpf_probe_read_kernel_str_bytes};
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_current_uid_gid, bpf_probe_read_kernel_str_bytes,
+};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use guard_common::{

@@ -1,17 +1,14 @@
 //! Guards around the exec path: no tracing of governed tasks, no writing to files that are about to run, no leaving the
 //! cgroup. And the probe by which the daemon learns a file's identity as the kernel sees it.
 
-use aya_ebpf::helpers::bpf_get_current_comm;
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
-use guard_common::{
-    COMM, Counter, EventHeader, FileKey, GuardEvent, Mark, PROBE_FCNTL_CMD, event_kind, reason, session_flags,
-};
+use guard_common::{FileKey, Mark, PROBE_FCNTL_CMD, reason, session_flags};
 
-use crate::check::EPERM;
-use crate::maps::{EVENTS, FROZEN, MARKS, PROBES, SESSIONS, count, now, ring_has_room, runtime};
+use crate::maps::{FROZEN, MARKS, PROBES, SESSIONS, now, runtime};
 use crate::membership::{governed, tgid, tid};
 use crate::offsets::{OFF_INODE_SB, OFF_SB_MAGIC, OFF_TASK_TGID, field};
+use crate::report::{Act, refuse};
 use crate::stamp;
 
 const MAY_WRITE: i32 = 2;
@@ -28,7 +25,7 @@ pub fn guard_traceme(ctx: LsmContext) -> i32 {
     // SAFETY: `parent` is the hook's tracked argument.
     let parent: u32 = unsafe { field(parent, &OFF_TASK_TGID) };
     match governed().or_else(|| marked(parent)) {
-        Some(mark) if guarded(&mark) => refuse(&mark, reason::PTRACE, parent, FileKey::default()),
+        Some(mark) if guarded(&mark) => refuse(&mark, &Act::on_task(reason::PTRACE, parent)),
         _ => 0,
     }
 }
@@ -48,7 +45,7 @@ pub fn guard_ptrace(ctx: LsmContext) -> i32 {
     let target: u32 = unsafe { field(target, &OFF_TASK_TGID) };
     match governed().or_else(|| marked(target)) {
         Some(mark) if guarded(&mark) && runtime().daemon_tgid != tgid() => {
-            refuse(&mark, reason::PTRACE, target, FileKey::default())
+            refuse(&mark, &Act::on_task(reason::PTRACE, target))
         }
         _ => 0,
     }
@@ -72,11 +69,11 @@ pub fn guard_inode(ctx: LsmContext) -> i32 {
         (field(sb, &OFF_SB_MAGIC), stamp::key_of_inode(inode))
     };
     if magic == CGROUP2_MAGIC {
-        return refuse(&mark, reason::CGROUP_WRITE, 0, key);
+        return refuse(&mark, &Act::on_file(reason::CGROUP_WRITE, key));
     }
     // SAFETY: a u64 value, replaced whole.
     match unsafe { FROZEN.get(key) } {
-        Some(until) if now() < *until => refuse(&mark, reason::FROZEN_FILE, 0, key),
+        Some(until) if now() < *until => refuse(&mark, &Act::on_file(reason::FROZEN_FILE, key)),
         _ => 0,
     }
 }
@@ -108,30 +105,4 @@ fn guarded(mark: &Mark) -> bool {
     // SAFETY: sessions are replaced whole. An unknown session is guarded.
     let flags = unsafe { SESSIONS.get(mark.session) }.map_or(0, |s| s.flags);
     flags & FREE == 0 && runtime().lifted != 1
-}
-
-#[inline(always)]
-fn refuse(mark: &Mark, why: u32, other: u32, file: FileKey) -> i32 {
-    count(Counter::GuardRefused);
-    // These can be repeated at will: they never take the room that exec records need.
-    if ring_has_room()
-        && let Some(mut entry) = EVENTS.reserve::<GuardEvent>(0)
-    {
-        entry.write(GuardEvent {
-            header: EventHeader {
-                kind: event_kind::GUARD,
-                size: size_of::<GuardEvent>() as u32,
-                boot_ns: now(),
-                session: mark.session,
-                tgid: tgid(),
-                tid: tid(),
-            },
-            reason: why,
-            other_tgid: other,
-            file,
-            comm: bpf_get_current_comm().unwrap_or([0; COMM]),
-        });
-        entry.submit(0);
-    }
-    EPERM
 }

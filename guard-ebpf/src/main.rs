@@ -14,6 +14,7 @@ mod membership;
 mod offsets;
 mod outcome;
 mod process;
+mod report;
 mod stamp;
 mod verify;
 

@@ -41,5 +41,5 @@ fn by_cgroup() -> Option<Mark> {
     let own = unsafe { bpf_get_current_ancestor_cgroup_id(level + 1) };
     // SAFETY: a u64 value, replaced whole.
     let session = unsafe { CGROUPS.get(own) }.copied().unwrap_or(0);
-    Some(Mark { session, root: 0, exec: 0, forked_boot_ns: 0 })
+    Some(Mark { session, ..Mark::default() })
 }

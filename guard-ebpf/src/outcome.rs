@@ -1,6 +1,8 @@
 //! Syscall exit of execve and execveat: what failed, and the end of every per-attempt entry.
 
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_uid_gid, bpf_probe_read_user, bpf_probe_read_user_str_bytes};
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_uid_gid, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
+};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use guard_common::{

@@ -58,7 +58,8 @@ fn verify<const SLEEPS: bool>(ctx: LsmContext) -> i32 {
     };
     let exec = pending.exec;
     // SAFETY: as above.
-    let (file, name) = unsafe { (stamp::of_file(field(bprm, &OFF_BPRM_FILE)), field::<*const u8>(bprm, &OFF_BPRM_FILENAME)) };
+    let (file, name) =
+        unsafe { (stamp::of_file(field(bprm, &OFF_BPRM_FILE)), field::<*const u8>(bprm, &OFF_BPRM_FILENAME)) };
     if why != 0 {
         // SAFETY: sends to the current task only.
         unsafe { bpf_send_signal(SIGKILL) };
@@ -72,7 +73,7 @@ fn verify<const SLEEPS: bool>(ctx: LsmContext) -> i32 {
         return 0;
     }
     let root = if exec != 0 { pending.root } else { mark.root };
-    let new = Mark { exec, root, ..mark };
+    let new = Mark { exec, root, image: file.key, ..mark };
     if MARKS.insert(tgid(), &new, 0).is_err() {
         // Still governed through the cgroup; without a mark it passes no root on.
         count(Counter::MapFull);

@@ -198,7 +198,7 @@ pub fn session_entries() -> Vec<Entry> {
             ..ExecOutcome::default()
         }),
         Body::ExecRequest(request(9, &["make", "install"], "01KG9F6V00ABCDEFGHJKMNPQRS")),
-        Body::GuardRefusal(GuardRefusal {
+        Body::GuardRefusal(GuardAct {
             identity: identity(),
             what: "ptrace".into(),
             pid: 120,

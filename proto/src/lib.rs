@@ -20,3 +20,29 @@ pub const LOCAL_MESSAGE_MAX: usize = 1 << 20;
 pub const GRPC_MESSAGE_MAX: usize = 20 << 20;
 /// Path of the control socket when the configuration names no other.
 pub const CONTROL_SOCKET: &str = "/run/guard/control.sock";
+
+/// The number of a body's kind: record headers carry it, and it is the body's field number in `RecordBody`.
+pub fn kind_number(body: &v1::record_body::Body) -> u16 {
+    use v1::record_body::Body;
+    match body {
+        Body::NodeStart(_) => 1,
+        Body::NodeStop(_) => 2,
+        Body::SessionStart(_) => 3,
+        Body::SessionEnd(_) => 4,
+        Body::Exec(_) => 5,
+        Body::ExecRequest(_) => 6,
+        Body::ExecDecision(_) => 7,
+        Body::ExecOutcome(_) => 8,
+        Body::ExecUnjudged(_) => 9,
+        Body::GuardRefusal(_) => 10,
+        Body::Gap(_) => 11,
+        Body::Canary(_) => 12,
+        Body::EmergencyStop(_) => 13,
+        Body::JournalRepair(_) => 14,
+        Body::PolicyLoaded(_) => 15,
+        Body::GuardObservation(_) => 16,
+        Body::CollectorStart(_) => 32,
+        Body::AdmitFinding(_) => 33,
+        Body::ReviewDecision(_) => 34,
+    }
+}

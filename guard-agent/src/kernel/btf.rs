@@ -1,9 +1,9 @@
 //! Field offsets of the running kernel, from `/sys/kernel/btf/vmlinux`.
 //!
-//! A small reader of the BTF format: only structs, unions and their members, descending into anonymous ones. It must not
+//! A small reader of the BTF format: only names of functions, and structs, unions and their members, descending into anonymous ones. It must not
 //! guess: a missing type or field is an error that names it, and malformed input is an error, never a panic.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use thiserror::Error;
 
@@ -13,6 +13,7 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_FUNC: u32 = 12;
 /// Anonymous members nested deeper than this are not looked into.
 const DEPTH: u32 = 8;
 
@@ -41,6 +42,7 @@ pub struct Btf {
     strings: Vec<u8>,
     by_name: HashMap<String, u32>,
     members: HashMap<u32, Vec<Member>>,
+    functions: HashSet<String>,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
@@ -66,7 +68,7 @@ impl Btf {
         };
         let types = section(u32_at(bytes, 8)?, u32_at(bytes, 12)?)?;
         let strings = section(u32_at(bytes, 16)?, u32_at(bytes, 20)?)?.to_vec();
-        let mut this = Self { strings, by_name: HashMap::new(), members: HashMap::new() };
+        let mut this = Self { strings, by_name: HashMap::new(), members: HashMap::new(), functions: HashSet::new() };
         this.read_types(types)?;
         Ok(this)
     }
@@ -80,6 +82,11 @@ impl Btf {
             let info = u32_at(types, at.saturating_add(4))?;
             let (kind, count, flagged) = ((info >> 24) & 0x1f, info & 0xffff, info >> 31 == 1);
             at = at.saturating_add(12);
+            if kind == KIND_FUNC
+                && let Some(name) = self.string(name)
+            {
+                self.functions.insert(name);
+            }
             if kind == KIND_STRUCT || kind == KIND_UNION {
                 let mut members = Vec::with_capacity(count as usize);
                 for index in 0..count as usize {
@@ -107,6 +114,11 @@ impl Btf {
         let rest = self.strings.get(offset as usize..)?;
         let end = rest.iter().position(|b| *b == 0)?;
         rest.get(..end).map(|s| String::from_utf8_lossy(s).into_owned())
+    }
+
+    /// Whether the kernel has a function of this name.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.functions.contains(name)
     }
 
     /// Offset in bytes of the first of `fields` that the struct has.

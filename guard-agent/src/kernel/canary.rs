@@ -56,8 +56,9 @@ pub fn measure(kernel: &Kernel, launcher: &Launcher, guard_cgroup: &Path) -> Res
     let session = Session {
         expires_boot_ns: time::boot_ns() + 60_000_000_000,
         cgroup: cgroup.id,
+        caps_denied: 0,
         flags: session_flags::CANARY,
-        reserved: 0,
+        uid: 0,
     };
     kernel.open_session(SESSION, &session)?;
     kernel.bind_cgroup(cgroup.id, SESSION)?;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
-use aya::programs::{BtfTracePoint, Lsm, ProgramError, TracePoint};
 use aya::{Ebpf, EbpfLoader, Pod};
 use guard_common::{
     ABI_VERSION, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending, Runtime, Session, maps,
@@ -19,7 +19,8 @@ use thiserror::Error;
 
 use super::btf::{Btf, BtfError};
 use super::events::EventReader;
-use super::{object, time};
+use super::programs::{PROGRAMS, attach, program_for_kernel};
+use super::{object, offsets, time};
 
 /// How the programs are loaded.
 #[derive(Clone, Debug)]
@@ -121,56 +122,10 @@ pub struct Kernel {
     log: Mutex<Option<ProgramLog>>,
     key: [u64; 2],
     instructions: Vec<(String, u32)>,
+    missing: Vec<String>,
     adopted: bool,
     _ebpf: Ebpf,
 }
-
-/// Offsets that the programs need: name of the global, struct, accepted fields.
-const OFFSETS: [(&str, &str, &[&str]); 21] = [
-    ("OFF_TASK_TGID", "task_struct", &["tgid"]),
-    ("OFF_TASK_PID", "task_struct", &["pid"]),
-    ("OFF_TASK_SIGNAL", "task_struct", &["signal"]),
-    ("OFF_TASK_EXIT_CODE", "task_struct", &["exit_code"]),
-    ("OFF_SIGNAL_LIVE", "signal_struct", &["live"]),
-    ("OFF_SIGNAL_GROUP_EXIT_CODE", "signal_struct", &["group_exit_code"]),
-    ("OFF_BPRM_FILE", "linux_binprm", &["file"]),
-    ("OFF_BPRM_P", "linux_binprm", &["p"]),
-    ("OFF_BPRM_EXEC", "linux_binprm", &["exec"]),
-    ("OFF_BPRM_ARGC", "linux_binprm", &["argc"]),
-    ("OFF_BPRM_ENVC", "linux_binprm", &["envc"]),
-    ("OFF_BPRM_FILENAME", "linux_binprm", &["filename"]),
-    ("OFF_FILE_INODE", "file", &["f_inode"]),
-    ("OFF_INODE_INO", "inode", &["i_ino"]),
-    ("OFF_INODE_SB", "inode", &["i_sb"]),
-    ("OFF_INODE_SIZE", "inode", &["i_size"]),
-    ("OFF_INODE_GENERATION", "inode", &["i_generation"]),
-    ("OFF_INODE_WRITECOUNT", "inode", &["i_writecount"]),
-    ("OFF_INODE_NLINK", "inode", &["i_nlink"]),
-    ("OFF_SB_DEV", "super_block", &["s_dev"]),
-    ("OFF_SB_MAGIC", "super_block", &["s_magic"]),
-];
-
-enum Hook {
-    Lsm(&'static str),
-    Tracepoint(&'static str),
-    Btf(&'static str),
-}
-
-/// Programs and where they attach. Membership first, so that no session can start ungoverned.
-const PROGRAMS: [(&str, Hook); 12] = [
-    ("guard_fork", Hook::Btf("sched_process_fork")),
-    ("guard_exit", Hook::Btf("sched_process_exit")),
-    ("guard_check", Hook::Lsm("bprm_check_security")),
-    ("guard_verify", Hook::Lsm("bprm_committed_creds")),
-    ("guard_enter_execve", Hook::Tracepoint("sys_enter_execve")),
-    ("guard_enter_execveat", Hook::Tracepoint("sys_enter_execveat")),
-    ("guard_exit_execve", Hook::Tracepoint("sys_exit_execve")),
-    ("guard_exit_execveat", Hook::Tracepoint("sys_exit_execveat")),
-    ("guard_traceme", Hook::Lsm("ptrace_traceme")),
-    ("guard_ptrace", Hook::Lsm("ptrace_access_check")),
-    ("guard_inode", Hook::Lsm("inode_permission")),
-    ("guard_probe", Hook::Lsm("file_fcntl")),
-];
 
 impl Kernel {
     /// Loads, attaches and pins everything; takes over what an earlier daemon has pinned.
@@ -185,9 +140,14 @@ impl Kernel {
         let mut ebpf = load_object(&btf, &options.cgroup, key, &pins)?;
         let loader_btf = aya::Btf::from_sys_fs()?;
         let mut instructions = Vec::new();
-        for (name, hook) in &PROGRAMS {
+        let mut missing = Vec::new();
+        for (name, hook) in PROGRAMS {
             let name = program_for_kernel(name);
-            let (link, verified) = attach(&mut ebpf, name, hook, &loader_btf)?;
+            let (link, verified) = attach(&mut ebpf, name, hook, &loader_btf, &btf)?;
+            let Some(link) = link else {
+                missing.push(name.to_owned());
+                continue;
+            };
             instructions.push((name.to_owned(), verified));
             pin_link(link, &pins, name)?;
         }
@@ -210,6 +170,7 @@ impl Kernel {
             events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
             key,
             instructions,
+            missing,
             adopted,
             _ebpf: ebpf,
         };
@@ -235,6 +196,11 @@ impl Kernel {
     /// Instructions that the verifier counted, per program.
     pub fn instructions(&self) -> &[(String, u32)] {
         &self.instructions
+    }
+
+    /// Programs whose hook this kernel does not have.
+    pub fn missing(&self) -> &[String] {
+        &self.missing
     }
 
     /// Key of the argument hash.
@@ -356,22 +322,6 @@ impl Kernel {
     }
 }
 
-/// Kernels before 6.2 skip a sleepable LSM program that another task is in; there the verification must not sleep.
-fn program_for_kernel(name: &'static str) -> &'static str {
-    match name {
-        "guard_verify" if release_before(&rustix::system::uname().release().to_string_lossy(), (6, 2)) => {
-            "guard_verify_at_once"
-        }
-        name => name,
-    }
-}
-
-/// Whether a release such as `6.1.0-50-cloud-amd64` is older. What cannot be read counts as older.
-fn release_before(release: &str, than: (u32, u32)) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < than
-}
-
 /// Programs of another layout know no session and would deny everything that is governed now.
 fn remove_other_layouts(pin_dir: &Path, ours: &Path) {
     for entry in std::fs::read_dir(pin_dir).into_iter().flatten().flatten().filter(|e| e.path() != ours) {
@@ -415,13 +365,7 @@ fn random_key() -> Result<[u64; 2], KernelError> {
 }
 
 fn load_object(btf: &Btf, cgroup: &Path, key: [u64; 2], pins: &Path) -> Result<Ebpf, KernelError> {
-    let mut values = Vec::new();
-    for (global, structure, fields) in OFFSETS {
-        values.push((global, btf.offset(structure, fields)?));
-    }
-    let (seconds, nanoseconds) = ctime_offsets(btf)?;
-    values.push(("OFF_INODE_CTIME_S", seconds));
-    values.push(("OFF_INODE_CTIME_NS", nanoseconds));
+    let mut values = offsets::all(btf)?;
     let (id, level) = super::cgroup::identity(cgroup)
         .map_err(|source| KernelError::Io { what: format!("reading the cgroup {}", cgroup.display()), source })?;
     values.push(("GUARD_CGROUP_LEVEL", level));
@@ -435,44 +379,6 @@ fn load_object(btf: &Btf, cgroup: &Path, key: [u64; 2], pins: &Path) -> Result<E
     loader.override_global("HASH_KEY_0", &key0, true);
     loader.override_global("HASH_KEY_1", &key1, true);
     Ok(loader.load(object::bytes())?)
-}
-
-/// The change time was a struct (6.1 `i_ctime`, 6.6 `__i_ctime`) before it became two fields.
-fn ctime_offsets(btf: &Btf) -> Result<(u32, u32), KernelError> {
-    if let Ok(seconds) = btf.offset("inode", &["i_ctime_sec"]) {
-        return Ok((seconds, btf.offset("inode", &["i_ctime_nsec"])?));
-    }
-    let base = btf.offset("inode", &["__i_ctime", "i_ctime"])?;
-    Ok((base + btf.offset("timespec64", &["tv_sec"])?, base + btf.offset("timespec64", &["tv_nsec"])?))
-}
-
-fn attach(ebpf: &mut Ebpf, name: &'static str, hook: &Hook, btf: &aya::Btf) -> Result<(FdLink, u32), KernelError> {
-    let failed = |source: ProgramError| KernelError::Program { program: name, source: Box::new(source) };
-    let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
-    let link = match hook {
-        Hook::Lsm(hook) => {
-            let program: &mut Lsm = program.try_into().map_err(failed)?;
-            program.load(hook, btf).map_err(failed)?;
-            let id = program.attach().map_err(failed)?;
-            program.take_link(id).map_err(failed)?.into()
-        }
-        Hook::Btf(hook) => {
-            let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-            program.load(hook, btf).map_err(failed)?;
-            let id = program.attach().map_err(failed)?;
-            program.take_link(id).map_err(failed)?.into()
-        }
-        Hook::Tracepoint(hook) => {
-            let program: &mut TracePoint = program.try_into().map_err(failed)?;
-            program.load().map_err(failed)?;
-            let id = program.attach("syscalls", hook).map_err(failed)?;
-            let link = program.take_link(id).map_err(failed)?;
-            FdLink::try_from(link).map_err(|error| KernelError::Pin { what: name.into(), reason: error.to_string() })?
-        }
-    };
-    let verified =
-        ebpf.program(name).and_then(|p| p.info().ok()).and_then(|i| i.verified_instruction_count()).unwrap_or(0);
-    Ok((link, verified))
 }
 
 /// Pins beside the old one first, then takes its place: at no moment is nothing attached.
@@ -519,16 +425,4 @@ fn remove<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str, key: &K) -> Re
 fn clear<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str) -> Result<(), KernelError> {
     let keys: Vec<K> = table.lock().map(|t| t.keys().filter_map(Result::ok).collect()).unwrap_or_default();
     keys.iter().try_for_each(|key| remove(table, map, key))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_are_compared_by_number() {
-        assert!(release_before("6.1.0-50-cloud-amd64", (6, 2)) && release_before("5.19", (6, 2)));
-        assert!(!release_before("6.12.95+deb12", (6, 2)) && !release_before("7.3.4", (6, 2)));
-        assert!(release_before("", (6, 2)));
-    }
 }

@@ -159,6 +159,7 @@ impl Fold<'_> {
             Body::NodeStart(_)
             | Body::NodeStop(_)
             | Body::GuardRefusal(_)
+            | Body::GuardObservation(_)
             | Body::Gap(_)
             | Body::Canary(_)
             | Body::EmergencyStop(_)

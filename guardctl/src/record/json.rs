@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    CanaryResult, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, Identity, NodeStart,
-    ProcessRef, ReviewDecision, SessionEnd, SessionStart, Timing, Verdict,
+    CanaryResult, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, GuardAct, Identity,
+    NodeStart, ProcessRef, ReviewDecision, SessionEnd, SessionStart, Timing, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -34,11 +34,8 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         Body::ExecDecision(b) => ("exec_decision", exec_decision(b)),
         Body::ExecOutcome(b) => ("exec_outcome", exec_outcome(b)),
         Body::ExecUnjudged(b) => ("exec_unjudged", exec_unjudged(b)),
-        Body::GuardRefusal(b) => (
-            "guard_refusal",
-            json!({"identity": identity(&b.identity), "what": b.what, "pid": b.pid, "comm": text_value(&b.comm),
-                "other_pid": b.other_pid, "dev": b.dev, "ino": b.ino, "count": b.count}),
-        ),
+        Body::GuardRefusal(b) => ("guard_refusal", guard_act(b)),
+        Body::GuardObservation(b) => ("guard_observation", guard_act(b)),
         Body::Gap(b) => ("gap", json!({"source": b.source, "counter": b.counter, "lost": b.lost, "total": b.total})),
         Body::Canary(b) => ("canary", canary(b)),
         Body::EmergencyStop(b) => (
@@ -174,4 +171,11 @@ fn texts(list: &[Vec<u8>]) -> Vec<Value> {
 
 fn some(text: &str) -> Option<&str> {
     Some(text).filter(|t| !t.is_empty())
+}
+
+fn guard_act(b: &GuardAct) -> Value {
+    json!({"identity": identity(&b.identity), "what": b.what, "operation": b.operation, "target": text_value(&b.target),
+        "rule": b.rule, "number": b.number, "killed": b.killed, "pid": b.pid, "comm": text_value(&b.comm),
+        "program": b.program, "uid": b.uid, "other_pid": b.other_pid, "exec_id": b.exec_id,
+        "root_exec_id": b.root_exec_id, "dev": b.dev, "ino": b.ino, "count": b.count})
 }

@@ -3,7 +3,7 @@
 //! It must not hide a kind. Fails: never.
 
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Exec, ExecDecision, ExecOutcome, ExecRequest, ExecUnjudged, ReviewDecision, Verdict};
+use guard_proto::v1::{Exec, ExecDecision, ExecOutcome, ExecRequest, ExecUnjudged, GuardAct, ReviewDecision, Verdict};
 
 use super::{Entry, command, disposition_word, shell_code};
 use crate::duration;
@@ -64,10 +64,8 @@ fn describe(body: &Body) -> Line {
         Body::ExecDecision(b) => decision(b),
         Body::ExecOutcome(b) => outcome(b),
         Body::ExecUnjudged(b) => unjudged(b),
-        Body::GuardRefusal(b) => {
-            let text = format!("{} by pid {} ({}), {}x", escape_str(&b.what), b.pid, escape(&b.comm), b.count.max(1));
-            line("refused", Tone::Bad, text)
-        }
+        Body::GuardRefusal(b) => line(if b.killed { "killed" } else { "refused" }, Tone::Bad, guard_act(b)),
+        Body::GuardObservation(b) => line("seen", Tone::Warn, guard_act(b)),
         Body::Gap(b) => {
             line("gap", Tone::Bad, format!("{} lost {} ({})", escape_str(&b.source), b.lost, escape_str(&b.counter)))
         }
@@ -175,4 +173,17 @@ fn review_decision(b: &ReviewDecision) -> Line {
     let reason = if b.reason.is_empty() { String::new() } else { format!(": {}", escape_str(&b.reason)) };
     let text = format!("request {} by {}{reason}", escape_str(&b.request_id), escape_str(&b.reviewer));
     Line { event: event.to_owned(), tone, text }
+}
+
+/// What was done to what, by whom, how often.
+fn guard_act(b: &GuardAct) -> String {
+    let mut text = escape_str(&b.what);
+    for part in [escape_str(&b.operation), escape(&b.target)].iter().filter(|p| !p.is_empty()) {
+        text.push(' ');
+        text.push_str(part);
+    }
+    if !b.rule.is_empty() {
+        text.push_str(&format!(" [{}]", escape_str(&b.rule)));
+    }
+    format!("{text} by pid {} ({}), {}x", b.pid, escape(&b.comm), b.count.max(1))
 }

@@ -114,6 +114,7 @@ impl History {
             // Not about one session.
             Body::NodeStart(_)
             | Body::NodeStop(_)
+            | Body::GuardObservation(_)
             | Body::Gap(_)
             | Body::Canary(_)
             | Body::EmergencyStop(_)

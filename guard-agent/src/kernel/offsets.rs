@@ -1,0 +1,51 @@
+//! Which fields of kernel structures the programs read, and their offsets in the running kernel.
+//!
+//! Fails: a field that the kernel does not have is an error that names it; nothing is loaded then.
+
+use super::btf::{Btf, BtfError};
+
+/// Offsets that the programs need: name of the global, struct, accepted fields.
+pub const OFFSETS: &[(&str, &str, &[&str])] = &[
+    ("OFF_TASK_TGID", "task_struct", &["tgid"]),
+    ("OFF_TASK_PID", "task_struct", &["pid"]),
+    ("OFF_TASK_SIGNAL", "task_struct", &["signal"]),
+    ("OFF_TASK_EXIT_CODE", "task_struct", &["exit_code"]),
+    ("OFF_SIGNAL_LIVE", "signal_struct", &["live"]),
+    ("OFF_SIGNAL_GROUP_EXIT_CODE", "signal_struct", &["group_exit_code"]),
+    ("OFF_BPRM_FILE", "linux_binprm", &["file"]),
+    ("OFF_BPRM_P", "linux_binprm", &["p"]),
+    ("OFF_BPRM_EXEC", "linux_binprm", &["exec"]),
+    ("OFF_BPRM_ARGC", "linux_binprm", &["argc"]),
+    ("OFF_BPRM_ENVC", "linux_binprm", &["envc"]),
+    ("OFF_BPRM_FILENAME", "linux_binprm", &["filename"]),
+    ("OFF_FILE_INODE", "file", &["f_inode"]),
+    ("OFF_INODE_INO", "inode", &["i_ino"]),
+    ("OFF_INODE_SB", "inode", &["i_sb"]),
+    ("OFF_INODE_SIZE", "inode", &["i_size"]),
+    ("OFF_INODE_GENERATION", "inode", &["i_generation"]),
+    ("OFF_INODE_WRITECOUNT", "inode", &["i_writecount"]),
+    ("OFF_INODE_NLINK", "inode", &["i_nlink"]),
+    ("OFF_SB_DEV", "super_block", &["s_dev"]),
+    ("OFF_SB_MAGIC", "super_block", &["s_magic"]),
+];
+
+/// Every global with its value.
+pub fn all(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
+    let mut values = Vec::new();
+    for (global, structure, fields) in OFFSETS {
+        values.push((*global, btf.offset(structure, fields)?));
+    }
+    let (seconds, nanoseconds) = ctime_offsets(btf)?;
+    values.push(("OFF_INODE_CTIME_S", seconds));
+    values.push(("OFF_INODE_CTIME_NS", nanoseconds));
+    Ok(values)
+}
+
+/// The change time was a struct (6.1 `i_ctime`, 6.6 `__i_ctime`) before it became two fields.
+fn ctime_offsets(btf: &Btf) -> Result<(u32, u32), BtfError> {
+    if let Ok(seconds) = btf.offset("inode", &["i_ctime_sec"]) {
+        return Ok((seconds, btf.offset("inode", &["i_ctime_nsec"])?));
+    }
+    let base = btf.offset("inode", &["__i_ctime", "i_ctime"])?;
+    Ok((base + btf.offset("timespec64", &["tv_sec"])?, base + btf.offset("timespec64", &["tv_nsec"])?))
+}

@@ -1,0 +1,109 @@
+//! The kernel programs by name, where each attaches, and how it is loaded.
+//!
+//! Fails: a program that the verifier or the kernel refuses is an error that names it.
+
+use aya::Ebpf;
+use aya::programs::links::FdLink;
+use aya::programs::{BtfTracePoint, Lsm, ProgramError, TracePoint};
+
+use super::btf::Btf;
+use super::load::KernelError;
+
+/// Where a program attaches.
+pub enum Hook {
+    /// An LSM hook that every supported kernel has.
+    Lsm(&'static str),
+    /// A tracepoint of the group `syscalls`.
+    Tracepoint(&'static str),
+    /// A typed tracepoint.
+    Btf(&'static str),
+    /// An LSM hook that only newer kernels have; `status` says where it is missing.
+    LsmIfThere(&'static str),
+}
+
+/// Programs and where they attach. Membership first, so that no session can start ungoverned.
+pub const PROGRAMS: &[(&str, Hook)] = &[
+    ("guard_fork", Hook::Btf("sched_process_fork")),
+    ("guard_exit", Hook::Btf("sched_process_exit")),
+    ("guard_check", Hook::Lsm("bprm_check_security")),
+    ("guard_verify", Hook::Lsm("bprm_committed_creds")),
+    ("guard_enter_execve", Hook::Tracepoint("sys_enter_execve")),
+    ("guard_enter_execveat", Hook::Tracepoint("sys_enter_execveat")),
+    ("guard_exit_execve", Hook::Tracepoint("sys_exit_execve")),
+    ("guard_exit_execveat", Hook::Tracepoint("sys_exit_execveat")),
+    ("guard_traceme", Hook::Lsm("ptrace_traceme")),
+    ("guard_ptrace", Hook::Lsm("ptrace_access_check")),
+    ("guard_inode", Hook::Lsm("inode_permission")),
+    ("guard_probe", Hook::Lsm("file_fcntl")),
+];
+
+/// Kernels before 6.2 skip a sleepable LSM program that another task is in; there the verification must not sleep.
+pub fn program_for_kernel(name: &'static str) -> &'static str {
+    match name {
+        "guard_verify" if release_before(&rustix::system::uname().release().to_string_lossy(), (6, 2)) => {
+            "guard_verify_at_once"
+        }
+        name => name,
+    }
+}
+
+/// Whether a release such as `6.1.0-50-cloud-amd64` is older. What cannot be read counts as older.
+fn release_before(release: &str, than: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < than
+}
+
+/// Loads a program and attaches it. Gives the link and the instructions that the verifier counted; no link where the
+/// kernel has no such hook and may do without.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    hook: &Hook,
+    btf: &aya::Btf,
+    types: &Btf,
+) -> Result<(Option<FdLink>, u32), KernelError> {
+    let failed = |source: ProgramError| KernelError::Program { program: name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
+    let link = match hook {
+        Hook::LsmIfThere(hook) if !has_hook(types, hook) => return Ok((None, 0)),
+        Hook::Lsm(hook) | Hook::LsmIfThere(hook) => {
+            let program: &mut Lsm = program.try_into().map_err(failed)?;
+            program.load(hook, btf).map_err(failed)?;
+            let id = program.attach().map_err(failed)?;
+            program.take_link(id).map_err(failed)?.into()
+        }
+        Hook::Btf(hook) => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
+            program.load(hook, btf).map_err(failed)?;
+            let id = program.attach().map_err(failed)?;
+            program.take_link(id).map_err(failed)?.into()
+        }
+        Hook::Tracepoint(hook) => {
+            let program: &mut TracePoint = program.try_into().map_err(failed)?;
+            program.load().map_err(failed)?;
+            let id = program.attach("syscalls", hook).map_err(failed)?;
+            let link = program.take_link(id).map_err(failed)?;
+            FdLink::try_from(link).map_err(|error| KernelError::Pin { what: name.into(), reason: error.to_string() })?
+        }
+    };
+    let verified =
+        ebpf.program(name).and_then(|p| p.info().ok()).and_then(|i| i.verified_instruction_count()).unwrap_or(0);
+    Ok((Some(link), verified))
+}
+
+/// Whether the running kernel has an LSM hook for programs.
+fn has_hook(types: &Btf, hook: &str) -> bool {
+    types.has_function(&format!("bpf_lsm_{hook}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        assert!(release_before("6.1.0-50-cloud-amd64", (6, 2)) && release_before("5.19", (6, 2)));
+        assert!(!release_before("6.12.95+deb12", (6, 2)) && !release_before("7.3.4", (6, 2)));
+        assert!(release_before("", (6, 2)));
+    }
+}

@@ -1,0 +1,126 @@
+//! Profiles: what the processes of a session may do beside exec. The kernel programs keep them; this is their form in the
+//! configuration, and how they become bits of the kernel's session entry.
+//!
+//! Chosen by the agent's name in the configuration, never by whoever starts a session. It must not touch the kernel.
+//! Fails: an unknown name or value refuses the whole configuration.
+
+use std::collections::BTreeMap;
+
+use guard_common::session_flags as flags;
+use serde::Deserialize;
+
+/// What happens to an act that may be legitimate.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Treat {
+    /// It goes on, unrecorded.
+    Allow,
+    /// It goes on and is recorded.
+    Record,
+    /// It is refused and recorded.
+    Deny,
+}
+
+/// What happens to namespaces and mounts made inside.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespaces {
+    /// Refused.
+    Deny,
+    /// Their mounts are marked by the daemon; execs before that are refused.
+    Adopt,
+}
+
+/// One profile.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Profile {
+    /// Tracing inside the session. Allowed means that P3 is only observed.
+    pub allow_debuggers: bool,
+    /// Executable memory that no file backs, as just-in-time compilers make it.
+    pub memory_exec: Treat,
+    /// Executable mappings of files that the session can write, of deleted files and memfds, as native extensions in a workspace.
+    pub writable_exec: Treat,
+    /// User and mount namespaces.
+    pub namespaces: Namespaces,
+    /// `io_uring`.
+    pub allow_io_uring: bool,
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Self {
+            allow_debuggers: false,
+            memory_exec: Treat::Allow,
+            writable_exec: Treat::Record,
+            namespaces: Namespaces::Deny,
+            allow_io_uring: false,
+        }
+    }
+}
+
+impl Profile {
+    /// Bits of the kernel's session entry.
+    pub fn flags(&self) -> u32 {
+        let mut bits = 0;
+        let mut set = |on: bool, bit: u32| {
+            if on {
+                bits |= bit;
+            }
+        };
+        set(self.allow_debuggers, flags::ALLOW_PTRACE);
+        set(self.memory_exec == Treat::Deny, flags::DENY_ANON_EXEC);
+        set(self.memory_exec == Treat::Record, flags::RECORD_ANON_EXEC);
+        set(self.writable_exec == Treat::Deny, flags::DENY_WRITABLE_EXEC);
+        set(self.writable_exec == Treat::Record, flags::RECORD_WRITABLE_EXEC);
+        set(self.namespaces == Namespaces::Adopt, flags::ADOPT_NAMESPACES);
+        set(self.allow_io_uring, flags::ALLOW_IO_URING);
+        bits
+    }
+
+    /// Capabilities that a session of this user may not use.
+    pub fn caps_denied(&self, _uid: u32) -> u64 {
+        0
+    }
+}
+
+/// All profiles, and which agent has which.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Profiles {
+    /// By name. `default` is for agents that `agents` does not name; without an entry it is the built-in one.
+    #[serde(flatten)]
+    pub by_name: BTreeMap<String, Profile>,
+}
+
+/// Name of the profile for agents that have no other.
+pub const DEFAULT: &str = "default";
+
+impl Profiles {
+    /// A profile by name; the built-in one where `default` is not configured.
+    pub fn get(&self, name: &str) -> Option<Profile> {
+        match self.by_name.get(name) {
+            Some(profile) => Some(profile.clone()),
+            None if name == DEFAULT => Some(Profile::default()),
+            None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_profile_allows_what_runtimes_need_and_records_the_rest() {
+        let bits = Profile::default().flags();
+        assert_eq!(bits, flags::RECORD_WRITABLE_EXEC);
+    }
+
+    #[test]
+    fn a_strict_profile_refuses() {
+        let profile: Profile = toml::from_str("memory_exec = 'deny'\nwritable_exec = 'deny'").unwrap();
+        assert_eq!(profile.flags(), flags::DENY_ANON_EXEC | flags::DENY_WRITABLE_EXEC);
+        assert!(toml::from_str::<Profile>("memory = 'deny'").is_err());
+    }
+}
