@@ -1,61 +1,86 @@
-//! Syscall entry of execve and execveat: the attempt exists from here on, also if it fails. Pointers only: user memory
-//! may not be resident, and what it holds now is not what the kernel will copy.
+//! Entry of execve and execveat: the attempt exists from here on, also if it fails. Pointers only: user memory may not be
+//! resident, and what it holds now is not what the kernel will copy.
+//!
+//! Attached to the kernel's functions for the 64-bit system calls, not to the system call tracepoints: while one of those
+//! is in use, the kernel sends every system call of every process through its slower entry. The entries of other ABIs are
+//! other functions: no attempt, and the check denies.
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
-use guard_common::{Attempt, Counter};
+use aya_ebpf::macros::fentry;
+use aya_ebpf::programs::FEntryContext;
+use guard_common::{Attempt, Counter, Mark};
 
 use crate::maps::{ATTEMPTS, count, now};
 use crate::membership::{governed, tgid, tid};
+use crate::offsets::{OFF_REGS_DI, OFF_REGS_DX, OFF_REGS_R8, OFF_REGS_R10, OFF_REGS_SI, field};
+use crate::outcome;
 
 const AT_FDCWD: i32 = -100;
 const EXECVE: u32 = 59;
 const EXECVEAT: u32 = 322;
 
-#[tracepoint]
-pub fn guard_enter_execve(ctx: TracePointContext) -> u32 {
-    let Some(mut attempt) = start(EXECVE) else { return 0 };
-    // SAFETY: offsets of the syscall tracepoint's argument words: path, argv, envp.
-    unsafe {
-        attempt.path_ptr = ctx.read_at(16).unwrap_or(0);
-        attempt.argv_ptr = ctx.read_at(24).unwrap_or(0);
-        attempt.envp_ptr = ctx.read_at(32).unwrap_or(0);
-    }
-    attempt.dirfd = AT_FDCWD;
-    store(&attempt)
+#[fentry(function = "__x64_sys_execve")]
+pub fn guard_enter_execve(ctx: FEntryContext) -> i32 {
+    // SAFETY: the function's one argument is the tracked `struct pt_regs` of the system call.
+    unsafe { enter::<EXECVE>(ctx.arg(0)) }
 }
 
-#[tracepoint]
-pub fn guard_enter_execveat(ctx: TracePointContext) -> u32 {
-    let Some(mut attempt) = start(EXECVEAT) else { return 0 };
-    // SAFETY: offsets of the syscall tracepoint's argument words: fd, path, argv, envp, flags.
-    unsafe {
-        attempt.dirfd = ctx.read_at::<u64>(16).unwrap_or(0) as i32;
-        attempt.path_ptr = ctx.read_at(24).unwrap_or(0);
-        attempt.argv_ptr = ctx.read_at(32).unwrap_or(0);
-        attempt.envp_ptr = ctx.read_at(40).unwrap_or(0);
-        attempt.at_flags = ctx.read_at::<u64>(48).unwrap_or(0) as i32;
-    }
-    store(&attempt)
+#[fentry(function = "__x64_sys_execveat")]
+pub fn guard_enter_execveat(ctx: FEntryContext) -> i32 {
+    // SAFETY: as above.
+    unsafe { enter::<EXECVEAT>(ctx.arg(0)) }
 }
 
+/// # Safety
+/// `registers` must be a `struct pt_regs` pointer that the verifier tracks.
 #[inline(always)]
-fn start(syscall: u32) -> Option<Attempt> {
-    let mark = governed()?;
+unsafe fn enter<const SYSCALL: u32>(registers: *const u8) -> i32 {
+    let Some(mark) = governed() else { return 0 };
+    outcome::end_forgotten(tid());
+    // SAFETY: by contract.
+    let attempt = unsafe { attempt::<SYSCALL>(&mark, registers) };
     count(Counter::Attempts);
+    // No entry means that the check denies.
+    if ATTEMPTS.insert(attempt.tid, &attempt, 0).is_err() {
+        count(Counter::MapFull);
+        let _ = ATTEMPTS.remove(attempt.tid);
+    }
+    0
+}
+
+/// What the system call's registers say.
+///
+/// # Safety
+/// As [`enter`].
+#[inline(always)]
+pub unsafe fn attempt<const SYSCALL: u32>(mark: &Mark, registers: *const u8) -> Attempt {
     let entered = now();
-    Some(Attempt {
+    let mut attempt = Attempt {
         exec: exec_number(entered),
         session: mark.session,
         entered_boot_ns: entered,
         tgid: tgid(),
         tid: tid(),
-        syscall,
+        syscall: SYSCALL,
         root: mark.root,
         parent_exec: mark.exec,
+        dirfd: AT_FDCWD,
         ..Attempt::default()
-    })
+    };
+    // SAFETY: by contract; the registers are words of the structure.
+    unsafe {
+        let (di, si, dx): (u64, u64, u64) =
+            (field(registers, &OFF_REGS_DI), field(registers, &OFF_REGS_SI), field(registers, &OFF_REGS_DX));
+        if SYSCALL == EXECVE {
+            (attempt.path_ptr, attempt.argv_ptr, attempt.envp_ptr) = (di, si, dx);
+        } else {
+            attempt.dirfd = di as i32;
+            (attempt.path_ptr, attempt.argv_ptr) = (si, dx);
+            attempt.envp_ptr = field(registers, &OFF_REGS_R10);
+            attempt.at_flags = field::<u64>(registers, &OFF_REGS_R8) as i32;
+        }
+    }
+    attempt
 }
 
 /// Unique on one boot: no processor starts two execs within a microsecond.
@@ -64,14 +89,4 @@ fn exec_number(now: u64) -> u64 {
     // SAFETY: the helper takes no arguments and always succeeds.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u64;
     (now & !0x3ff) | (cpu & 0x3ff) | 1 << 63
-}
-
-#[inline(always)]
-fn store(attempt: &Attempt) -> u32 {
-    // No entry means that the check denies.
-    if ATTEMPTS.insert(attempt.tid, attempt, 0).is_err() {
-        count(Counter::MapFull);
-        let _ = ATTEMPTS.remove(attempt.tid);
-    }
-    0
 }

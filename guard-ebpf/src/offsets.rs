@@ -23,6 +23,11 @@ offsets! {
     OFF_BPRM_ARGC => "linux_binprm.argc";
     OFF_BPRM_ENVC => "linux_binprm.envc";
     OFF_BPRM_FILENAME => "linux_binprm.filename";
+    OFF_REGS_DI => "pt_regs.di";
+    OFF_REGS_SI => "pt_regs.si";
+    OFF_REGS_DX => "pt_regs.dx";
+    OFF_REGS_R10 => "pt_regs.r10";
+    OFF_REGS_R8 => "pt_regs.r8";
     OFF_FILE_INODE => "file.f_inode";
     OFF_INODE_INO => "inode.i_ino";
     OFF_INODE_SB => "inode.i_sb";

@@ -1,51 +1,76 @@
-//! Syscall exit of execve and execveat: what failed, and the end of every per-attempt entry.
+//! Return from execve and execveat: what failed, and the end of every per-attempt entry.
 
 use aya_ebpf::helpers::{
     bpf_get_current_comm, bpf_get_current_uid_gid, bpf_probe_read_user, bpf_probe_read_user_str_bytes,
 };
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
+use aya_ebpf::macros::fexit;
+use aya_ebpf::programs::FExitContext;
 use guard_common::{
     Attempt, COMM, Counter, EVENT_ARG_COUNT, EVENT_ARG_SLOT, EventHeader, FailedEvent, UNREADABLE, event_kind,
 };
 
 use crate::check::task;
+use crate::enter;
 use crate::maps::{ATTEMPTS, EVENTS, GRANTS, PENDING, count, now};
 use crate::membership::{governed, tid};
 
-#[tracepoint]
-pub fn guard_exit_execve(ctx: TracePointContext) -> u32 {
-    end(&ctx)
+/// An attempt whose end was not seen has no result of its own; it is reported as one that could not go on.
+const EAGAIN: u32 = 11;
+
+#[fexit(function = "__x64_sys_execve")]
+pub fn guard_exit_execve(ctx: FExitContext) -> i32 {
+    end::<59>(&ctx)
 }
 
-#[tracepoint]
-pub fn guard_exit_execveat(ctx: TracePointContext) -> u32 {
-    end(&ctx)
+#[fexit(function = "__x64_sys_execveat")]
+pub fn guard_exit_execveat(ctx: FExitContext) -> i32 {
+    end::<322>(&ctx)
 }
 
 #[inline(always)]
-fn end(ctx: &TracePointContext) -> u32 {
-    if governed().is_none() {
-        return 0;
-    }
+fn end<const SYSCALL: u32>(ctx: &FExitContext) -> i32 {
+    let Some(mark) = governed() else { return 0 };
     let tid = tid();
     // SAFETY: copied at once; only this thread's own syscall writes the entry now.
     let attempt = unsafe { ATTEMPTS.get(tid) }.copied();
-    let _ = ATTEMPTS.remove(tid);
-    let _ = GRANTS.remove(tid);
-    let _ = PENDING.remove(task());
-    // SAFETY: offset of the return value in the syscall exit tracepoint.
-    let result: i64 = unsafe { ctx.read_at(16) }.unwrap_or(0);
-    // An attempt that is still there has not become an image: it failed, or it only asked (AT_EXECVE_CHECK, errno 0).
-    if let Some(attempt) = attempt {
-        count(Counter::Failed);
-        failed(&attempt, if result < 0 { (-result) as u32 } else { 0 });
+    forget(tid);
+    let result = ctx.ret::<i64>().unwrap_or(0);
+    let errno = if result < 0 { (-result) as u32 } else { 0 };
+    match attempt {
+        // An attempt that is still there has not become an image: it failed, or it only asked (AT_EXECVE_CHECK, errno 0).
+        Some(attempt) => failed(&attempt, errno),
+        // Its entry was not seen: it was denied at the latest by the check, or failed before.
+        None if errno != 0 => {
+            count(Counter::Attempts);
+            // SAFETY: the function's one argument is the tracked `struct pt_regs` of the system call.
+            failed(&unsafe { enter::attempt::<SYSCALL>(&mark, ctx.arg(0)) }, errno);
+        }
+        None => {}
     }
     0
 }
 
+/// Reports an attempt of this thread that is still noted: its end was not seen. The kernel skips a program that runs on
+/// the same processor already, which it does when the one was preempted.
+#[inline(always)]
+pub fn end_forgotten(tid: u32) {
+    // SAFETY: as above.
+    if let Some(attempt) = unsafe { ATTEMPTS.get(tid) }.copied() {
+        forget(tid);
+        failed(&attempt, EAGAIN);
+    }
+}
+
+#[inline(always)]
+fn forget(tid: u32) {
+    let _ = ATTEMPTS.remove(tid);
+    let _ = GRANTS.remove(tid);
+    let _ = PENDING.remove(task());
+}
+
 #[inline(always)]
 fn failed(attempt: &Attempt, errno: u32) {
+    count(Counter::Failed);
     let Some(mut entry) = EVENTS.reserve::<FailedEvent>(0) else {
         count(Counter::RingFull);
         return;

@@ -5,11 +5,12 @@ use aya_ebpf::programs::BtfTracePointContext;
 use guard_common::{Counter, EventHeader, ExitEvent, Mark, event_kind};
 
 use crate::check::task;
-use crate::maps::{ATTEMPTS, EVENTS, GRANTS, MARKS, PENDING, count, now};
+use crate::maps::{EVENTS, GRANTS, MARKS, PENDING, count, now};
 use crate::membership::{governed, tgid, tid};
 use crate::offsets::{
     OFF_SIGNAL_GROUP_EXIT_CODE, OFF_SIGNAL_LIVE, OFF_TASK_EXIT_CODE, OFF_TASK_SIGNAL, OFF_TASK_TGID, field,
 };
+use crate::outcome;
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn guard_fork(ctx: BtfTracePointContext) -> i32 {
@@ -33,7 +34,7 @@ pub fn guard_fork(ctx: BtfTracePointContext) -> i32 {
 pub fn guard_exit(_ctx: BtfTracePointContext) -> i32 {
     let Some(mark) = governed() else { return 0 };
     let tid = tid();
-    let _ = ATTEMPTS.remove(tid);
+    outcome::end_forgotten(tid);
     let _ = GRANTS.remove(tid);
     let _ = PENDING.remove(task());
     // SAFETY: the current task and its signal struct are tracked kernel objects.

@@ -4,7 +4,7 @@
 
 use aya::Ebpf;
 use aya::programs::links::FdLink;
-use aya::programs::{BtfTracePoint, Lsm, ProgramError, TracePoint};
+use aya::programs::{BtfTracePoint, FEntry, FExit, Lsm, ProgramError};
 
 use super::btf::Btf;
 use super::load::KernelError;
@@ -13,8 +13,10 @@ use super::load::KernelError;
 pub enum Hook {
     /// An LSM hook that every supported kernel has.
     Lsm(&'static str),
-    /// A tracepoint of the group `syscalls`.
-    Tracepoint(&'static str),
+    /// Entry of a kernel function.
+    Entry(&'static str),
+    /// Return from a kernel function.
+    Return(&'static str),
     /// A typed tracepoint.
     Btf(&'static str),
     /// An LSM hook that only newer kernels have; `status` says where it is missing.
@@ -27,10 +29,10 @@ pub const PROGRAMS: &[(&str, Hook)] = &[
     ("guard_exit", Hook::Btf("sched_process_exit")),
     ("guard_check", Hook::Lsm("bprm_check_security")),
     ("guard_verify", Hook::Lsm("bprm_committed_creds")),
-    ("guard_enter_execve", Hook::Tracepoint("sys_enter_execve")),
-    ("guard_enter_execveat", Hook::Tracepoint("sys_enter_execveat")),
-    ("guard_exit_execve", Hook::Tracepoint("sys_exit_execve")),
-    ("guard_exit_execveat", Hook::Tracepoint("sys_exit_execveat")),
+    ("guard_enter_execve", Hook::Entry("__x64_sys_execve")),
+    ("guard_enter_execveat", Hook::Entry("__x64_sys_execveat")),
+    ("guard_exit_execve", Hook::Return("__x64_sys_execve")),
+    ("guard_exit_execveat", Hook::Return("__x64_sys_execveat")),
     ("guard_traceme", Hook::Lsm("ptrace_traceme")),
     ("guard_ptrace", Hook::Lsm("ptrace_access_check")),
     ("guard_inode", Hook::Lsm("inode_permission")),
@@ -78,12 +80,17 @@ pub fn attach(
             let id = program.attach().map_err(failed)?;
             program.take_link(id).map_err(failed)?.into()
         }
-        Hook::Tracepoint(hook) => {
-            let program: &mut TracePoint = program.try_into().map_err(failed)?;
-            program.load().map_err(failed)?;
-            let id = program.attach("syscalls", hook).map_err(failed)?;
-            let link = program.take_link(id).map_err(failed)?;
-            FdLink::try_from(link).map_err(|error| KernelError::Pin { what: name.into(), reason: error.to_string() })?
+        Hook::Entry(function) => {
+            let program: &mut FEntry = program.try_into().map_err(failed)?;
+            program.load(function, btf).map_err(failed)?;
+            let id = program.attach().map_err(failed)?;
+            program.take_link(id).map_err(failed)?.into()
+        }
+        Hook::Return(function) => {
+            let program: &mut FExit = program.try_into().map_err(failed)?;
+            program.load(function, btf).map_err(failed)?;
+            let id = program.attach().map_err(failed)?;
+            program.take_link(id).map_err(failed)?.into()
         }
     };
     let verified =
