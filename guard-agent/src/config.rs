@@ -341,6 +341,16 @@ mod tests {
     }
 
     #[test]
+    fn agents_have_profiles_by_name() {
+        let strict = "[session.profiles]\ncoder = 'strict'\n[profile.strict]\nmemory_exec = 'deny'\n";
+        let config = parse(&format!("{LEAST}{strict}")).unwrap();
+        assert_eq!(config.profile("coder").1.memory_exec, crate::profile::Treat::Deny);
+        assert_eq!(config.profile("other"), ("default".into(), crate::profile::Profile::default()));
+        let text = parse(&format!("{LEAST}[session.profiles]\ncoder = 'strikt'\n")).unwrap_err().to_string();
+        assert!(text.contains("no [profile.strikt]"), "{text}");
+    }
+
+    #[test]
     fn errors_name_file_line_and_key() {
         let text = parse(&format!("{LEAST}[hold]\nmaks = 3\n")).unwrap_err().to_string();
         assert!(text.contains("/etc/guard/agent.toml") && text.contains("maks") && text.contains("line 9"), "{text}");
@@ -354,6 +364,7 @@ mod tests {
         let least = parse(LEAST).unwrap();
         assert_eq!(format!("{:?}", shipped.hold), format!("{:?}", least.hold));
         assert_eq!(format!("{:?}", shipped.session), format!("{:?}", least.session));
+        assert_eq!(shipped.profile("any"), least.profile("any"));
         assert_eq!(format!("{:?}", shipped.kernel), format!("{:?}", least.kernel));
         assert_eq!(format!("{:?}", shipped.journal), format!("{:?}", least.journal));
     }

@@ -85,13 +85,11 @@ impl Profile {
 }
 
 /// All profiles, and which agent has which.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Profiles {
-    /// By name. `default` is for agents that `agents` does not name; without an entry it is the built-in one.
-    #[serde(flatten)]
-    pub by_name: BTreeMap<String, Profile>,
-}
+///
+/// By name. `default` is for agents that `session.profiles` does not name; without an entry it is the built-in one.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct Profiles(BTreeMap<String, Profile>);
 
 /// Name of the profile for agents that have no other.
 pub const DEFAULT: &str = "default";
@@ -99,7 +97,7 @@ pub const DEFAULT: &str = "default";
 impl Profiles {
     /// A profile by name; the built-in one where `default` is not configured.
     pub fn get(&self, name: &str) -> Option<Profile> {
-        match self.by_name.get(name) {
+        match self.0.get(name) {
             Some(profile) => Some(profile.clone()),
             None if name == DEFAULT => Some(Profile::default()),
             None => None,

@@ -9,6 +9,7 @@ mod check;
 mod enter;
 mod guards;
 mod hash;
+mod mapping;
 mod maps;
 mod membership;
 mod offsets;

@@ -37,6 +37,14 @@ offsets! {
     OFF_INODE_GENERATION => "inode.i_generation";
     OFF_INODE_WRITECOUNT => "inode.i_writecount";
     OFF_INODE_NLINK => "inode.i_nlink";
+    OFF_INODE_MODE => "inode.i_mode";
+    OFF_INODE_UID => "inode.i_uid";
+    OFF_INODE_GID => "inode.i_gid";
+    OFF_FILE_DENTRY => "file.f_path.dentry";
+    OFF_DENTRY_NAME => "dentry.d_name.name";
+    OFF_VMA_FLAGS => "vm_area_struct.vm_flags";
+    OFF_VMA_ANON => "vm_area_struct.anon_vma";
+    OFF_VMA_FILE => "vm_area_struct.vm_file";
     OFF_SB_DEV => "super_block.s_dev";
     OFF_SB_MAGIC => "super_block.s_magic";
 }

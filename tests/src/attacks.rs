@@ -8,7 +8,7 @@ use anyhow::Result;
 /// Where they lie in the guest.
 pub const DIR: &str = "/usr/local/share/guard-attacks";
 
-const FILES: [(&str, &str); 13] = [
+const FILES: &[(&str, &str)] = &[
     ("common.py", include_str!("../attacks/common.py")),
     ("worker.py", include_str!("../attacks/worker.py")),
     ("argv_swap.py", include_str!("../attacks/argv_swap.py")),
@@ -21,6 +21,7 @@ const FILES: [(&str, &str); 13] = [
     ("long_argv.py", include_str!("../attacks/long_argv.py")),
     ("heartbeat.py", include_str!("../attacks/heartbeat.py")),
     ("heartbeat.js", include_str!("../attacks/heartbeat.js")),
+    ("mappings.py", include_str!("../attacks/mappings.py")),
     ("escape.py", include_str!("../attacks/escape.py")),
 ];
 

@@ -5,6 +5,7 @@ use anyhow::Result;
 mod fail_closed;
 mod identity;
 mod log;
+mod mappings;
 mod neighbours;
 mod review;
 mod same_bytes;
@@ -51,6 +52,8 @@ scenarios! {
     p3_script_swap_by_write in same_bytes, 90 s;
     p3_script_swap_from_outside in same_bytes, 90 s;
     p3_ptrace in same_bytes, 60 s;
+    mappings_are_recorded in mappings, 90 s;
+    strict_profile_refuses_mappings in mappings, 120 s;
     p4_collector_killed_again_and_again in log, 180 s;
     p4_collector_absent_then_back in log, 180 s;
     p6_neighbours in neighbours, 120 s;

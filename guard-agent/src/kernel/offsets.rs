@@ -30,8 +30,20 @@ pub const OFFSETS: &[(&str, &str, &[&str])] = &[
     ("OFF_INODE_GENERATION", "inode", &["i_generation"]),
     ("OFF_INODE_WRITECOUNT", "inode", &["i_writecount"]),
     ("OFF_INODE_NLINK", "inode", &["i_nlink"]),
+    ("OFF_INODE_MODE", "inode", &["i_mode"]),
+    ("OFF_INODE_UID", "inode", &["i_uid"]),
+    ("OFF_INODE_GID", "inode", &["i_gid"]),
+    ("OFF_VMA_FLAGS", "vm_area_struct", &["vm_flags"]),
+    ("OFF_VMA_ANON", "vm_area_struct", &["anon_vma"]),
+    ("OFF_VMA_FILE", "vm_area_struct", &["vm_file"]),
     ("OFF_SB_DEV", "super_block", &["s_dev"]),
     ("OFF_SB_MAGIC", "super_block", &["s_magic"]),
+];
+
+/// Fields of structs inside structs: name of the global, outer struct and field, inner struct and field.
+pub const NESTED: &[(&str, [&str; 2], [&str; 2])] = &[
+    ("OFF_FILE_DENTRY", ["file", "f_path"], ["path", "dentry"]),
+    ("OFF_DENTRY_NAME", ["dentry", "d_name"], ["qstr", "name"]),
 ];
 
 /// Every global with its value.
@@ -39,6 +51,9 @@ pub fn all(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
     let mut values = Vec::new();
     for (global, structure, fields) in OFFSETS {
         values.push((*global, btf.offset(structure, fields)?));
+    }
+    for (global, [outer, field], [inner, member]) in NESTED {
+        values.push((*global, btf.offset(outer, &[field])? + btf.offset(inner, &[member])?));
     }
     let (seconds, nanoseconds) = ctime_offsets(btf)?;
     values.push(("OFF_INODE_CTIME_S", seconds));

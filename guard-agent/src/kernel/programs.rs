@@ -36,6 +36,8 @@ pub const PROGRAMS: &[(&str, Hook)] = &[
     ("guard_traceme", Hook::Lsm("ptrace_traceme")),
     ("guard_ptrace", Hook::Lsm("ptrace_access_check")),
     ("guard_inode", Hook::Lsm("inode_permission")),
+    ("guard_mmap", Hook::Lsm("mmap_file")),
+    ("guard_mprotect", Hook::Lsm("file_mprotect")),
     ("guard_probe", Hook::Lsm("file_fcntl")),
 ];
 
