@@ -45,7 +45,7 @@ impl Acts {
         let head = (event.header.session, event.header.tgid, event.reason, event.outcome);
         let key = (head.0, head.1, head.2, head.3, file, event.number, event.detail, target.clone());
         if let Some(known) = self.0.get_mut(&key) {
-            known.act.count += 1;
+            known.act.count = known.act.count.saturating_add(1);
             return Vec::new();
         }
         let full = if self.0.len() >= WAITING_MAX { self.due(u64::MAX) } else { Vec::new() };
@@ -67,6 +67,7 @@ impl Acts {
             rule: String::new(),
             killed: event.outcome == guard_outcome::KILLED,
             program,
+            folded: false,
         };
         let observed = event.outcome == guard_outcome::OBSERVED;
         self.0.insert(key, Folded { id, act, observed, since: event.header.boot_ns });

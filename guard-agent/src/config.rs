@@ -226,11 +226,13 @@ pub struct JournalConfig {
     pub dir: PathBuf,
     /// Most MiB of records that are not yet acknowledged.
     pub max_mib: u64,
+    /// Records a second that one session may cause at will; more are folded, with their count.
+    pub session_records_per_second: u64,
 }
 
 impl Default for JournalConfig {
     fn default() -> Self {
-        Self { dir: "/var/lib/guard/journal".into(), max_mib: 1024 }
+        Self { dir: "/var/lib/guard/journal".into(), max_mib: 1024, session_records_per_second: 50 }
     }
 }
 
@@ -308,6 +310,7 @@ impl Config {
             );
         }
         within("journal.max_mib", self.journal.max_mib, 4, 1 << 20)?;
+        within("journal.session_records_per_second", self.journal.session_records_per_second, 1, 10_000)?;
         within("supervisor.heartbeat_seconds", self.supervisor.heartbeat_seconds, 2, 60)?;
         for (key, value) in [
             ("node.state_dir", &self.node.state_dir),

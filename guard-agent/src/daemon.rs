@@ -181,6 +181,7 @@ fn close_leftovers(node: &Arc<Node>, leftovers: &[Leftover], empty: bool) -> Res
     let absent = || Failure { code: Code::Internal, text: "the event ring has no reader".into() };
     let mut reader = node.kernel.take_events().ok_or_else(absent)?;
     outcomes.drain(&mut reader);
+    node.losses.close_former(node, &leftovers.iter().map(|l| (l.key, l.id)).collect());
     for leftover in leftovers {
         let ticket = node.append(leftover.id, leftover::end_record(leftover)).map_err(failed(Code::Unavailable))?;
         ticket.wait().map_err(failed(Code::Unavailable))?;

@@ -15,5 +15,6 @@ pub mod object;
 pub mod offsets;
 pub mod proc;
 pub mod programs;
+pub mod shares;
 pub mod spawn;
 pub mod time;

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use guard_log::journal::{Journal, JournalError, Ticket};
@@ -19,6 +19,7 @@ use crate::files::{Digests, Freezes};
 use crate::kernel::canary::Measured;
 use crate::kernel::load::Kernel;
 use crate::launcher::Launcher;
+use crate::losses::Losses;
 use crate::record;
 use crate::session::Session;
 use crate::ship::Link;
@@ -55,11 +56,13 @@ pub struct Node {
     pub digests: Digests,
     /// Files that must not be written now.
     pub freezes: Freezes,
+    /// What was lost and has its record.
+    pub losses: Losses,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     policy: RwLock<Arc<InForce>>,
     policy_error: Mutex<String>,
     measured: Mutex<(Measured, i64)>,
-    lost_records: AtomicU64,
+    lost_records: Mutex<HashMap<SessionId, u64>>,
     stopping: AtomicBool,
 }
 
@@ -91,6 +94,7 @@ impl Node {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
+            losses: Losses::read(&parts.config.node.state_dir, &parts.boot.0),
             config: parts.config,
             kernel: parts.kernel,
             launcher: parts.launcher,
@@ -106,7 +110,7 @@ impl Node {
             policy: RwLock::new(Arc::new(parts.policy)),
             policy_error: Mutex::default(),
             measured: Mutex::new((parts.measured, crate::kernel::time::wall_unix_ns())),
-            lost_records: AtomicU64::new(0),
+            lost_records: Mutex::default(),
             stopping: AtomicBool::new(false),
         })
     }
@@ -122,21 +126,21 @@ impl Node {
         match self.append(session, body) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
-                self.lost_records.fetch_add(1, Ordering::SeqCst);
+                self.give_back_lost_records(session, 1);
                 tracing::debug!(%error, "a record could not be kept; it is counted");
                 None
             }
         }
     }
 
-    /// Counts them again: they could not be recorded.
-    pub fn give_back_lost_records(&self, count: u64) {
-        self.lost_records.fetch_add(count, Ordering::SeqCst);
+    /// Counts records of a session that could not be kept.
+    pub fn give_back_lost_records(&self, session: SessionId, count: u64) {
+        *lock(&self.lost_records).entry(session).or_default() += count;
     }
 
-    /// Records that found no room in the journal, since it was asked last.
-    pub fn take_lost_records(&self) -> u64 {
-        self.lost_records.swap(0, Ordering::SeqCst)
+    /// Records that found no room in the journal, since it was asked last, by session.
+    pub fn take_lost_records(&self) -> HashMap<SessionId, u64> {
+        std::mem::take(&mut *lock(&self.lost_records))
     }
 
     /// Queues a record that may use the journal's reserve, for what must be said even when it is full. A failure is
@@ -152,9 +156,10 @@ impl Node {
     }
 
     /// Queues a record about lost events.
-    pub fn note_gap(&self, source: &str, counter: &str, lost: u64, total: u64) -> Option<Ticket> {
-        let gap = Gap { source: source.into(), counter: counter.into(), lost, total };
-        self.note(SessionId::NONE, Body::Gap(gap))
+    pub fn note_gap(&self, session: SessionId, source: &str, counter: &str, lost: u64, total: u64) -> Option<Ticket> {
+        let session_id = if session == SessionId::NONE { String::new() } else { session.to_string() };
+        let gap = Gap { source: source.into(), counter: counter.into(), lost, total, session_id };
+        self.note(session, Body::Gap(gap))
     }
 
     /// Whether execs are judged but never denied.

@@ -17,6 +17,7 @@ use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, Identity};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acts::{Acts, reason_name};
+use crate::flood::AtWill;
 use crate::kernel::canary;
 use crate::kernel::events::{Event, EventReader};
 use crate::kernel::time;
@@ -28,6 +29,10 @@ use crate::session::{Image, Session, Stage};
 const FOLD_NS: u64 = 200_000_000;
 /// Events taken before the heartbeat and the folded records have their turn.
 const ROUND: usize = 1024;
+/// Tasks whose probes wait to be folded at the same time; more are recorded at once.
+const PROBES_MAX: usize = 1024;
+/// Accounts of the ring are put right this often, when it is found empty.
+const ACCOUNTS_NS: u64 = 500_000_000;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who an event belongs to.
@@ -44,19 +49,21 @@ pub struct Outcomes {
     leftovers: HashMap<u64, Owner>,
     probes: HashMap<u32, (SessionId, ExecUnjudged, u64)>,
     acts: Acts,
+    at_will: AtWill,
+    accounts_seen: u64,
 }
 
 /// Lets others wait until what is in the ring has been read.
 #[derive(Default)]
 pub struct Progress {
     rounds: AtomicU64,
-    empty: AtomicU64,
+    read_until: AtomicU64,
 }
 
 impl Progress {
-    fn step(&self, empty: bool) {
+    fn step(&self, read_until: u64) {
         self.rounds.fetch_add(1, Ordering::SeqCst);
-        self.empty.fetch_add(u64::from(empty), Ordering::SeqCst);
+        self.read_until.fetch_max(read_until, Ordering::SeqCst);
     }
 
     /// Rounds of the reader: it lives as long as they grow.
@@ -64,14 +71,14 @@ impl Progress {
         self.rounds.load(Ordering::SeqCst)
     }
 
-    /// Rounds that have found the ring empty.
-    fn empty(&self) -> u64 {
-        self.empty.load(Ordering::SeqCst)
+    /// Boot time up to which events have become records, but for a moment between processors.
+    fn read_until(&self) -> u64 {
+        self.read_until.load(Ordering::SeqCst)
     }
 }
 
 /// How far the one reader is.
-pub static PROGRESS: Progress = Progress { rounds: AtomicU64::new(0), empty: AtomicU64::new(0) };
+pub static PROGRESS: Progress = Progress { rounds: AtomicU64::new(0), read_until: AtomicU64::new(0) };
 
 impl Outcomes {
     /// For a daemon that found these sessions of an earlier one.
@@ -82,14 +89,18 @@ impl Outcomes {
             leftovers: leftovers.iter().map(|l| (l.key, owner(l))).collect(),
             probes: HashMap::new(),
             acts: Acts::default(),
+            at_will: AtWill::new(node.config.journal.session_records_per_second),
+            accounts_seen: 0,
         }
     }
 
     /// Reads what an earlier daemon left in the ring.
     pub fn drain(&mut self, reader: &mut EventReader) {
-        while let Some(event) = reader.next_event() {
+        let before = self.node.kernel.shares.all();
+        while let Some(event) = reader.next_event(&self.node.kernel.shares) {
             self.take(event);
         }
+        self.node.kernel.shares.found_empty(&before);
         self.flush(u64::MAX);
     }
 
@@ -97,21 +108,34 @@ impl Outcomes {
     pub fn spawn(mut self, mut reader: EventReader) -> io::Result<()> {
         thread::Builder::new().name("outcomes".into()).spawn(move || {
             loop {
-                let mut taken = 0;
-                while taken < ROUND
-                    && let Some(event) = reader.next_event()
-                {
-                    self.take(event);
-                    taken += 1;
-                }
-                self.flush(time::boot_ns());
-                PROGRESS.step(taken < ROUND);
-                if taken < ROUND {
+                let empty = self.round(&mut reader);
+                if empty {
                     wait(&reader);
                 }
             }
         })?;
         Ok(())
+    }
+
+    /// Reads for a while. True if there was no more.
+    fn round(&mut self, reader: &mut EventReader) -> bool {
+        let begun = time::boot_ns();
+        let accounts = (begun.saturating_sub(self.accounts_seen) >= ACCOUNTS_NS).then(|| self.node.kernel.shares.all());
+        let mut taken = 0;
+        while taken < ROUND
+            && let Some(event) = reader.next_event(&self.node.kernel.shares)
+        {
+            self.take(event);
+            taken += 1;
+        }
+        let empty = taken < ROUND;
+        if let Some(accounts) = accounts.filter(|_| empty) {
+            self.node.kernel.shares.found_empty(&accounts);
+            self.accounts_seen = begun;
+        }
+        self.flush(time::boot_ns());
+        PROGRESS.step(if empty { begun } else { reader.last_boot_ns() });
+        empty
     }
 
     fn take(&mut self, event: Event) {
@@ -125,7 +149,8 @@ impl Outcomes {
             }
             Event::Guard(event) => self.guard(&event),
             Event::Unknown(kind, size) => {
-                self.node.note_gap("kernel", &format!("event of unknown kind {kind} and {size} bytes"), 1, 1);
+                let what = format!("event of unknown kind {kind} and {size} bytes");
+                self.node.note_gap(SessionId::NONE, "kernel", &what, 1, 1);
             }
         }
     }
@@ -219,7 +244,14 @@ impl Outcomes {
             root_exec_id: event.root,
             ..ExecUnjudged::default()
         };
-        self.node.keep(owner.id, Body::ExecUnjudged(body));
+        self.keep_at_will(owner.id, Body::ExecUnjudged(body));
+    }
+
+    /// Keeps a record that the session can cause as often as it likes.
+    fn keep_at_will(&mut self, id: SessionId, body: Body) {
+        if let Some(body) = self.at_will.take(id, body, time::boot_ns()) {
+            self.node.keep(id, body);
+        }
     }
 
     fn failed(&mut self, event: &FailedEvent) {
@@ -259,26 +291,36 @@ impl Outcomes {
         let body = unjudged(owner, event);
         if let Some((_, known, _)) = self.probes.get_mut(&event.header.tid) {
             if same_probe(known, &body) {
-                known.probes += 1;
+                known.probes = known.probes.saturating_add(1);
                 known.path = body.path;
                 return;
             }
             self.flush_probe(event.header.tid);
+        }
+        if self.probes.len() >= PROBES_MAX {
+            self.flush_probes(u64::MAX);
         }
         self.probes.insert(event.header.tid, (owner.id, body, event.header.boot_ns));
     }
 
     fn flush_probe(&mut self, tid: u32) {
         if let Some((id, body, _)) = self.probes.remove(&tid) {
-            self.node.keep(id, Body::ExecUnjudged(body));
+            self.keep_at_will(id, Body::ExecUnjudged(body));
         }
     }
 
-    fn flush(&mut self, now: u64) {
+    fn flush_probes(&mut self, now: u64) {
         let old: Vec<u32> =
             self.probes.iter().filter(|(_, p)| now.saturating_sub(p.2) >= FOLD_NS).map(|(tid, _)| *tid).collect();
         old.into_iter().for_each(|tid| self.flush_probe(tid));
+    }
+
+    fn flush(&mut self, now: u64) {
+        self.flush_probes(now);
         for (id, body) in self.acts.due(now) {
+            self.keep_at_will(id, body);
+        }
+        for (id, body) in self.at_will.due(now) {
             self.node.keep(id, body);
         }
     }
@@ -302,7 +344,7 @@ impl Outcomes {
         let Some(owner) = self.owner(event.header.session) else { return };
         let program = owner.session.as_ref().map(|s| s.program_of(event.exec)).unwrap_or_default();
         for (id, body) in self.acts.take(event, owner.id, &owner.identity, program) {
-            self.node.keep(id, body);
+            self.keep_at_will(id, body);
         }
     }
 
@@ -326,9 +368,10 @@ fn wait(reader: &EventReader) {
 
 /// At a session's end: waits until the ring is read, thaws what is left and records images that were killed with it.
 pub fn settle(node: &Arc<Node>, session: &Session) {
-    let seen = PROGRESS.empty();
-    let end = time::boot_ns() + 2_000_000_000;
-    while PROGRESS.empty() < seen + 2 && time::boot_ns() < end {
+    // Its last event came before this, on whatever processor.
+    let last = time::boot_ns() + 10_000_000;
+    let end = last + 5_000_000_000;
+    while PROGRESS.read_until() < last && time::boot_ns() < end {
         thread::sleep(Duration::from_millis(5));
     }
     for (exec, image) in session.take_images() {
@@ -374,6 +417,7 @@ fn unjudged(owner: &Owner, event: &FailedEvent) -> ExecUnjudged {
         disposition: Disposition::Failed.into(),
         root_exec_id: event.root,
         parent_exec_id: event.parent_exec,
+        folded: false,
     }
 }
 

@@ -188,6 +188,7 @@ pub fn start<'a>(
         flags: observe | profile.flags(),
         uid,
     };
+    node.kernel.shares.open(key).map_err(|e| e.to_string())?;
     node.kernel.open_session(key, &entry).map_err(|e| e.to_string())?;
     node.kernel.bind_cgroup(cgroup.id, key).map_err(|e| e.to_string())?;
     let spec = spec(node, wanted, &cgroup, id);
@@ -264,6 +265,7 @@ impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if self.armed {
             let _ = self.node.kernel.close_session(self.key);
+            self.node.kernel.shares.close(self.key);
             let _ = self.cgroup.kill(PATIENCE);
             let _ = self.node.kernel.unbind_cgroup(self.cgroup.id);
             let _ = self.cgroup.remove();
@@ -530,6 +532,7 @@ impl Session {
         node.approvals.session_ended(node, self, reason);
         hold::stop(self);
         outcome::settle(node, self);
+        node.losses.close(node, self);
         let empty = !self.cgroup.populated();
         let execs = self.execs.load(Ordering::SeqCst);
         let body = SessionEnd {

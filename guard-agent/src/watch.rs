@@ -2,14 +2,11 @@
 //!
 //! One thread; nothing here may block for long. Fails: an overdue read costs the task its life, then the session its own.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
-use guard_common::Counter;
 use guard_log::record::SessionId;
 use guard_proto::v1::CanaryResult;
 use guard_proto::v1::record_body::Body;
@@ -24,6 +21,8 @@ pub static ROUNDS: AtomicU64 = AtomicU64::new(0);
 const STEP: Duration = Duration::from_millis(50);
 /// The canary is measured again this often.
 const CANARY_NS: u64 = 300_000_000_000;
+/// Losses become records this often.
+const LOSSES_NS: u64 = 1_000_000_000;
 /// Reading a task's memory may take this long; then the task is killed.
 const READ_NS: u64 = 5_000_000_000;
 /// After this its whole session is.
@@ -33,12 +32,15 @@ const READ_SESSION_NS: u64 = 8_000_000_000;
 pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
     let watched = Arc::clone(node);
     thread::Builder::new().name("watch".into()).spawn(move || {
-        let mut lost = Lost::read(&watched);
+        let mut losses = 0;
         let mut log = watched.kernel.take_log();
         loop {
             watched.approvals.tick(&watched);
             sessions(&watched);
-            lost.check(&watched);
+            if time::boot_ns().saturating_sub(losses) >= LOSSES_NS {
+                losses = time::boot_ns();
+                watched.losses.check(&watched);
+            }
             if let Some(log) = &mut log {
                 log.flush();
             }
@@ -87,57 +89,6 @@ fn sessions(node: &Arc<Node>) {
                 session.request_end(node, "failed", "the memory of a held task could not be read in time".into());
             }
         }
-    }
-}
-
-/// Counters of lost things, as they stood when they were last recorded. They live in the kernel and outlive the daemon: what
-/// was lost while there was none is recorded by the next.
-struct Lost {
-    totals: HashMap<String, u64>,
-    file: PathBuf,
-}
-
-impl Lost {
-    fn read(node: &Node) -> Self {
-        let file = node.config.node.state_dir.join("lost");
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let mut lines = text.lines();
-        let same_boot = lines.next() == Some(node.boot_id.as_str());
-        let totals = lines
-            .filter_map(|line| line.split_once(' '))
-            .filter_map(|(name, total)| Some((name.to_owned(), total.parse().ok()?)))
-            .filter(|_| same_boot)
-            .collect();
-        Self { totals, file }
-    }
-
-    fn check(&mut self, node: &Node) {
-        let mut changed = false;
-        for (name, counter) in [("ring_full", Counter::RingFull), ("map_full", Counter::MapFull)] {
-            let total = node.kernel.counter(counter);
-            let before = self.totals.get(name).copied().unwrap_or(0);
-            // Maps that were made anew count from 0.
-            let lost = total.saturating_sub(if total < before { 0 } else { before });
-            if lost > 0 && node.note_gap("kernel", name, lost, total).is_some() {
-                self.totals.insert(name.to_owned(), total);
-                changed = true;
-            }
-        }
-        let lost = node.take_lost_records();
-        if lost > 0 && node.note_gap("journal", "records that found no room", lost, lost).is_none() {
-            node.give_back_lost_records(lost);
-        }
-        if changed && let Err(error) = self.write(node) {
-            tracing::error!(file = %self.file.display(), %error, "keeping the counts of lost events");
-        }
-    }
-
-    fn write(&self, node: &Node) -> io::Result<()> {
-        let mut text = format!("{}\n", node.boot_id);
-        for (name, total) in &self.totals {
-            text.push_str(&format!("{name} {total}\n"));
-        }
-        guard_log::frame::replace(&self.file, text.as_bytes())
     }
 }
 

@@ -8,7 +8,7 @@
 #![no_std]
 
 /// Version of every layout in this crate. The daemon refuses pinned maps that were made for another version.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Folder below the BPF file system in which links and maps are pinned.
 pub const PIN_DIR: &str = "/sys/fs/bpf/guard";
@@ -35,6 +35,11 @@ pub mod maps {
     pub const COUNTERS: &str = "COUNTERS";
     /// `RingBuf`: events of every kind, each starting with [`crate::EventHeader`].
     pub const EVENTS: &str = "EVENTS";
+    /// `Hash<u64 session, Share>`: what each session has put into the ring; [`crate::NOBODY`] stands for sessions without
+    /// an entry.
+    pub const SHARES: &str = "SHARES";
+    /// `Hash<u64 session, u64>`: of those bytes, what the daemon has read. Written by the daemon alone.
+    pub const TAKEN: &str = "TAKEN";
     /// `Array<Runtime>`: one entry, what the daemon may change at run time.
     pub const RUNTIME: &str = "RUNTIME";
 }
@@ -103,6 +108,28 @@ pub struct Session {
     pub uid: u32,
 }
 
+/// What one session has put into the ring, and what found no room. Kernel programs add to it, nobody else writes it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Bytes of the ring used so far, heads included.
+    pub put: u64,
+    /// Events lost: exec attempts that failed or were refused without having been granted.
+    pub lost_attempts: u64,
+    /// Events lost: what became of granted execs.
+    pub lost_outcomes: u64,
+    /// Events lost: acts other than execs.
+    pub lost_acts: u64,
+}
+
+/// Session key under which [`maps::SHARES`] counts sessions that have no entry of their own.
+pub const NOBODY: u64 = 0;
+
+/// Bytes of the ring that an event of this size takes: a head of 8, and whole words.
+pub const fn ring_bytes(event: usize) -> u64 {
+    (event as u64 + 8 + 7) & !7
+}
+
 /// Session key of the start-up canary; sessions of people never have it.
 pub const CANARY_SESSION: u64 = 1;
 
@@ -142,7 +169,7 @@ pub struct Mark {
     pub root: u64,
     /// Id of the exec whose image this process runs; 0 before the first.
     pub exec: u64,
-    /// Boot-time ns of the fork.
+    /// Boot-time ns of the fork; 0 once the process runs an image of its own.
     pub forked_boot_ns: u64,
     /// The file that this process runs (of a script: its interpreter); zero before the first exec.
     pub image: FileKey,
@@ -563,10 +590,12 @@ pub enum Counter {
     Exits = 10,
     /// Acts other than execs that were let through and recorded.
     GuardObserved = 11,
+    /// Execs denied because their session had its share of the ring.
+    RingDenied = 12,
 }
 
 /// Number of counters.
-pub const COUNTERS: u32 = 12;
+pub const COUNTERS: u32 = 13;
 
 /// Sizes that both sides rely on.
 mod layout {
@@ -577,6 +606,7 @@ mod layout {
     const _: () = check::<FileKey>(16);
     const _: () = check::<FileStamp>(56);
     const _: () = check::<Session>(32);
+    const _: () = check::<Share>(32);
     const _: () = check::<Mark>(48);
     const _: () = check::<Attempt>(88);
     const _: () = check::<GrantSet>(64 + 56 * GRANT_FILES);

@@ -10,9 +10,10 @@ use guard_common::{
     attempt_state, event_kind, reason, session_flags,
 };
 
-use crate::maps::{ATTEMPTS, EVENTS, GRANTS, PENDING, SESSIONS, count, now, ring_has_room, runtime};
+use crate::maps::{ATTEMPTS, GRANTS, PENDING, SESSIONS, count, now, runtime};
 use crate::membership::{governed, tgid, tid};
 use crate::offsets::{OFF_BPRM_FILE, OFF_BPRM_FILENAME, field};
+use crate::ring::{self, Tells};
 use crate::stamp;
 
 pub const EPERM: i32 = -1;
@@ -77,8 +78,8 @@ fn judge(mark: &Mark, file: &FileStamp) -> u32 {
     if why != 0 {
         return why;
     }
-    if !ring_has_room() {
-        count(Counter::RingFull);
+    if !ring::has_room(mark.session) {
+        count(Counter::RingDenied);
         return reason::NO_RING;
     }
     keep_pending(attempt, grant)
@@ -144,7 +145,8 @@ fn refuse(mark: &Mark, file: FileKey, why: u32, name: *const u8) {
     count(Counter::Refused);
     let _ = PENDING.remove(task());
     let tid = tid();
-    let _ = GRANTS.remove(tid);
+    // With a grant it has a record, which must learn its end.
+    let tells = if GRANTS.remove(tid).is_ok() { Tells::Outcome } else { Tells::Attempt };
     let mut exec = 0;
     if let Some(attempt) = ATTEMPTS.get_ptr_mut(tid) {
         // SAFETY: a look-up result of this thread's own entry.
@@ -153,16 +155,13 @@ fn refuse(mark: &Mark, file: FileKey, why: u32, name: *const u8) {
             exec = (*attempt).exec;
         }
     }
-    emit(event_kind::REFUSED, mark, exec, file, why, name);
+    emit(event_kind::REFUSED, tells, mark, exec, file, why, name);
 }
 
-/// Writes an [`ExecEvent`]; false if the ring has no room, which is counted.
+/// Writes an [`ExecEvent`]; one that finds no room is counted.
 #[inline(always)]
-pub fn emit(kind: u32, mark: &Mark, exec: u64, file: FileKey, why: u32, name: *const u8) -> bool {
-    let Some(mut entry) = EVENTS.reserve::<ExecEvent>(0) else {
-        count(Counter::RingFull);
-        return false;
-    };
+pub fn emit(kind: u32, tells: Tells, mark: &Mark, exec: u64, file: FileKey, why: u32, name: *const u8) {
+    let Some(mut entry) = ring::reserve::<ExecEvent>(mark.session, tells) else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: the reservation is exactly one ExecEvent; every field is written before it is submitted.
     unsafe {
@@ -188,5 +187,4 @@ pub fn emit(kind: u32, mark: &Mark, exec: u64, file: FileKey, why: u32, name: *c
         path[EVENT_PATH - 1] = 0;
     }
     entry.submit(0);
-    true
 }

@@ -4,6 +4,7 @@
 //! an unreadable field, a full map or a full ring. Neighbours (tasks that no session governs) cost one look-up.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod check;
 mod enter;
@@ -16,6 +17,7 @@ mod offsets;
 mod outcome;
 mod process;
 mod report;
+mod ring;
 mod stamp;
 mod verify;
 

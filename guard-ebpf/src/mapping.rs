@@ -41,11 +41,10 @@ pub fn guard_mmap(ctx: LsmContext) -> i32 {
     // Read as a number: some verifiers take this argument for never null and drop a test of the pointer itself.
     // SAFETY: the helper checks the address, which is the hook's own context.
     let address = unsafe { bpf_probe_read_kernel(ctx.as_ptr().cast::<u64>()) }.unwrap_or(0);
-    let file: *const u8 = ctx.arg(0);
-    // And as a pointer: newer verifiers want to see that test.
-    if address == 0 || file.is_null() {
+    if address == 0 {
         return anonymous(&mark);
     }
+    let file: *const u8 = ctx.arg(0);
     if asked & PROT_WRITE != 0 && flags & MAP_TYPE == MAP_PRIVATE {
         // Its pages can be written, then run.
         return anonymous(&mark);

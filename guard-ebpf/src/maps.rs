@@ -4,7 +4,7 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use guard_common::{
-    Attempt, COUNTERS as COUNTER_COUNT, Counter, FileKey, FileStamp, GrantSet, Mark, Pending, Runtime, Session,
+    Attempt, COUNTERS as COUNTER_COUNT, Counter, FileKey, FileStamp, GrantSet, Mark, Pending, Runtime, Session, Share,
 };
 
 #[map]
@@ -29,6 +29,10 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
 pub static EVENTS: RingBuf = RingBuf::pinned(4 << 20, 0);
 #[map]
 pub static RUNTIME: Array<Runtime> = Array::pinned(1, 0);
+#[map]
+pub static SHARES: HashMap<u64, Share> = HashMap::pinned(2048, 0);
+#[map]
+pub static TAKEN: HashMap<u64, u64> = HashMap::pinned(2048, 0);
 
 /// Adds one. Per CPU, so no atomic is needed; a program is not preempted between load and store by another on its CPU
 /// except in sleepable ones, where a lost count is accepted.
@@ -50,13 +54,4 @@ pub fn now() -> u64 {
 #[inline(always)]
 pub fn runtime() -> Runtime {
     RUNTIME.get(0).copied().unwrap_or_default()
-}
-
-/// Whether the ring has room for a few events: no room for the record, no exec.
-#[inline(always)]
-pub fn ring_has_room() -> bool {
-    const AVAILABLE: u64 = 0;
-    const SIZE: u64 = 1;
-    const RESERVE: u64 = 64 << 10;
-    EVENTS.query(AVAILABLE) + RESERVE < EVENTS.query(SIZE)
 }

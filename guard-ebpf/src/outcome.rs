@@ -6,13 +6,15 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::fexit;
 use aya_ebpf::programs::FExitContext;
 use guard_common::{
-    Attempt, COMM, Counter, EVENT_ARG_COUNT, EVENT_ARG_SLOT, EventHeader, FailedEvent, UNREADABLE, event_kind,
+    Attempt, COMM, Counter, EVENT_ARG_COUNT, EVENT_ARG_SLOT, EventHeader, FailedEvent, UNREADABLE, attempt_state,
+    event_kind,
 };
 
 use crate::check::task;
 use crate::enter;
-use crate::maps::{ATTEMPTS, EVENTS, GRANTS, PENDING, count, now};
+use crate::maps::{ATTEMPTS, GRANTS, PENDING, count, now};
 use crate::membership::{governed, tid};
+use crate::ring::{self, Tells};
 
 /// An attempt whose end was not seen has no result of its own; it is reported as one that could not go on.
 const EAGAIN: u32 = 11;
@@ -68,13 +70,30 @@ fn forget(tid: u32) {
     let _ = PENDING.remove(task());
 }
 
+/// Errors that the kernel gives before the file is opened, and so before the hold: the daemon knows nothing of the attempt.
+#[inline(always)]
+fn tells(attempt: &Attempt, errno: u32) -> Tells {
+    const ENOENT: u32 = 2;
+    const E2BIG: u32 = 7;
+    const EACCES: u32 = 13;
+    const EFAULT: u32 = 14;
+    const ENOTDIR: u32 = 20;
+    const ENAMETOOLONG: u32 = 36;
+    const ELOOP: u32 = 40;
+    match errno {
+        ENOENT | E2BIG | EACCES | EFAULT | ENOTDIR | ENAMETOOLONG | ELOOP if attempt.state == 0 => Tells::Attempt,
+        _ => Tells::Outcome,
+    }
+}
+
 #[inline(always)]
 fn failed(attempt: &Attempt, errno: u32) {
     count(Counter::Failed);
-    let Some(mut entry) = EVENTS.reserve::<FailedEvent>(0) else {
-        count(Counter::RingFull);
+    // A refusal or a kill has told its own story, or was counted as lost.
+    if attempt.state & (attempt_state::DENIED | attempt_state::KILLED) != 0 {
         return;
-    };
+    }
+    let Some(mut entry) = ring::reserve::<FailedEvent>(attempt.session, tells(attempt, errno)) else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: the reservation is exactly one FailedEvent; every field that a reader may use is written.
     unsafe {

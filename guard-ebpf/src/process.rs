@@ -5,12 +5,13 @@ use aya_ebpf::programs::BtfTracePointContext;
 use guard_common::{Counter, EventHeader, ExitEvent, Mark, event_kind};
 
 use crate::check::task;
-use crate::maps::{EVENTS, GRANTS, MARKS, PENDING, count, now};
+use crate::maps::{GRANTS, MARKS, PENDING, count, now};
 use crate::membership::{governed, tgid, tid};
 use crate::offsets::{
     OFF_SIGNAL_GROUP_EXIT_CODE, OFF_SIGNAL_LIVE, OFF_TASK_EXIT_CODE, OFF_TASK_SIGNAL, OFF_TASK_TGID, field,
 };
 use crate::outcome;
+use crate::ring::{self, Tells};
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn guard_fork(ctx: BtfTracePointContext) -> i32 {
@@ -52,6 +53,10 @@ pub fn guard_exit(_ctx: BtfTracePointContext) -> i32 {
     }
     let _ = MARKS.remove(tgid());
     count(Counter::Exits);
+    // A process that never ran an image of its own ends no exec.
+    if mark.exec == 0 || mark.forked_boot_ns != 0 {
+        return 0;
+    }
     let status = if group_code != 0 { group_code } else { own_code };
     emit(&mark, status as u32);
     0
@@ -65,10 +70,7 @@ fn current() -> *const u8 {
 
 #[inline(always)]
 fn emit(mark: &Mark, status: u32) {
-    let Some(mut entry) = EVENTS.reserve::<ExitEvent>(0) else {
-        count(Counter::RingFull);
-        return;
-    };
+    let Some(mut entry) = ring::reserve::<ExitEvent>(mark.session, Tells::Outcome) else { return };
     entry.write(ExitEvent {
         header: EventHeader {
             kind: event_kind::EXIT,

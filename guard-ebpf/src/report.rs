@@ -6,8 +6,9 @@ use aya_ebpf::helpers::{
 use guard_common::{COMM, Counter, EVENT_TEXT, EventHeader, FileKey, GuardEvent, Mark, event_kind, guard_outcome};
 
 use crate::check::EPERM;
-use crate::maps::{EVENTS, count, now, ring_has_room};
+use crate::maps::{count, now};
 use crate::membership::{tgid, tid};
+use crate::ring::{self, Tells};
 
 /// What the text of an event is taken from.
 #[derive(Clone, Copy)]
@@ -76,14 +77,7 @@ pub fn observe(mark: &Mark, act: &Act) {
 /// counted.
 #[inline(always)]
 pub fn emit(mark: &Mark, outcome: u32, act: &Act) {
-    if !ring_has_room() {
-        count(Counter::RingFull);
-        return;
-    }
-    let Some(mut entry) = EVENTS.reserve::<GuardEvent>(0) else {
-        count(Counter::RingFull);
-        return;
-    };
+    let Some(mut entry) = ring::reserve::<GuardEvent>(mark.session, Tells::Act) else { return };
     let event = entry.as_mut_ptr();
     // SAFETY: the reservation is exactly one GuardEvent; every field is written before it is submitted.
     unsafe {

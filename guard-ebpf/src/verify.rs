@@ -12,6 +12,7 @@ use crate::membership::{governed, tgid};
 use crate::offsets::{
     OFF_BPRM_ARGC, OFF_BPRM_ENVC, OFF_BPRM_EXEC, OFF_BPRM_FILE, OFF_BPRM_FILENAME, OFF_BPRM_P, field,
 };
+use crate::ring::Tells;
 use crate::{hash, stamp};
 
 const SIGKILL: u32 = 9;
@@ -69,17 +70,17 @@ fn verify<const SLEEPS: bool>(ctx: LsmContext) -> i32 {
         if mark.session != guard_common::CANARY_SESSION {
             aya_log_ebpf::warn!(&ctx, "exec {} killed before its first instruction: reason {}", exec, why);
         }
-        emit(event_kind::KILLED, &mark, exec, file.key, why, name);
+        emit(event_kind::KILLED, Tells::Outcome, &mark, exec, file.key, why, name);
         return 0;
     }
     let root = if exec != 0 { pending.root } else { mark.root };
-    let new = Mark { exec, root, image: file.key, ..mark };
+    let new = Mark { exec, root, image: file.key, forked_boot_ns: 0, ..mark };
     if MARKS.insert(tgid(), &new, 0).is_err() {
         // Still governed through the cgroup; without a mark it passes no root on.
         count(Counter::MapFull);
     }
     count(Counter::Started);
-    emit(event_kind::STARTED, &new, exec, file.key, 0, name);
+    emit(event_kind::STARTED, Tells::Outcome, &new, exec, file.key, 0, name);
     0
 }
 

@@ -230,7 +230,7 @@ pub fn all_kinds() -> Vec<Entry> {
             ..Default::default()
         }),
         Body::NodeStop(NodeStop { reason: "SIGTERM".into(), sessions_closed: 0 }),
-        Body::Gap(Gap { source: "ring".into(), counter: "dropped".into(), lost: 3, total: 3 }),
+        Body::Gap(Gap { source: "ring".into(), counter: "dropped".into(), lost: 3, total: 3, ..Gap::default() }),
         Body::Canary(CanaryResult {
             mode: "enforcing".into(),
             ungranted_denied: true,

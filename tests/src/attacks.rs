@@ -21,6 +21,7 @@ const FILES: &[(&str, &str)] = &[
     ("long_argv.py", include_str!("../attacks/long_argv.py")),
     ("heartbeat.py", include_str!("../attacks/heartbeat.py")),
     ("heartbeat.js", include_str!("../attacks/heartbeat.js")),
+    ("flood.py", include_str!("../attacks/flood.py")),
     ("mappings.py", include_str!("../attacks/mappings.py")),
     ("escape.py", include_str!("../attacks/escape.py")),
 ];

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 mod fail_closed;
+mod floods;
 mod identity;
 mod log;
 mod mappings;
@@ -66,6 +67,8 @@ scenarios! {
     review_root_covers_descendants in review, 60 s;
     review_after_hold_max_is_a_one_use_right in review, 150 s;
     runtimes_live_through_a_minute_of_review in review, 300 s;
+    flood_of_execs_harms_no_other_session in floods, 240 s;
+    flood_of_acts_is_counted in floods, 120 s;
     p1_no_room_no_exec in log, 240 s;
 }
 

@@ -2,10 +2,16 @@
 //!
 //! Fails: an event of unknown kind or wrong size becomes [`Event::Unknown`], so that it is counted and not lost silently.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use guard_common::{EventHeader, ExecEvent, ExitEvent, FailedEvent, GuardEvent, event_kind};
+
+use super::shares::Shares;
+
+/// Events after which what they took of the ring is given back.
+const RETURN_EVERY: u32 = 64;
 
 /// One event.
 #[derive(Clone, Debug)]
@@ -29,6 +35,10 @@ pub enum Event {
 /// The one reader of the ring.
 pub struct EventReader {
     ring: RingBuf<MapData>,
+    /// Bytes read that were not yet given back, by session.
+    read: HashMap<u64, u64>,
+    unreturned: u32,
+    last_boot_ns: u64,
 }
 
 impl AsFd for EventReader {
@@ -40,12 +50,36 @@ impl AsFd for EventReader {
 
 impl EventReader {
     pub(super) fn new(ring: RingBuf<MapData>) -> Self {
-        Self { ring }
+        Self { ring, read: HashMap::new(), unreturned: 0, last_boot_ns: 0 }
     }
 
-    /// The next event, if there is one now.
-    pub fn next_event(&mut self) -> Option<Event> {
-        self.ring.next().map(|bytes| parse(&bytes))
+    /// The next event, if there is one now. What is read is given back to its session a few events later, or when there
+    /// is no more.
+    pub fn next_event(&mut self, shares: &Shares) -> Option<Event> {
+        let next = self.ring.next().map(|bytes| (parse(&bytes), head(&bytes), bytes.len()));
+        let Some((event, head, length)) = next else {
+            self.give_back(shares);
+            return None;
+        };
+        self.last_boot_ns = head.boot_ns;
+        *self.read.entry(head.session).or_default() += guard_common::ring_bytes(length);
+        self.unreturned += 1;
+        if self.unreturned >= RETURN_EVERY {
+            self.give_back(shares);
+        }
+        Some(event)
+    }
+
+    /// Boot time of the last event that was read.
+    pub fn last_boot_ns(&self) -> u64 {
+        self.last_boot_ns
+    }
+
+    fn give_back(&mut self, shares: &Shares) {
+        self.unreturned = 0;
+        for (session, bytes) in self.read.drain() {
+            shares.give_back(session, bytes);
+        }
     }
 }
 
@@ -55,6 +89,10 @@ fn read<T: Copy>(bytes: &[u8]) -> Option<T> {
     }
     // SAFETY: the length was checked, the types are plain integers of `guard-common`, unaligned reads are allowed.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+fn head(bytes: &[u8]) -> EventHeader {
+    read(bytes).unwrap_or_default()
 }
 
 fn parse(bytes: &[u8]) -> Event {

@@ -13,13 +13,15 @@ use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, Pod};
 use guard_common::{
-    ABI_VERSION, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending, Runtime, Session, maps,
+    ABI_VERSION, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending, Runtime, Session,
+    Share, maps,
 };
 use thiserror::Error;
 
 use super::btf::{Btf, BtfError};
 use super::events::EventReader;
 use super::programs::{PROGRAMS, attach, program_for_kernel};
+use super::shares::Shares;
 use super::{object, offsets, time};
 
 /// How the programs are loaded.
@@ -86,7 +88,7 @@ pub enum KernelError {
 /// Layout-shared values are plain data.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct Plain<T>(T);
+pub(super) struct Plain<T>(pub(super) T);
 
 trait Shared: Copy + 'static {}
 impl Shared for Session {}
@@ -97,6 +99,7 @@ impl Shared for Pending {}
 impl Shared for FileKey {}
 impl Shared for FileStamp {}
 impl Shared for Runtime {}
+impl Shared for Share {}
 
 // SAFETY: every `Shared` type is `repr(C)` of integers without padding (guard-common asserts the sizes), so any byte
 // pattern is a value and no byte is uninitialised.
@@ -118,6 +121,8 @@ pub struct Kernel {
     probes: Table<u32, Plain<FileStamp>>,
     counters: Mutex<PerCpuArray<MapData, u64>>,
     runtime: Mutex<Array<MapData, Plain<Runtime>>>,
+    /// Each session's account of the event ring.
+    pub shares: Shares,
     events: Mutex<Option<RingBuf<MapData>>>,
     log: Mutex<Option<ProgramLog>>,
     key: [u64; 2],
@@ -167,6 +172,10 @@ impl Kernel {
             probes: table(&mut ebpf, maps::PROBES)?,
             counters: Mutex::new(typed(take(&mut ebpf, maps::COUNTERS)?, maps::COUNTERS)?),
             runtime: Mutex::new(typed(take(&mut ebpf, maps::RUNTIME)?, maps::RUNTIME)?),
+            shares: Shares::new(
+                typed(take(&mut ebpf, maps::SHARES)?, maps::SHARES)?,
+                typed(take(&mut ebpf, maps::TAKEN)?, maps::TAKEN)?,
+            )?,
             events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
             key,
             instructions,

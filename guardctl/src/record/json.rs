@@ -36,7 +36,10 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         Body::ExecUnjudged(b) => ("exec_unjudged", exec_unjudged(b)),
         Body::GuardRefusal(b) => ("guard_refusal", guard_act(b)),
         Body::GuardObservation(b) => ("guard_observation", guard_act(b)),
-        Body::Gap(b) => ("gap", json!({"source": b.source, "counter": b.counter, "lost": b.lost, "total": b.total})),
+        Body::Gap(b) => (
+            "gap",
+            json!({"source": b.source, "counter": b.counter, "lost": b.lost, "total": b.total, "session": b.session_id}),
+        ),
         Body::Canary(b) => ("canary", canary(b)),
         Body::EmergencyStop(b) => (
             "emergency_stop",
@@ -128,7 +131,8 @@ fn exec_unjudged(b: &ExecUnjudged) -> Value {
     json!({"identity": identity(&b.identity), "exec": b.exec_id, "pid": b.pid, "tid": b.tid, "uid": b.uid,
         "comm": text_value(&b.comm), "path": text_value(&b.path), "argv": texts(&b.argv), "argv_trust": b.argv_trust,
         "argv_cut": b.argv_cut, "errno": b.errno, "reason": b.reason, "probes": b.probes,
-        "disposition": disposition_word(b.disposition), "root_exec": b.root_exec_id, "parent_exec": b.parent_exec_id})
+        "disposition": disposition_word(b.disposition), "root_exec": b.root_exec_id, "parent_exec": b.parent_exec_id,
+        "folded": b.folded})
 }
 
 fn review_decision(b: &ReviewDecision) -> Value {
@@ -177,5 +181,6 @@ fn guard_act(b: &GuardAct) -> Value {
     json!({"identity": identity(&b.identity), "what": b.what, "operation": b.operation, "target": text_value(&b.target),
         "rule": b.rule, "number": b.number, "killed": b.killed, "pid": b.pid, "comm": text_value(&b.comm),
         "program": b.program, "uid": b.uid, "other_pid": b.other_pid, "exec_id": b.exec_id,
-        "root_exec_id": b.root_exec_id, "dev": b.dev, "ino": b.ino, "count": b.count})
+        "root_exec_id": b.root_exec_id, "dev": b.dev, "ino": b.ino, "count": b.count,
+        "folded": b.folded})
 }

@@ -163,7 +163,8 @@ fn unjudged(b: &ExecUnjudged) -> Line {
         }
     }
     if b.probes > 1 {
-        text.push_str(&format!(", {} probes", b.probes));
+        let what = if b.folded { "different attempts, folded" } else { "probes" };
+        text.push_str(&format!(", {} {what}", b.probes));
     }
     line(word, disposition_tone(word), text)
 }
@@ -185,5 +186,6 @@ fn guard_act(b: &GuardAct) -> String {
     if !b.rule.is_empty() {
         text.push_str(&format!(" [{}]", escape_str(&b.rule)));
     }
-    format!("{text} by pid {} ({}), {}x", b.pid, escape(&b.comm), b.count.max(1))
+    let folded = if b.folded { " (different ones, folded)" } else { "" };
+    format!("{text} by pid {} ({}), {}x{folded}", b.pid, escape(&b.comm), b.count.max(1))
 }

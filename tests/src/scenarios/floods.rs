@@ -1,0 +1,106 @@
+//! Floods of one session: nothing of another is lost or stands still, everything of the own is counted.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::ctl;
+use crate::guest::{self, ensure};
+use crate::session::{ALICE, Ended, Session};
+use crate::wait::seconds;
+
+/// Execs of the session that does nothing bad, during each flood.
+const CALM: &str = "12";
+/// Longest time for one of them while another session floods, in ms. Two emulated processors, a debug build.
+const SLOWEST_MS: u64 = 5_000;
+
+/// What one flood came to.
+struct Flood {
+    made: u64,
+    out: String,
+    records: Vec<Value>,
+}
+
+/// One session floods while another does a few ordinary execs, all of which must run and be recorded.
+fn flood(args: &[&str]) -> Result<Flood> {
+    let wild = Session::attack(&ALICE, "flood.py", args)?;
+    wild.line("flooding", seconds(30))?;
+    let calm = Session::attack(&ALICE, "flood.py", &["calm", CALM])?.wait(seconds(60))?;
+    let wild = wild.wait(seconds(60))?;
+    unharmed(&calm).with_context(|| format!("beside a flood of {args:?}"))?;
+    ensure(!wild.out.contains("strange"), &wild)?;
+    let number = |start: &str| wild.out.lines().find_map(|l| l.strip_prefix(start)?.trim().parse().ok());
+    let made = number("made ").with_context(|| wild.to_string())?;
+    let records = ctl::records(&wild.id)?;
+    eprintln!("{args:?}: {made} made, {} records, {} MiB resident", records.len(), resident_mib()?);
+    Ok(Flood { made, out: wild.out, records })
+}
+
+fn unharmed(calm: &Ended) -> Result<()> {
+    let lines: Vec<Vec<&str>> = calm.out.lines().map(|l| l.split(' ').collect()).collect();
+    let ran = lines.iter().filter(|l| l.get(1) == Some(&"0")).count();
+    let slowest = lines.iter().filter_map(|l| l.get(2)?.parse::<u64>().ok()).max().unwrap_or(u64::MAX);
+    ensure(ran.to_string() == CALM, format!("{ran} of {CALM} execs ran: {calm}"))?;
+    ensure(slowest <= SLOWEST_MS, format!("one exec took {slowest} ms"))?;
+    eprintln!("calm: slowest {slowest} ms");
+    let records = ctl::records(&calm.id)?;
+    let recorded = ctl::execs_of(&records, "/usr/bin/cat").len();
+    ensure(recorded.to_string() == CALM, format!("{recorded} of {CALM} execs are recorded"))?;
+    ensure(ctl::of_kind(&records, "gap").is_empty(), "events of the calm session were lost")
+}
+
+fn sum(records: &[Value], kind: &str, count: impl Fn(&Value) -> Option<u64>) -> u64 {
+    ctl::of_kind(records, kind).iter().filter_map(|r| count(&r["body"])).sum()
+}
+
+/// Lost and counted, by the end of the counter's name.
+fn lost(records: &[Value], counter: &str) -> u64 {
+    sum(records, "gap", |b| b["counter"].as_str()?.ends_with(counter).then(|| b["lost"].as_u64())?)
+}
+
+/// Execs that have a record, are counted in one, or are counted as lost.
+fn accounted(records: &[Value]) -> u64 {
+    // Not the session's own program, nor the search for it.
+    let own = |b: &Value| b["path"].as_str().is_some_and(|p| p.ends_with("/python3"));
+    ctl::of_kind(records, "exec").iter().filter(|r| r["body"]["facts"]["entry"] != true).count() as u64
+        + sum(records, "exec_unjudged", |b| if own(b) { None } else { b["probes"].as_u64() })
+        + lost(records, "attempts")
+        + lost(records, "room")
+}
+
+/// Resident memory of the daemon in MiB.
+fn resident_mib() -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", guest::daemon()?))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? / 1024)
+}
+
+/// Failing, allowed and denied execs as fast as four workers can: each is recorded or counted, memory does not grow.
+pub fn flood_of_execs_harms_no_other_session() -> Result<()> {
+    for mode in ["names", "allowed", "denied"] {
+        let flood = flood(&[mode, "4", "4"])?;
+        let found = accounted(&flood.records);
+        ensure(flood.made > 100, format!("{mode}: only {} were made", flood.made))?;
+        ensure(found == flood.made, format!("{mode}: {} execs were made, {found} are accounted for", flood.made))?;
+    }
+    let before = resident_mib()?;
+    let again = flood(&["names", "4", "4"])?;
+    let records = again.records.len() as u64;
+    ensure(records < again.made / 2, format!("{records} records of {} execs that never started", again.made))?;
+    let after = resident_mib()?;
+    ensure(after <= 150, format!("{after} MiB resident after the floods"))?;
+    ensure(after <= before + 16, format!("{before} MiB grew to {after} in a second flood"))?;
+    ctl::verify().map(|_| ())
+}
+
+/// Refused acts: counted to the last.
+pub fn flood_of_acts_is_counted() -> Result<()> {
+    let flood = flood(&["acts", "4", "4"])?;
+    let refused = sum(&flood.records, "guard_refusal", |b| (b["what"] == "ptrace").then(|| b["count"].as_u64())?);
+    let lost = lost(&flood.records, "acts");
+    ensure(
+        refused + lost == flood.made,
+        format!("{} were made, {refused} refusals recorded, {lost} lost", flood.made),
+    )?;
+    ensure(flood.records.len() < 1000, format!("{} records of identical acts", flood.records.len()))?;
+    ensure(flood.out.contains("made"), &flood.out)
+}
