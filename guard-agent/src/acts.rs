@@ -5,11 +5,12 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use guard_common::{GuardEvent, guard_outcome, operation, reason};
+use guard_common::{GuardEvent, guard_outcome, mount_operation, operation, reason};
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{GuardAct, Identity};
 
+use crate::capabilities;
 use crate::outcome::until_nul;
 
 /// Identical acts are folded for at most this long.
@@ -91,6 +92,8 @@ fn target(event: &GuardEvent) -> Vec<u8> {
     let used = event.text.get(..event.text_len as usize).unwrap_or(&event.text);
     match event.reason {
         reason::NETWORK => address(event.detail, used, event.number).into_bytes(),
+        reason::CAPABILITY => capabilities::name(event.number).into_bytes(),
+        reason::KERNEL_SETTING if event.detail != 0 => format!("lockdown reason {}", event.detail).into_bytes(),
         reason::UNIX_SOCKET if used.first() == Some(&0) => {
             // An abstract name: shown as the field shows it.
             [b"@", used.get(1..).unwrap_or_default()].concat()
@@ -125,6 +128,15 @@ fn operation_name(event: &GuardEvent) -> &'static str {
             operation::SETATTR => "setattr",
             operation::XATTR => "xattr",
             operation::READ => "read",
+            _ => "",
+        },
+        reason::MOUNT => match event.detail {
+            mount_operation::MOUNT => "mount",
+            mount_operation::MOVE => "move",
+            mount_operation::UMOUNT => "umount",
+            mount_operation::PIVOT => "pivot_root",
+            mount_operation::REMOUNT => "remount",
+            mount_operation::NEW => "new",
             _ => "",
         },
         _ => "",
@@ -173,6 +185,7 @@ pub fn reason_name(code: u32) -> &'static str {
         reason::SCRIPT_NAME => "script_name",
         reason::MOUNT_NAMESPACE => "mount_namespace",
         reason::PROC_MEM => "proc_mem",
+        reason::TASK_SETTING => "task_setting",
         _ => "unknown",
     }
 }
@@ -224,6 +237,13 @@ mod tests {
             records += acts.take(&act, SessionId::NONE, &Identity::default(), String::new()).len();
         }
         assert!(acts.0.len() <= WAITING_MAX && records >= 3000);
+    }
+
+    #[test]
+    fn capabilities_and_mounts_are_named() {
+        assert_eq!(target(&event(reason::CAPABILITY, b"", 21, 0)), b"sys_admin");
+        let pivot = event(reason::MOUNT, b"newroot\0", 0, mount_operation::PIVOT);
+        assert_eq!((operation_name(&pivot), target(&pivot)), ("pivot_root", b"newroot".to_vec()));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{Config, Mode};
 use crate::exit::{Code, Failure, failed};
 use crate::kernel::{btf, cgroup, object, proc};
-use crate::{node, ship};
+use crate::{node, preflight, ship};
 
 /// What was found.
 pub struct Report {
@@ -46,7 +46,10 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
             bytes => Ok(format!("{bytes} bytes")),
         },
     );
-    report.add("kernel types", btf::Btf::of_running_kernel().map(|_| "BTF is there".into()).map_err(|e| e.to_string()));
+    report.add("kernel types and hooks", hooks());
+    for limit in preflight::limits(&config) {
+        report.add(limit.name, limit.verdict());
+    }
     report.add("BPF LSM", lsm(config.kernel.mode));
     report.add("BPF file system", bpffs(&config.kernel.pin_dir));
     let parent = config.kernel.cgroup.parent().unwrap_or(Path::new("/"));
@@ -61,6 +64,16 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     );
     let text = report.text.trim_end().to_owned();
     Ok(Report { text, ..report })
+}
+
+fn hooks() -> Result<String, String> {
+    let types = btf::Btf::of_running_kernel().map_err(|e| e.to_string())?;
+    let (needed, optional) = preflight::absent_hooks(&types);
+    match (needed.as_slice(), optional.as_slice()) {
+        ([], []) => Ok("all are there".into()),
+        ([], optional) => Ok(format!("all that are needed; this kernel does without {}", optional.join(", "))),
+        (needed, _) => Err(format!("this kernel lacks {}: a newer one is needed", needed.join(", "))),
+    }
 }
 
 fn lsm(mode: Mode) -> Result<String, String> {

@@ -26,7 +26,7 @@ use crate::leftover::{self, Leftover};
 use crate::node::{self, Node, Parts};
 use crate::outcome::{self, Outcomes};
 use crate::supervisor::{Heart, SIGNALS};
-use crate::{control, ship, watch};
+use crate::{control, preflight, ship, watch};
 
 const BEAT: Duration = Duration::from_millis(500);
 /// Part of the journal that only gaps, ends and repairs may use.
@@ -42,6 +42,7 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
     }));
     let signals = spawn::signal_fd(&SIGNALS).map_err(failed(Code::Internal))?;
     let forked = Forked::fork().map_err(failed(Code::Internal))?;
+    preflight::raise_descriptor_limit();
     let node = start(config, forked)?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(mode = crate::status::mode(&node).0, "ready");
@@ -73,6 +74,9 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
         rustix::system::uname().release().to_string_lossy().into_owned(),
     );
     let node = Node::new(Parts { config: config.clone(), kernel, launcher, journal, host, policy, measured, boot });
+    for warning in preflight::support(config, 0, &[]).warnings {
+        tracing::warn!("{warning}");
+    }
     record_start(&node, &opened)?;
     close_leftovers(&node, &leftovers, empty)?;
     ship::spawn(&node).map_err(failed(Code::Internal))?;

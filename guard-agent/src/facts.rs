@@ -88,6 +88,8 @@ pub struct Place<'a> {
     pub rights: &'a Rights,
     /// The session's entry process.
     pub entry_pid: u32,
+    /// The session could mount any file anywhere: a name counts only where the host means the same file by it.
+    pub makes_mounts: bool,
     /// Called when the task's memory has been read: the watchdog has nothing to wait for any more.
     pub memory_read: &'a dyn Fn(),
 }
@@ -199,7 +201,12 @@ fn judge_file(
     }
     let sha256 = node.digests.of(file, &stamp).map_err(wrong("reading the program"))?;
     let path = files::path_of(file);
-    let writable = place.rights.can_replace(tid, file, &path);
+    let writable = match place.makes_mounts {
+        false => place.rights.can_replace(tid, file, &path),
+        true => {
+            !files::is_hosts(&node.kernel, &path, &stamp) || place.rights.can_replace(std::process::id(), file, &path)
+        }
+    };
     Ok(JudgedFile { path, stamp, sha256, role: Role::Program, writable })
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -150,6 +150,12 @@ pub fn open_as(pid: u32, path: &[u8]) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Whether the host means the same file by this name.
+pub fn is_hosts(kernel: &Kernel, path: &[u8], stamp: &FileStamp) -> bool {
+    let Ok(file) = open_as(std::process::id(), path) else { return false };
+    kernel.probe_file(file.as_fd()).is_ok_and(|host| host.key == stamp.key && host.inode_addr == stamp.inode_addr)
+}
+
 /// Whose rights a session has.
 #[derive(Clone, Debug)]
 pub struct Rights {
@@ -248,8 +254,6 @@ pub fn stdin_of(tid: u32) -> guard_policy::Stdin {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     #[test]

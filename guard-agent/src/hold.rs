@@ -151,7 +151,12 @@ fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -
         reading().remove(&held.tid);
     };
     let mut frozen = Vec::new();
-    let place = Place { rights: &session.rights, entry_pid: session.entry_pid, memory_read: &memory_read };
+    let place = Place {
+        rights: &session.rights,
+        entry_pid: session.entry_pid,
+        makes_mounts: session.makes_mounts,
+        memory_read: &memory_read,
+    };
     let facts = facts::gather(node, &place, attempt, held.file.as_fd(), &mut frozen);
     memory_read();
     for key in session.set_frozen(attempt.exec, frozen) {

@@ -11,6 +11,7 @@ pub mod fanotify;
 pub mod hash;
 pub mod load;
 pub mod memory;
+pub mod mounts;
 pub mod object;
 pub mod offsets;
 pub mod proc;

@@ -7,6 +7,7 @@
 
 mod acts;
 mod approvals;
+mod capabilities;
 mod check;
 mod config;
 mod control;
@@ -23,8 +24,10 @@ mod kernel;
 mod launcher;
 mod leftover;
 mod losses;
+mod mounts;
 mod node;
 mod outcome;
+mod preflight;
 mod profile;
 mod record;
 mod script;

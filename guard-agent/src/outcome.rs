@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use guard_common::{
-    COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, FileKey, GuardEvent, UNREADABLE, attempt_state, reason,
+    COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, FileKey, GuardEvent, UNREADABLE, attempt_state, guard_outcome, reason,
 };
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
@@ -51,6 +51,28 @@ pub struct Outcomes {
     acts: Acts,
     at_will: AtWill,
     accounts_seen: u64,
+    said: Said,
+}
+
+/// What people were told lately, so that a loop in a session does not flood them.
+#[derive(Default)]
+struct Said(HashMap<(u64, u32), u64>);
+
+impl Said {
+    const PAUSE_NS: u64 = 5_000_000_000;
+    const MAX: usize = 1024;
+
+    fn is_new(&mut self, event: &GuardEvent) -> bool {
+        let (key, now) = ((event.header.session, event.reason), event.header.boot_ns);
+        if self.0.get(&key).is_some_and(|last| now.saturating_sub(*last) < Self::PAUSE_NS) {
+            return false;
+        }
+        if self.0.len() >= Self::MAX {
+            self.0.clear();
+        }
+        self.0.insert(key, now);
+        true
+    }
 }
 
 /// Lets others wait until what is in the ring has been read.
@@ -91,6 +113,7 @@ impl Outcomes {
             acts: Acts::default(),
             at_will: AtWill::new(node.config.journal.session_records_per_second),
             accounts_seen: 0,
+            said: Said::default(),
         }
     }
 
@@ -224,6 +247,10 @@ impl Outcomes {
             return;
         }
         if let Some(session) = &owner.session {
+            if session.adopts && event.reason == reason::NO_GRANT {
+                // Perhaps through a mount of a namespace that is not known yet: the next try may be held.
+                session.mounts.ask(event.header.tid);
+            }
             session.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             session.say("denied", format!("denied by the kernel: {}: {why}", text(&event.path)), "");
         }
@@ -345,6 +372,17 @@ impl Outcomes {
         let program = owner.session.as_ref().map(|s| s.program_of(event.exec)).unwrap_or_default();
         for (id, body) in self.acts.take(event, owner.id, &owner.identity, program) {
             self.keep_at_will(id, body);
+        }
+        let Some(session) = &owner.session else { return };
+        if !matches!(event.reason, reason::MOUNT | reason::USER_NAMESPACE) {
+            return;
+        }
+        if session.adopts {
+            session.mounts.ask(event.header.tid);
+        } else if event.outcome == guard_outcome::REFUSED && self.said.is_new(event) {
+            let what = reason_name(event.reason).replace('_', " ");
+            let text = format!("denied: {what}: profile `{}` has namespaces = \"deny\"", session.profile);
+            session.say("denied", text, "");
         }
     }
 

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use guard_common::session_flags as flags;
 use serde::Deserialize;
 
+use crate::capabilities::Capabilities;
+
 /// What happens to an act that may be legitimate.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +47,8 @@ pub struct Profile {
     pub namespaces: Namespaces,
     /// `io_uring`.
     pub allow_io_uring: bool,
+    /// Capabilities that sessions keep which run as root. All others are refused, whoever the session runs as.
+    pub capabilities: Capabilities,
 }
 
 impl Default for Profile {
@@ -55,6 +59,7 @@ impl Default for Profile {
             writable_exec: Treat::Record,
             namespaces: Namespaces::Deny,
             allow_io_uring: false,
+            capabilities: Capabilities::default(),
         }
     }
 }
@@ -78,9 +83,9 @@ impl Profile {
         bits
     }
 
-    /// Capabilities that a session of this user may not use.
-    pub fn caps_denied(&self, _uid: u32) -> u64 {
-        0
+    /// Capabilities that no task of a session may use.
+    pub fn caps_denied(&self) -> u64 {
+        !self.capabilities.0
     }
 }
 
@@ -113,6 +118,17 @@ mod tests {
     fn the_default_profile_allows_what_runtimes_need_and_records_the_rest() {
         let bits = Profile::default().flags();
         assert_eq!(bits, flags::RECORD_WRITABLE_EXEC);
+    }
+
+    #[test]
+    fn the_capabilities_that_open_the_host_are_masked_unless_named() {
+        let denied = Profile::default().caps_denied();
+        // chown and setuid stay; dac_read_search, sys_module, sys_ptrace, sys_admin, bpf and what is not invented yet do not.
+        assert_eq!([0, 7].map(|n| denied >> n & 1), [0, 0]);
+        assert_eq!([2, 16, 19, 21, 39, 63].map(|n| denied >> n & 1), [1; 6]);
+        let profile: Profile = toml::from_str("capabilities = ['sys_admin', 'chown']").unwrap();
+        assert_eq!(profile.caps_denied(), !(1 << 21 | 1));
+        assert!(toml::from_str::<Profile>("capabilities = ['all']").is_err());
     }
 
     #[test]

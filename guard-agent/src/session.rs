@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use guard_common::{FileKey, Mark, Session as KernelSession, session_flags};
+use guard_common::{FileKey, Mark, SETTING_UP, Session as KernelSession, session_flags};
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Identity, SessionEnd, SessionMessage, SessionStart, local_reply};
@@ -18,11 +18,14 @@ use guard_proto::v1::{Identity, SessionEnd, SessionMessage, SessionStart, local_
 use crate::files::Rights;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
+use crate::kernel::mounts::View;
 use crate::kernel::{proc, time};
 use crate::launcher::{Exit, StartSpec, Waiting};
+use crate::mounts::Requests;
 use crate::node::Node;
+use crate::profile::Namespaces;
 use crate::voice::Voice;
-use crate::{hold, leftover, outcome};
+use crate::{hold, leftover, mounts, outcome};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -106,6 +109,12 @@ pub struct Session {
     pub started_boot_ns: u64,
     /// Held execs come from here.
     pub group: Group,
+    /// Tasks whose mount namespace is to be looked at.
+    pub mounts: Requests,
+    /// Namespaces made inside are adopted.
+    pub adopts: bool,
+    /// The session could mount any file anywhere: names alone say nothing of a file.
+    pub makes_mounts: bool,
     /// Becomes readable when the session ends.
     pub stop: OwnedFd,
     /// Execs so far.
@@ -184,7 +193,7 @@ pub fn start<'a>(
     let entry = KernelSession {
         expires_boot_ns,
         cgroup: cgroup.id,
-        caps_denied: profile.caps_denied(uid),
+        caps_denied: profile.caps_denied(),
         flags: observe | profile.flags(),
         uid,
     };
@@ -198,8 +207,8 @@ pub fn start<'a>(
         .start(&spec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
         .map_err(|e| format!("starting the entry process: {e}"))?;
     let pid = waiting.pid();
-    node.kernel.mark(pid, &Mark { session: key, ..Mark::default() }).map_err(|e| e.to_string())?;
-    let group = mark_mounts(pid)?;
+    node.kernel.mark(pid, &Mark { session: key, image: SETTING_UP, ..Mark::default() }).map_err(|e| e.to_string())?;
+    let (group, view) = mark_mounts(pid)?;
     let mut identity = wanted.identity.clone();
     identity.session_id = id.to_string();
     identity.instance = format!("spiffe://{}/agent/{}/{id}", wanted.node_name, wanted.identity.agent);
@@ -217,6 +226,9 @@ pub fn start<'a>(
         expires_unix_ns: time::wall_unix_ns().saturating_add(i64::try_from(ttl_ns).unwrap_or(i64::MAX)),
         started_boot_ns: now,
         group,
+        mounts: Requests::new().map_err(|e| format!("making an event descriptor: {e}"))?,
+        adopts: profile.namespaces == Namespaces::Adopt,
+        makes_mounts: profile.namespaces == Namespaces::Adopt || profile.capabilities.has("sys_admin"),
         stop: hold::stop_signal().map_err(|e| format!("making an event descriptor: {e}"))?,
         execs: AtomicU32::new(0),
         denied: AtomicU32::new(0),
@@ -228,7 +240,7 @@ pub fn start<'a>(
         end: Mutex::new(None),
     });
     node.add_session(&session)?;
-    if let Err(why) = begin(node, &session, wanted, ttl_ns) {
+    if let Err(why) = begin(node, &session, view, wanted, ttl_ns) {
         hold::stop(&session);
         node.remove_session(session.key);
         return Err(why);
@@ -302,26 +314,21 @@ fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, id: SessionId) -> StartSp
 }
 
 /// Marks every mount of the entry process's namespace. What is not marked is never held and therefore never granted.
-fn mark_mounts(pid: u32) -> Result<Group, String> {
-    let group = Group::new().map_err(|e| format!("making a fanotify group: {e}"))?;
-    let mounts = proc::mount_points(pid).map_err(|e| format!("reading the session's mounts: {e}"))?;
-    let mut marked = 0_usize;
-    for mount in mounts {
-        match group.mark_mount(&mount) {
-            Ok(()) => marked += 1,
-            // Mounts that are covered by others or cannot be watched hold no programs that the session may start.
-            Err(error) => tracing::debug!(mount = %mount.display(), %error, "mount not marked"),
-        }
-    }
-    if marked == 0 {
+fn mark_mounts(pid: u32) -> Result<(Group, View), String> {
+    let group = Group::new().map_err(|e| {
+        format!("making a fanotify group: {e} (fs.fanotify.max_user_groups; `guard-agent check` says what is needed)")
+    })?;
+    let view = View::of_task(pid).map_err(|e| format!("reading the session's mounts: {e}"))?;
+    if view.mark(&group).map_err(|e| format!("reading the session's mounts: {e}"))? == 0 {
         return Err("no mount of the session could be marked (does the kernel have fanotify permission events?)".into());
     }
-    Ok(group)
+    Ok((group, view))
 }
 
 /// Threads first: once its start is in the journal, a session ends with a record of its own.
-fn begin(node: &Arc<Node>, session: &Arc<Session>, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
+fn begin(node: &Arc<Node>, session: &Arc<Session>, view: View, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
     hold::start(node, session).map_err(|e| format!("starting the session's threads: {e}"))?;
+    mounts::start(node, session, view).map_err(|e| format!("starting the session's threads: {e}"))?;
     record_start(node, session, wanted, ttl_ns)
 }
 

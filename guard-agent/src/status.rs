@@ -6,9 +6,10 @@ use guard_common::Counter;
 use guard_proto::v1::NodeReport;
 
 use crate::node::Node;
+use crate::preflight;
 
 /// Every counter of the kernel programs, by the name that status shows.
-pub const COUNTERS: [(&str, Counter); 11] = [
+pub const COUNTERS: [(&str, Counter); 12] = [
     ("exec_attempts", Counter::Attempts),
     ("exec_granted", Counter::Granted),
     ("exec_refused", Counter::Refused),
@@ -18,6 +19,7 @@ pub const COUNTERS: [(&str, Counter); 11] = [
     ("ring_full", Counter::RingFull),
     ("map_full", Counter::MapFull),
     ("guard_refused", Counter::GuardRefused),
+    ("guard_observed", Counter::GuardObserved),
     ("forks", Counter::Forks),
     ("exits", Counter::Exits),
 ];
@@ -63,5 +65,6 @@ pub fn report(node: &Node) -> NodeReport {
         policy_digest: node.policy().digest.clone(),
         policy_error: node.policy_error(),
         held: u32::try_from(node.approvals.held()).unwrap_or(u32::MAX),
+        support: Some(preflight::support(&node.config, node.kernel.instructions().len(), node.kernel.missing())),
     }
 }

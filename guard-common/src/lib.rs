@@ -175,6 +175,10 @@ pub struct Mark {
     pub image: FileKey,
 }
 
+/// [`Mark::image`] of an entry process that still runs Guard's own code, between its fork and its exec: it drops rights,
+/// sets limits and makes its mounts private, which the session itself may not.
+pub const SETTING_UP: FileKey = FileKey { dev: u64::MAX, ino: u64::MAX };
+
 /// An exec attempt under way, from syscall entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -384,6 +388,8 @@ pub mod reason {
     pub const MOUNT_NAMESPACE: u32 = 43;
     /// Writing to the memory of a process through `/proc`.
     pub const PROC_MEM: u32 = 44;
+    /// Limits, priority or settings of a task outside the session.
+    pub const TASK_SETTING: u32 = 50;
 }
 
 /// Head of every event.
@@ -560,6 +566,22 @@ pub mod operation {
     pub const XATTR: u32 = 8;
     /// Open for reading.
     pub const READ: u32 = 9;
+}
+
+/// What was to be done with mounts, in [`GuardEvent::detail`].
+pub mod mount_operation {
+    /// `mount`: a new one, a bind, a change of propagation.
+    pub const MOUNT: u32 = 1;
+    /// `move_mount`.
+    pub const MOVE: u32 = 2;
+    /// `umount`.
+    pub const UMOUNT: u32 = 3;
+    /// `pivot_root`.
+    pub const PIVOT: u32 = 4;
+    /// A change of flags or options.
+    pub const REMOUNT: u32 = 5;
+    /// A new mount that is not yet anywhere (`fsmount`, and every `mount` of a file system).
+    pub const NEW: u32 = 6;
 }
 
 /// Index into [`maps::COUNTERS`].

@@ -5,13 +5,15 @@ use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 use guard_common::{FileKey, Mark, PROBE_FCNTL_CMD, reason, session_flags};
 
+use crate::bounds::bounds;
 use crate::maps::{FROZEN, MARKS, PROBES, SESSIONS, now, runtime};
 use crate::membership::{governed, tgid, tid};
 use crate::offsets::{OFF_INODE_SB, OFF_SB_MAGIC, OFF_TASK_TGID, field};
 use crate::report::{Act, refuse};
-use crate::stamp;
+use crate::{settings, signals, stamp};
 
 const MAY_WRITE: i32 = 2;
+const MAY_READ: i32 = 4;
 const PTRACE_MODE_ATTACH: u32 = 2;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
@@ -55,25 +57,32 @@ pub fn guard_ptrace(ctx: LsmContext) -> i32 {
 pub fn guard_inode(ctx: LsmContext) -> i32 {
     let earlier: i32 = ctx.arg(2);
     let mask: i32 = ctx.arg(1);
-    if earlier != 0 || mask & MAY_WRITE == 0 {
+    if earlier != 0 || mask & (MAY_READ | MAY_WRITE) == 0 {
         return earlier;
     }
-    let Some(mark) = governed() else { return 0 };
-    if runtime().lifted == 1 {
+    let inode: *const u8 = ctx.arg(0);
+    // SAFETY: `inode` is the hook's tracked argument.
+    if mask & MAY_WRITE == 0 && !unsafe { settings::is_device(inode) } {
         return 0;
     }
-    let inode: *const u8 = ctx.arg(0);
+    let Some(mark) = governed() else { return 0 };
+    let Some(bounds) = bounds(&mark) else { return 0 };
     // SAFETY: `inode` is the hook's tracked argument.
     let (magic, key): (u64, FileKey) = unsafe {
         let sb: *const u8 = field(inode, &OFF_INODE_SB);
         (field(sb, &OFF_SB_MAGIC), stamp::key_of_inode(inode))
     };
     if magic == CGROUP2_MAGIC {
-        return refuse(&mark, &Act::on_file(reason::CGROUP_WRITE, key));
+        return bounds.refuse(&mark, &Act::on_file(reason::CGROUP_WRITE, key));
+    }
+    // SAFETY: `inode` is the hook's tracked argument.
+    let verdict = unsafe { settings::judge(&mark, &bounds, inode, magic, key, mask) };
+    if verdict != 0 {
+        return verdict;
     }
     // SAFETY: a u64 value, replaced whole.
     match unsafe { FROZEN.get(key) } {
-        Some(until) if now() < *until => refuse(&mark, &Act::on_file(reason::FROZEN_FILE, key)),
+        Some(until) if now() < *until => bounds.refuse(&mark, &Act::on_file(reason::FROZEN_FILE, key)),
         _ => 0,
     }
 }
@@ -82,8 +91,11 @@ pub fn guard_inode(ctx: LsmContext) -> i32 {
 pub fn guard_probe(ctx: LsmContext) -> i32 {
     let earlier: i32 = ctx.arg(3);
     let command: u32 = ctx.arg(1);
-    if earlier != 0 || command != PROBE_FCNTL_CMD || runtime().daemon_tgid != tgid() {
+    if earlier != 0 {
         return earlier;
+    }
+    if command != PROBE_FCNTL_CMD || runtime().daemon_tgid != tgid() {
+        return signals::set_owner(command, ctx.arg(2));
     }
     let file: *const u8 = ctx.arg(0);
     // SAFETY: `file` is the hook's tracked argument.

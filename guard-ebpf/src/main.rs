@@ -6,6 +6,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod bounds;
 mod check;
 mod enter;
 mod guards;
@@ -13,11 +14,16 @@ mod hash;
 mod mapping;
 mod maps;
 mod membership;
+mod names;
+mod namespaces;
 mod offsets;
 mod outcome;
+mod privilege;
 mod process;
 mod report;
 mod ring;
+mod settings;
+mod signals;
 mod stamp;
 mod verify;
 

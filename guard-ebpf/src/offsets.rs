@@ -47,6 +47,19 @@ offsets! {
     OFF_VMA_FILE => "vm_area_struct.vm_file";
     OFF_SB_DEV => "super_block.s_dev";
     OFF_SB_MAGIC => "super_block.s_magic";
+    OFF_INODE_RDEV => "inode.i_rdev";
+    OFF_INODE_DENTRY => "inode.i_dentry";
+    OFF_DENTRY_ALIAS => "dentry.d_u";
+    OFF_QSTR_NAME => "qstr.name";
+    OFF_PATH_DENTRY => "path.dentry";
+    OFF_PROC_INODE_VFS => "proc_inode.vfs_inode";
+    OFF_PROC_INODE_PID => "proc_inode.pid";
+    OFF_PROC_INODE_PDE => "proc_inode.pde";
+    OFF_PROC_INODE_SYSCTL => "proc_inode.sysctl";
+    OFF_PID_TASKS => "pid.tasks";
+    OFF_TASK_PID_LINKS => "task_struct.pid_links";
+    OFF_USERNS_LEVEL => "user_namespace.level";
+    OFF_REGS_SYSCALL => "pt_regs.orig_ax";
 }
 
 /// Id of Guard's cgroup; tasks anywhere below it are governed.

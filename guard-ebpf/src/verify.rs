@@ -4,7 +4,7 @@
 use aya_ebpf::helpers::bpf_send_signal;
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
-use guard_common::{Counter, Mark, Pending, event_kind, reason, session_flags};
+use guard_common::{Counter, Mark, Pending, SETTING_UP, event_kind, reason, session_flags};
 
 use crate::check::{emit, task};
 use crate::maps::{ATTEMPTS, GRANTS, MARKS, PENDING, SESSIONS, count, runtime};
@@ -32,10 +32,16 @@ pub fn guard_verify_at_once(ctx: LsmContext) -> i32 {
 #[inline(always)]
 fn verify<const SLEEPS: bool>(ctx: LsmContext) -> i32 {
     let Some(mark) = governed() else { return 0 };
+    let bprm: *const u8 = ctx.arg(0);
     if runtime().lifted == 1 {
+        if mark.image == SETTING_UP {
+            // What excuses Guard's own code must not outlive it.
+            // SAFETY: `bprm` is the hook's tracked argument.
+            let image = unsafe { stamp::of_file(field(bprm, &OFF_BPRM_FILE)) }.key;
+            let _ = MARKS.insert(tgid(), &Mark { image, ..mark }, 0);
+        }
         return 0;
     }
-    let bprm: *const u8 = ctx.arg(0);
     let task = task();
     // A copy with a value in every case: left undefined, as in `Option::copied`, the compiler may move bytes that the
     // verifier then calls uninitialised. An exec number is never 0.

@@ -3,8 +3,8 @@
 //! It must not show a configured mode: only what a node measured, with its age. Fails: see `client` and `local`.
 
 use guard_proto::v1::{
-    LocalStatus, LocalStatusRequest, NodeReport, NodeState, StatusReply, StatusRequest, WhoAmIReply, WhoAmIRequest,
-    local_reply, local_request,
+    KernelSupport, LocalStatus, LocalStatusRequest, NodeReport, NodeState, StatusReply, StatusRequest, WhoAmIReply,
+    WhoAmIRequest, local_reply, local_request,
 };
 use serde_json::{Value, json};
 
@@ -125,6 +125,9 @@ fn node_row(table: &mut Table, node: &NodeState, now: i64) {
             table.below(Cell::toned(format!("{label}: {}", escape_str(text)), Tone::Warn));
         }
     }
+    for warning in report.support.unwrap_or_default().warnings {
+        table.below(Cell::toned(format!("limit: {}", escape_str(&warning)), Tone::Warn));
+    }
 }
 
 fn status_json(s: &StatusReply, now: i64) -> Value {
@@ -149,6 +152,14 @@ fn report_json(r: &NodeReport, now: i64) -> Value {
         "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
         "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
         "policy_digest": r.policy_digest, "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
+        "support": r.support.as_ref().map(support_json),
+    })
+}
+
+fn support_json(s: &KernelSupport) -> Value {
+    json!({
+        "programs": s.programs, "missing": s.missing, "fanotify_max_groups": s.fanotify_max_groups,
+        "fanotify_max_marks": s.fanotify_max_marks, "descriptors": s.descriptors, "warnings": s.warnings,
     })
 }
 
@@ -165,6 +176,13 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
     row("version", format!("guard-agent {}, kernel {}", escape_str(&r.version), escape_str(&r.kernel)).into());
     row("sessions", format!("{} open, {} execs held", r.sessions, r.held).into());
     row("journal", format!("{} records, {} not yet in the log", r.journal_next_seq, r.journal_backlog).into());
+    if let Some(support) = &r.support {
+        row("programs", programs(support).into());
+        row("limits", limits(support).into());
+        for warning in &support.warnings {
+            row("", Cell::toned(escape_str(warning), Tone::Warn));
+        }
+    }
     row("policy", escape_str(&r.policy_digest).into());
     if !r.policy_error.is_empty() {
         row("", Cell::toned(format!("refused: {}", escape_str(&r.policy_error)), Tone::Bad));
@@ -182,6 +200,17 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
         row("counters", lost.join(", ").into());
     }
     table.render(width, color)
+}
+
+fn programs(s: &KernelSupport) -> String {
+    match s.missing.as_slice() {
+        [] => format!("{} attached, no hook is missing", s.programs),
+        missing => format!("{} attached; this kernel has no hook for {}", s.programs, escape_str(&missing.join(", "))),
+    }
+}
+
+fn limits(s: &KernelSupport) -> String {
+    format!("{} fanotify groups, {} marks, {} descriptors", s.fanotify_max_groups, s.fanotify_max_marks, s.descriptors)
 }
 
 fn local_json(s: &LocalStatus, now: i64) -> Value {

@@ -342,10 +342,22 @@ pub fn status() -> (StatusReply, i64) {
         counters: [("ring_dropped".to_owned(), 0), ("probe_misses".to_owned(), 3)].into(),
         policy_digest: "0123abcd".into(),
         policy_error: String::new(),
+        support: Some(KernelSupport {
+            programs: 31,
+            missing: vec!["guard_ioctl_compat".into()],
+            fanotify_max_groups: 128,
+            fanotify_max_marks: 16_384,
+            descriptors: 1_048_576,
+            warnings: vec![],
+        }),
     };
     let gone = NodeReport {
         host_name: "buildbox".into(),
         policy_error: "default.yaml:12:5: unknown tier `ask`".into(),
+        support: Some(KernelSupport {
+            warnings: vec!["fs.fanotify.max_user_groups is 16, 80 needed: raise it".into()],
+            ..KernelSupport::default()
+        }),
         ..report.clone()
     };
     let node = |name: &str, report, connected, findings| NodeState {

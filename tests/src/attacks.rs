@@ -15,6 +15,8 @@ const FILES: &[(&str, &str)] = &[
     ("unmarked.py", include_str!("../attacks/unmarked.py")),
     ("mount_inside.py", include_str!("../attacks/mount_inside.py")),
     ("held_swap.py", include_str!("../attacks/held_swap.py")),
+    ("outward.py", include_str!("../attacks/outward.py")),
+    ("namespaces.py", include_str!("../attacks/namespaces.py")),
     ("ptrace.py", include_str!("../attacks/ptrace.py")),
     ("try.py", include_str!("../attacks/try.py")),
     ("probes.py", include_str!("../attacks/probes.py")),

@@ -8,6 +8,7 @@ mod identity;
 mod log;
 mod mappings;
 mod neighbours;
+mod outward;
 mod review;
 mod same_bytes;
 mod usage;
@@ -46,6 +47,11 @@ scenarios! {
     p2_mount_made_inside in fail_closed, 90 s;
     p2_cgroup_escape in fail_closed, 60 s;
     p2_clean_stop_closes_sessions in fail_closed, 120 s;
+    p2_privileged_ways_out_as_user in outward, 120 s;
+    p2_privileged_ways_out_as_root in outward, 120 s;
+    p2_namespaces_denied in outward, 90 s;
+    p2_namespaces_adopted in outward, 240 s;
+    p2_host_mounts_made_later_are_judged in outward, 90 s;
     p3_argv_swap in same_bytes, 180 s;
     p3_file_swap_by_rename in same_bytes, 90 s;
     p3_file_swap_by_write in same_bytes, 90 s;
@@ -60,6 +66,7 @@ scenarios! {
     p6_neighbours in neighbours, 120 s;
     p7_identity in identity, 90 s;
     p7_initiator_does_not_approve in identity, 90 s;
+    p8_kernel_support_is_shown in outward, 60 s;
     p8_status_is_measured in identity, 120 s;
     review_approved_runs in review, 60 s;
     review_denied_does_not_run in review, 60 s;

@@ -13,11 +13,12 @@ use crate::cpio::Archive;
 use crate::{apt, host, kernels};
 
 /// Programs of the guest, as real agent sessions use them.
-const PACKAGES: [&str; 38] = [
+const PACKAGES: [&str; 39] = [
     "base-files",
     "base-passwd",
     "bash",
     "bsdutils",
+    "bubblewrap",
     "coreutils",
     "curl",
     "dash",

@@ -39,6 +39,25 @@ pub const PROGRAMS: &[(&str, Hook)] = &[
     ("guard_mmap", Hook::Lsm("mmap_file")),
     ("guard_mprotect", Hook::Lsm("file_mprotect")),
     ("guard_probe", Hook::Lsm("file_fcntl")),
+    ("guard_kill", Hook::Lsm("task_kill")),
+    ("guard_task_limit", Hook::Lsm("task_setrlimit")),
+    ("guard_task_scheduler", Hook::Lsm("task_setscheduler")),
+    ("guard_task_nice", Hook::Lsm("task_setnice")),
+    ("guard_ioctl", Hook::Lsm("file_ioctl")),
+    ("guard_ioctl_compat", Hook::LsmIfThere("file_ioctl_compat")),
+    ("guard_capable", Hook::Lsm("capable")),
+    ("guard_bpf", Hook::Lsm("bpf")),
+    ("guard_load_data", Hook::Lsm("kernel_load_data")),
+    ("guard_read_file", Hook::Lsm("kernel_read_file")),
+    ("guard_lockdown", Hook::Lsm("locked_down")),
+    ("guard_anon_inode", Hook::Lsm("inode_init_security_anon")),
+    ("guard_userns", Hook::Lsm("userns_create")),
+    ("guard_mount", Hook::Lsm("sb_mount")),
+    ("guard_move_mount", Hook::Lsm("move_mount")),
+    ("guard_umount", Hook::Lsm("sb_umount")),
+    ("guard_pivot", Hook::Lsm("sb_pivotroot")),
+    ("guard_remount", Hook::Lsm("sb_remount")),
+    ("guard_new_mount", Hook::Lsm("sb_kern_mount")),
 ];
 
 /// Kernels before 6.2 skip a sleepable LSM program that another task is in; there the verification must not sleep.
@@ -101,7 +120,7 @@ pub fn attach(
 }
 
 /// Whether the running kernel has an LSM hook for programs.
-fn has_hook(types: &Btf, hook: &str) -> bool {
+pub fn has_hook(types: &Btf, hook: &str) -> bool {
     types.has_function(&format!("bpf_lsm_{hook}"))
 }
 

@@ -116,15 +116,16 @@ fn prepare(plan: &Plan, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
     // the plan owns.
     unsafe {
         check("die with the launcher", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-        if plan.namespace {
-            let flags = libc::MS_REC | libc::MS_SLAVE;
-            let none = std::ptr::null();
-            check("make mounts private", libc::mount(none, c"/".as_ptr(), none, flags, none.cast()))?;
-        }
         let mut byte = [0_u8; 1];
         match rustix::io::read(go, &mut byte) {
             Ok(1) => {}
             _ => return Err(("wait for the daemon", io::ErrorKind::BrokenPipe.into())),
+        }
+        // From here on this process carries a mark that says that it is being set up (`SETTING_UP`).
+        if plan.namespace {
+            let flags = libc::MS_REC | libc::MS_SLAVE;
+            let none = std::ptr::null();
+            check("make mounts private", libc::mount(none, c"/".as_ptr(), none, flags, none.cast()))?;
         }
         for (from, to) in stdio.iter().zip(0..) {
             check("stdio", libc::dup2(from.as_raw_fd(), to))?;
