@@ -42,7 +42,7 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
     }));
     let signals = spawn::signal_fd(&SIGNALS).map_err(failed(Code::Internal))?;
     let forked = Forked::fork().map_err(failed(Code::Internal))?;
-    preflight::raise_descriptor_limit();
+    preflight::raise_descriptor_limit(config);
     let node = start(config, forked)?;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(mode = crate::status::mode(&node).0, "ready");

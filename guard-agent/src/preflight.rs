@@ -4,12 +4,14 @@
 //! and is shown as not sufficient.
 
 use guard_proto::v1::KernelSupport;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Config;
 use crate::kernel::btf::Btf;
 use crate::kernel::programs::{Hook, PROGRAMS, has_hook};
 
 const GROUPS: &str = "/proc/sys/fs/fanotify/max_user_groups";
+const OPEN: &str = "/proc/sys/fs/nr_open";
 const MARKS: &str = "/proc/sys/fs/fanotify/max_user_marks";
 /// Descriptors that the daemon needs beside its sessions: pins, journal, sockets, probes.
 const DESCRIPTORS: u64 = 256;
@@ -43,7 +45,6 @@ impl Limit {
 /// The limits that bite.
 pub fn limits(config: &Config) -> [Limit; 3] {
     let sessions = config.session.max_sessions as u64;
-    let held = config.session.max_held as u64;
     [
         Limit {
             name: "fs.fanotify.max_user_groups",
@@ -59,12 +60,23 @@ pub fn limits(config: &Config) -> [Limit; 3] {
             advice: "",
         },
         Limit {
-            name: "open descriptors (RLIMIT_NOFILE, hard)",
-            have: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX),
-            need: sessions.saturating_mul(held.saturating_add(PER_SESSION)).saturating_add(DESCRIPTORS),
-            advice: "LimitNOFILE=N in the unit, or lower session.max_sessions or session.max_held",
+            name: "open descriptors",
+            have: reachable(),
+            need: descriptors(config),
+            advice: "sysctl -w fs.nr_open=N and LimitNOFILE=N, or lower session.max_sessions or session.max_held",
         },
     ]
+}
+
+fn descriptors(config: &Config) -> u64 {
+    let (sessions, held) = (config.session.max_sessions as u64, config.session.max_held as u64);
+    sessions.saturating_mul(held.saturating_add(PER_SESSION)).saturating_add(DESCRIPTORS)
+}
+
+/// Descriptors that the daemon can come to: as root it raises its own limit.
+fn reachable() -> u64 {
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    if rustix::process::geteuid().is_root() { hard.max(number(OPEN)) } else { hard }
 }
 
 fn number(path: &str) -> u64 {
@@ -84,10 +96,9 @@ pub fn absent_hooks(types: &Btf) -> (Vec<String>, Vec<String>) {
     (needed, optional)
 }
 
-/// Takes the whole of the descriptor limit that the daemon may have.
-pub fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+/// Takes what descriptors the daemon may have, at least as many as the configured sessions need.
+pub fn raise_descriptor_limit(config: &Config) {
+    let maximum = getrlimit(Resource::Nofile).maximum.map(|hard| hard.max(descriptors(config)));
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         tracing::warn!(%error, "raising the limit of open descriptors");
     }

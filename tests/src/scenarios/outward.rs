@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::ctl;
 use crate::guest::{self, ensure};
 use crate::session::{self, ALICE, Ended, ROOT, Session, Start};
 use crate::wait::{output, seconds, until, until_true};
-use crate::{attacks, ctl};
 
 /// Attempts, and what a record must call each. Empty: ordinary permissions refuse before any guard is asked.
 const USER: [(&str, &str); 21] = [
@@ -123,7 +123,12 @@ fn ways_out(who: &str, start: &Start<'_>) -> Result<(Ended, Vec<Value>)> {
     let mut neighbour = bystander(start.user)?;
     let (daemon, pid) = (guest::daemon()?, neighbour.id().to_string());
     let args = [who, &pid, &daemon.to_string()];
-    let ended = Session::attack(start, "outward.py", &args)?.wait(seconds(80));
+    let session = Session::attack(start, "outward.py", &args)?;
+    let id = session.id.clone();
+    // Policy lets nobody build unasked.
+    let approver = std::thread::spawn(move || ctl::pending(&id).and_then(|request| ctl::approve(&request, &[])));
+    let ended = session.wait(seconds(80));
+    let _ = approver.join();
     let survived = neighbour.try_wait()?.is_none();
     let _ = neighbour.kill();
     let _ = neighbour.wait();
