@@ -9,7 +9,15 @@ while [ ! -b /dev/vda ] || [ ! -b /dev/vdb ]; do
     tries=$((tries + 1)); [ $tries -gt 100 ] && { echo "guest: no disks"; /bin/busybox poweroff -f; }
     /bin/busybox usleep 50000
 done
-/bin/busybox mount -t ext4 -o noatime /dev/vda /newroot
+if /bin/busybox grep -qw guard.overlay /proc/cmdline; then
+    /bin/busybox mkdir /lower /upper
+    /bin/busybox mount -t ext4 -o noatime,ro /dev/vda /lower
+    /bin/busybox mount -t tmpfs -o size=60% upper /upper
+    /bin/busybox mkdir /upper/files /upper/work
+    /bin/busybox mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /newroot || echo "guest: no overlay"
+else
+    /bin/busybox mount -t ext4 -o noatime /dev/vda /newroot
+fi
 /bin/busybox mount -t ext4 -o noatime,ro /dev/vdb /newroot/mnt/payload
 /bin/busybox mount -o move /dev /newroot/dev
 /bin/busybox mount -o move /proc /newroot/proc

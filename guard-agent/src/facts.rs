@@ -11,6 +11,7 @@ use guard_policy::{FileRef, Role, Stdin};
 use guard_proto::v1::{ExecFacts, FileFact, ProcessRef};
 use sha2::{Digest, Sha256};
 
+use crate::elf;
 use crate::files::{self, Rights};
 use crate::kernel::hash::{self, ImageArgs};
 use crate::kernel::memory::{Memory, PATH_MAX};
@@ -50,6 +51,10 @@ pub struct JudgedFile {
     pub role: Role,
     /// The session could write or replace it.
     pub writable: bool,
+    /// It is not on a file system of this machine's own kernel: [`files::is_foreign`].
+    pub foreign: bool,
+    /// A dynamic loader, by what it is.
+    loader: bool,
 }
 
 /// Everything known.
@@ -152,7 +157,8 @@ fn follow(
         let file = opened.as_ref().map_or(first, |f| f.as_fd());
         let next = judge_file(node, place, attempt.tid, file, frozen)?;
         let head = files::head(file, script::HEAD).map_err(wrong("reading the program"))?;
-        judged.push(next);
+        let loader = elf::is_loader(file, &head).map_err(wrong("reading the program"))?;
+        judged.push(JudgedFile { loader, ..next });
         let Some(line) = script::parse(&head) else { break };
         if chain.len() >= script::DEPTH || judged.len() >= GRANT_FILES {
             let cause = io::Error::from_raw_os_error(libc::ELOOP);
@@ -165,6 +171,7 @@ fn follow(
     let scripts = chain.len();
     for (place, file) in judged.iter_mut().enumerate() {
         file.role = match (scripts, place) {
+            _ if file.loader => Role::Loader,
             (0, _) => Role::Program,
             (_, place) if place < scripts => Role::Script,
             _ => Role::Interpreter,
@@ -207,7 +214,8 @@ fn judge_file(
             !files::is_hosts(&node.kernel, &path, &stamp) || place.rights.can_replace(std::process::id(), file, &path)
         }
     };
-    Ok(JudgedFile { path, stamp, sha256, role: Role::Program, writable })
+    let foreign = files::is_foreign(file).map_err(wrong("asking for the file system"))?;
+    Ok(JudgedFile { path, stamp, sha256, role: Role::Program, writable, foreign, loader: false })
 }
 
 /// Identity as the kernel programs see it; in observe mode, where they may not run, what `fstat` says.
@@ -226,7 +234,10 @@ impl Facts {
 
     /// The files, as policy wants them.
     pub fn file_refs(&self) -> Vec<FileRef<'_>> {
-        self.files.iter().map(|f| FileRef { path: &f.path, role: f.role, session_writable: f.writable }).collect()
+        self.files
+            .iter()
+            .map(|f| FileRef { path: &f.path, role: f.role, session_writable: f.writable, foreign: f.foreign })
+            .collect()
     }
 
     /// What an approval is bound to: everything that makes an exec the identical one when it is tried again.

@@ -118,6 +118,31 @@ pub fn stat_stamp(file: BorrowedFd<'_>) -> io::Result<FileStamp> {
     })
 }
 
+/// File systems that the kernel itself keeps, on this machine's memory or disks: what was read once is read again until
+/// somebody writes to the file, and the kernel sees who does. Magic numbers of `statfs`.
+const OWN_FILE_SYSTEMS: [u64; 14] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0xf2f5_2010, // f2fs
+    0xca45_1a4e, // bcachefs
+    0x2fc1_2fc1, // zfs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs, rootfs
+    0x794c_7630, // overlay; of what lies below it says nothing
+    0x7371_7368, // squashfs
+    0xe0f5_e1e2, // erofs
+    0x28cd_3d45, // cramfs
+    0x9660,      // iso9660
+    0x4d44,      // vfat
+];
+
+/// Whether a file lies on a file system that another program or machine answers for, or on one that is not known.
+pub fn is_foreign(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let magic = u64::try_from(rustix::fs::fstatfs(file)?.f_type).unwrap_or(0) & 0xffff_ffff;
+    Ok(!OWN_FILE_SYSTEMS.contains(&magic))
+}
+
 /// First bytes of a file.
 pub fn head(file: BorrowedFd<'_>, bytes: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0_u8; bytes];

@@ -12,6 +12,7 @@ mod check;
 mod config;
 mod control;
 mod daemon;
+mod elf;
 mod emergency;
 mod exit;
 mod facts;

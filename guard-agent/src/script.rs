@@ -5,8 +5,8 @@
 
 /// Bytes of a file's head that the kernel looks at.
 pub const HEAD: usize = 256;
-/// Scripts whose interpreter is a script, at most (the kernel gives up at five rounds).
-pub const DEPTH: usize = 4;
+/// Scripts in a chain, at most: `exec_binprm` gives up at the sixth (6.1, 6.12, 7.x).
+pub const DEPTH: usize = 5;
 
 /// A parsed `#!` line.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -28,7 +28,7 @@ fn judge(policy: &Policy, example: &Spanned<String>) -> Result<Verdict, (Locatio
     let argv = split(&example.value).ok_or_else(bad)?;
     let name = argv.first().ok_or_else(bad)?.clone();
     let path = [b"/usr/bin/", name.as_slice()].concat();
-    let files = [FileRef { path: &path, role: Role::Program, session_writable: false }];
+    let files = [FileRef { path: &path, role: Role::Program, session_writable: false, foreign: false }];
     Ok(policy.decide(&Facts {
         argv: &argv,
         files: &files,

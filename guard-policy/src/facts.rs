@@ -22,6 +22,8 @@ pub struct FileRef<'a> {
     pub role: Role,
     /// The session's user could write the file or replace it.
     pub session_writable: bool,
+    /// It lies on a file system whose content another program or machine can change unseen (FUSE, network).
+    pub foreign: bool,
 }
 
 /// What standard input is.

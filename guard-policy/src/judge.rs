@@ -73,7 +73,12 @@ impl Judge<'_> {
             let path = String::from_utf8_lossy(other.path);
             self.review(UNKNOWN, "builtin.session-writable", "the session can change this file", &path);
         }
-        let trusted = self.policy.in_trusted_dir(file.path) && !file.session_writable;
+        for other in facts.files.iter().filter(|f| f.foreign) {
+            let path = String::from_utf8_lossy(other.path);
+            let text = "the file system can give other content than was judged";
+            self.review(UNKNOWN, "builtin.foreign-file-system", text, &path);
+        }
+        let trusted = self.policy.in_trusted_dir(file.path) && !file.session_writable && !file.foreign;
         let identity = if trusted { Identity::Trusted } else { Identity::Untrusted };
         let name = base_name(file.path);
         self.program(name, identity, file.path, &words, 0);

@@ -29,7 +29,7 @@ fn shell(policy: &Policy, text: &str) -> Verdict {
 fn decide(policy: &Policy, argv: &[Vec<u8>]) -> Verdict {
     let name = argv.first().map(|a| a.rsplit(|b| *b == b'/').next().unwrap_or(a).to_vec()).unwrap_or_default();
     let path = [b"/usr/bin/", name.as_slice()].concat();
-    let files = [FileRef { path: &path, role: Role::Program, session_writable: false }];
+    let files = [FileRef { path: &path, role: Role::Program, session_writable: false, foreign: false }];
     policy.decide(&Facts {
         argv,
         files: &files,

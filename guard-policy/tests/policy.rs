@@ -18,6 +18,7 @@ struct Case {
     env: Vec<Vec<u8>>,
     role: Role,
     writable: bool,
+    foreign: bool,
     entry: bool,
     stdin: Stdin,
 }
@@ -25,12 +26,12 @@ struct Case {
 fn case(words: &[&str]) -> Case {
     let argv: Vec<Vec<u8>> = words.iter().map(|w| w.as_bytes().to_vec()).collect();
     let path = format!("/usr/bin/{}", words.first().copied().unwrap_or_default()).into_bytes();
-    Case { argv, path, env: Vec::new(), role: Role::Program, writable: false, entry: false, stdin: Stdin::Null }
+    Case { argv, path, env: Vec::new(), role: Role::Program, writable: false, foreign: false, entry: false, stdin: Stdin::Null }
 }
 
 impl Case {
     fn judge(&self, policy: &Policy) -> Verdict {
-        let files = [FileRef { path: &self.path, role: self.role, session_writable: self.writable }];
+        let files = [FileRef { path: &self.path, role: self.role, session_writable: self.writable, foreign: self.foreign }];
         policy.decide(&Facts {
             argv: &self.argv,
             files: &files,
@@ -93,6 +94,7 @@ fn identity_rests_on_the_file_and_not_on_its_name() {
     assert_eq!(plain.judge(&policy).tier, Tier::Allow);
     assert_eq!(Case { path: b"/tmp/ls".to_vec(), ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
     assert_eq!(Case { writable: true, ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
+    assert_eq!(Case { foreign: true, ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
     assert_eq!(Case { path: b"/usr/bin/rm".to_vec(), ..case(&["ls", "-rf", "src"]) }.judge(&policy).tier, Tier::Deny);
     assert_eq!(Case { path: b"/usr/bin/busybox".to_vec(), ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
     assert_eq!(Case { role: Role::Loader, ..case(&["ls"]) }.judge(&policy).tier, Tier::Deny);

@@ -87,6 +87,16 @@ fn with(tables: &str) -> Result<String> {
     Ok(format!("{}\n{tables}\n", std::fs::read_to_string(SHIPPED)?))
 }
 
+/// Stop, configure with a policy file of one's own, start.
+pub fn restart_with_policy(file: &str, tables: &str) -> Result<()> {
+    let (none, own) = ("files = []", format!("files = [\"{file}\"]"));
+    let text = with(tables)?;
+    ensure(text.contains(none), "the shipped configuration names policy files already")?;
+    stop_daemon()?;
+    std::fs::write(CONFIG, text.replace(none, &own))?;
+    start_daemon()
+}
+
 /// What most scenarios run with: short holds, so that nothing takes minutes.
 pub const USUAL: &str = "[hold]\nmax_seconds = 10\nreview_deadline_seconds = 60\ncollector_grace_seconds = 3";
 

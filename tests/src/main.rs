@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 
 mod attacks;
 mod bench;
+mod bypass;
 mod ctl;
 mod guest;
 mod neighbour;
@@ -28,8 +29,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["list"] => {
-            for scenario in scenarios::ALL {
-                println!("{}", scenario.name);
+            for name in scenarios::ALL.iter().map(|s| s.name.to_owned()).chain(bypass::names()) {
+                println!("{name}");
             }
             Ok(true)
         }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{apt, host};
+use crate::{apt, bypass, host};
 
 /// Last of the line that uses the compiler's own LLVM.
 const BPF_LINKER: &str = "0.10.4";
@@ -22,6 +22,7 @@ pub const BINARIES: [&str; 3] = ["guard-agent", "guard-collector", "guardctl"];
 /// Kernel object first, then the binaries, then what the guest tests run.
 pub fn all() -> Result<()> {
     kernel_object()?;
+    bypass::build()?;
     host::say("building the binaries");
     let mut cargo = cargo();
     cargo.args(["build", "--quiet"]);

@@ -7,11 +7,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
 
 use crate::{apt, host};
 
 /// Modules that the guest loads if they are not built in, with their dependencies.
-const MODULES: [&str; 7] = ["virtio_pci", "virtio_blk", "virtio_console", "ext4", "overlay", "virtio_rng", "btrfs"];
+const MODULES: [&str; 9] =
+    ["virtio_pci", "virtio_blk", "virtio_console", "ext4", "overlay", "virtio_rng", "btrfs", "fuse", "binfmt_misc"];
 
 /// One kernel series that the tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +61,10 @@ pub struct Kernel {
 
 /// Fetches the newest kernel of a series, or takes the cached one.
 pub fn get(series: Series) -> Result<Kernel> {
-    let dir = host::cache()?.join("kernels").join(series.name);
+    // With other modules it is another folder.
+    let modules = hex::encode(Sha256::digest(MODULES.join(" ")));
+    let name = format!("{}-{}", series.name, modules.get(..8).unwrap_or_default());
+    let dir = host::cache()?.join("kernels").join(name);
     host::fill_dir(&dir, |dir| fetch(series, dir))?;
     Ok(Kernel { image: dir.join("vmlinuz"), modules: dir.join("modules") })
 }

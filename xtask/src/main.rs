@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 mod apt;
 mod bench;
 mod build;
+mod bypass;
 mod check;
 mod cpio;
 mod demo;

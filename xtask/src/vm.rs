@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{apt, build, guest, host, kernels};
+use crate::{apt, build, bypass, guest, host, kernels};
 
 /// `cargo xtask vm`.
 #[derive(Args)]
@@ -29,6 +29,9 @@ pub struct VmArgs {
     /// Value of the `lsm=` boot parameter, to try a kernel without `bpf` in it.
     #[arg(long)]
     lsm: Option<String>,
+    /// Makes the root an overlay, as containers have.
+    #[arg(long)]
+    overlay: bool,
     /// Starts neither collector nor daemon.
     #[arg(long)]
     no_guard: bool,
@@ -65,6 +68,8 @@ pub struct Spec<'a> {
     pub keep_payload: bool,
     /// When the guest is killed.
     pub deadline: Duration,
+    /// Whether the root is an overlay: the image below, memory above.
+    pub overlay: bool,
     /// Connects the console to this terminal and gives a shell there after the command.
     pub shell: bool,
 }
@@ -83,6 +88,7 @@ impl<'a> Spec<'a> {
             keep_data: false,
             keep_payload: false,
             deadline: Duration::from_secs(600),
+            overlay: false,
             shell: false,
         }
     }
@@ -119,6 +125,7 @@ pub fn command(args: &VmArgs) -> Result<u8> {
     let spec = Spec {
         lsm: args.lsm.as_deref(),
         guard: !args.no_guard,
+        overlay: args.overlay,
         policy: args.policy.as_deref(),
         copy: &args.copy,
         deadline: Duration::from_secs(args.deadline),
@@ -263,6 +270,9 @@ fn qemu_command(spec: &Spec<'_>, kernel: &kernels::Kernel, root: &Path, dir: &Pa
     if let Some(lsm) = spec.lsm {
         let _ = write!(append, " lsm={lsm}");
     }
+    if spec.overlay {
+        append.push_str(" guard.overlay");
+    }
     let file = |name: &str| dir.join(name).display().to_string();
     let mut command = host::cmd(
         "qemu-system-x86_64",
@@ -324,6 +334,9 @@ fn payload(spec: &Spec<'_>, dir: &Path) -> Result<()> {
         } else if spec.guard {
             bail!("{} is missing: cargo xtask build", built.display());
         }
+    }
+    if bypass::dir().exists() {
+        host::run_quiet(host::cmd("cp", ["-a"]).arg(bypass::dir()).arg(tree.join("bypass")))?;
     }
     for path in spec.copy {
         host::run_quiet(host::cmd("cp", ["-a"]).arg(path).arg(tree.join("copy")))?;

@@ -66,8 +66,12 @@ impl Memory {
             return Ok(strings);
         }
         let mut bytes = 0;
+        let mut near = Page::default();
         for pointer in self.pointers(address)? {
-            let text = self.string(pointer, VECTOR_BYTES_MAX)?;
+            let text = match near.string(self, pointer) {
+                Some(text) => text,
+                None => self.string(pointer, VECTOR_BYTES_MAX)?,
+            };
             bytes += text.len() + 9;
             if bytes > VECTOR_BYTES_MAX {
                 return Err(too_long());
@@ -99,6 +103,29 @@ impl Memory {
             at = at.checked_add((count / 8 * 8) as u64).ok_or_else(too_long)?;
         }
         Err(too_long())
+    }
+}
+
+/// The page that was read last: the strings of a vector mostly lie side by side.
+#[derive(Default)]
+struct Page {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Page {
+    /// A string that ends within its page; nothing if it does not, or if the page cannot be read.
+    fn string(&mut self, memory: &Memory, address: u64) -> Option<Vec<u8>> {
+        let start = address - address % PAGE;
+        if self.bytes.is_empty() || self.start != start {
+            let mut page = [0_u8; PAGE as usize];
+            let count = memory.read(start, &mut page).unwrap_or(0);
+            self.start = start;
+            self.bytes = page.get(..count)?.to_vec();
+        }
+        let rest = self.bytes.get(usize::try_from(address - start).ok()?..)?;
+        let end = rest.iter().position(|b| *b == 0)?;
+        rest.get(..end).map(<[u8]>::to_vec)
     }
 }
 

@@ -13,6 +13,8 @@ use crate::{host, kernels};
 
 /// The binary that is put into the guest.
 const PROGRAM: &str = "guard-guest-tests";
+/// In front of the names of the rows of `tests/bypass`.
+const BYPASS: &str = "bypass_";
 /// Longest time of one boot with every scenario.
 const DEADLINE: Duration = Duration::from_secs(1800);
 
@@ -23,30 +25,37 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
     Ok(list.lines().filter(|name| name.contains(filter)).map(str::to_owned).collect())
 }
 
-/// Runs the named scenarios on one series.
+/// Runs the named scenarios on one series; those about execs once more on a root like a container's.
 pub fn run(series: kernels::Series, names: &[String]) -> Tally {
     let mut tally = Tally::default();
+    in_guest(series, names, false, &mut tally);
+    let rows: Vec<String> = names.iter().filter(|name| name.starts_with(BYPASS)).cloned().collect();
+    in_guest(series, &rows, true, &mut tally);
+    tally
+}
+
+fn in_guest(series: kernels::Series, names: &[String], overlay: bool, tally: &mut Tally) {
     if names.is_empty() {
-        return tally;
+        return;
     }
-    host::say(&format!("test: kernel {}: {} scenarios in one guest", series.name, names.len()));
+    let place = format!("kernel {}{}", series.name, if overlay { ", overlay root" } else { "" });
+    host::say(&format!("test: {place}: {} scenarios in one guest", names.len()));
     let mut open: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-    let ended = boot(series, names, |line| {
+    let ended = boot(series, names, overlay, |line| {
         println!("  {line}");
         let (name, done) = match judged(line) {
             Some(judged) => judged,
             None => return,
         };
         if open.remove(name) {
-            tally.add(&format!("kernel {}: {name}", series.name), done);
+            tally.add(&format!("{place}: {name}"), done);
         }
     });
     let why = ended.err().map_or_else(|| "the guest never said".to_owned(), |e| format!("{e:#}"));
     for (number, name) in open.into_iter().enumerate() {
         let why = if number == 0 { why.as_str() } else { "not reached" };
-        tally.add(&format!("kernel {}: {name}", series.name), Err(anyhow!("{why}")));
+        tally.add(&format!("{place}: {name}"), Err(anyhow!("{why}")));
     }
-    tally
 }
 
 /// `ok NAME …` and `FAILED NAME: why`.
@@ -58,10 +67,10 @@ fn judged(line: &str) -> Option<(&str, Result<()>)> {
     Some((name, Err(anyhow!("{why}"))))
 }
 
-fn boot(series: kernels::Series, names: &[String], mut line: impl FnMut(&str)) -> Result<()> {
+fn boot(series: kernels::Series, names: &[String], overlay: bool, mut line: impl FnMut(&str)) -> Result<()> {
     let command = format!("{PROGRAM} run {}", names.join(" "));
-    let name = format!("test-{}", series.name);
-    let spec = Spec { deadline: DEADLINE, ..Spec::new(&name, series, &command) };
+    let name = format!("test-{}{}", series.name, if overlay { "-overlay" } else { "" });
+    let spec = Spec { deadline: DEADLINE, overlay, ..Spec::new(&name, series, &command) };
     let mut vm = Vm::boot(&spec, Stdio::piped())?;
     let stdout = vm.take_stdout().context("no output")?;
     let waiting = std::thread::spawn(move || vm.wait());
