@@ -139,11 +139,11 @@ pub const ROWS: &[Row] = &[
     row("argv_userfaultfd", &["uffd"], User, "errno 1", NOTHING),
     row("argv_userfaultfd_as_root", &["uffd"], Root, "errno 1 | killed 9", Record { kind: "guard_refusal | exec_unjudged", says: "uid", disposition: "" }),
     // Races.
-    race("race_argv_leader", &["race", "argv", "leader", "300"]),
-    race("race_argv_thread", &["race", "argv", "thread", "250"]),
-    race("race_env_leader", &["race", "env", "leader", "200"]),
-    race("race_env_thread", &["race", "env", "thread", "150"]),
-    race("race_border", &["race", "border", "leader", "150"]),
+    race("race_argv_leader", &["race", "argv", "leader", "TRIES=300"]),
+    race("race_argv_thread", &["race", "argv", "thread", "TRIES=250"]),
+    race("race_env_leader", &["race", "env", "leader", "TRIES=200"]),
+    race("race_env_thread", &["race", "env", "thread", "TRIES=150"]),
+    race("race_border", &["race", "border", "leader", "TRIES=150"]),
     // Other processes' memory.
     row("sibling_writev", &["sibling", "writev"], Both, "errno 1, then ran 71", guard("ptrace")),
     row("sibling_mem", &["sibling", "mem"], Both, "errno 13, then ran 71 | errno 1, then ran 71", guard("p")),
