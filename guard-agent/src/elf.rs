@@ -93,8 +93,11 @@ fn looks(head: &[u8], mut read: impl FnMut(u64, usize) -> io::Result<Vec<u8>>) -
         match number(segment, 0, 4) {
             Some(PT_INTERP) => return Ok(Some(false)),
             Some(PT_DYNAMIC) => {
-                dynamic = number(segment, layout.segment_offset, layout.word)
-                    .zip(number(segment, layout.segment_size, layout.word));
+                dynamic = number(segment, layout.segment_offset, layout.word).zip(number(
+                    segment,
+                    layout.segment_size,
+                    layout.word,
+                ));
             }
             _ => {}
         }

@@ -26,12 +26,22 @@ struct Case {
 fn case(words: &[&str]) -> Case {
     let argv: Vec<Vec<u8>> = words.iter().map(|w| w.as_bytes().to_vec()).collect();
     let path = format!("/usr/bin/{}", words.first().copied().unwrap_or_default()).into_bytes();
-    Case { argv, path, env: Vec::new(), role: Role::Program, writable: false, foreign: false, entry: false, stdin: Stdin::Null }
+    Case {
+        argv,
+        path,
+        env: Vec::new(),
+        role: Role::Program,
+        writable: false,
+        foreign: false,
+        entry: false,
+        stdin: Stdin::Null,
+    }
 }
 
 impl Case {
     fn judge(&self, policy: &Policy) -> Verdict {
-        let files = [FileRef { path: &self.path, role: self.role, session_writable: self.writable, foreign: self.foreign }];
+        let files =
+            [FileRef { path: &self.path, role: self.role, session_writable: self.writable, foreign: self.foreign }];
         policy.decide(&Facts {
             argv: &self.argv,
             files: &files,

@@ -1,11 +1,11 @@
 /* The session's entry process: runs the rows of a table one after another, each in a folder and a process group of its own
- * and with a limit. A row is a line `NAME PROGRAM ARG…`. Prints `NAME| start PID`, what the program prints with
+ * and with a limit (a third argument: seconds). A row is a line `NAME PROGRAM ARG…`. Prints `NAME| start PID`, what the program prints with
  * `NAME| ` in front, `NAME| end STATUS`. */
 #include "bypass.h"
 #include <poll.h>
 #include <time.h>
 
-#define LIMIT_MS 150000
+static long limit_ms = 150000;
 
 static long now_ms(void)
 {
@@ -18,7 +18,7 @@ static void relay(const char *name, int from, pid_t child)
 {
     char buffer[4096], line[4096];
     size_t used = 0;
-    long end = now_ms() + LIMIT_MS;
+    long end = now_ms() + limit_ms;
     for (;;) {
         struct pollfd ready = {from, POLLIN, 0};
         long left = end - now_ms();
@@ -82,6 +82,8 @@ int main(int argc, char **argv)
     char line[1024];
     if (argc < 3)
         return 64;
+    if (argc > 3)
+        limit_ms = 1000 * atol(argv[3]);
     FILE *table = fopen(argv[1], "re");
     if (table == NULL)
         return 66;

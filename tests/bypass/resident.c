@@ -34,6 +34,12 @@ int main(int argc, char **argv)
         if (strcmp(word, WORD) != 0)
             result("not mapped");
         step(madvise(word, 4096, MADV_DONTNEED), "madvise");
+    } else if (is(argv, "fuse")) {
+        /* A page that a process outside is slow to give. */
+        int file = step(open("/srv/foreign/slow", O_RDONLY | O_CLOEXEC), "open");
+        word = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, file, 0);
+        if (word == MAP_FAILED)
+            result("mmap errno %d", errno);
     } else {
         word = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (word == MAP_FAILED)

@@ -22,7 +22,8 @@ mod scenarios;
 mod session;
 mod wait;
 
-const USAGE: &str = "guard-guest-tests list | run [NAME…] | one NAME | powercut | bench [ROUNDS] | soak MINUTES";
+const USAGE: &str =
+    "guard-guest-tests list | run [NAME…] | one NAME | powercut | bench [ROUNDS] | soak MINUTES | races TRIES";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
         ["markers", token] => powercut::markers(token).map(|()| true),
         ["bench", rounds @ ..] => in_guest().and_then(|()| bench::run(rounds.first().copied())),
         ["bench-loop", count] => bench::child(count),
+        ["races", tries] => in_guest().and_then(|()| {
+            attacks::install()?;
+            bypass::races(tries.parse()?)
+        }),
         ["soak", minutes] => in_guest().and_then(|()| runner::soak(minutes)),
         _ => {
             eprintln!("usage: {USAGE}");

@@ -11,6 +11,7 @@ mod neighbours;
 mod outward;
 mod review;
 mod same_bytes;
+mod swaps;
 mod usage;
 
 /// One scenario.
@@ -59,6 +60,7 @@ scenarios! {
     p3_script_swap_by_write in same_bytes, 90 s;
     p3_script_swap_from_outside in same_bytes, 90 s;
     p3_ptrace in same_bytes, 60 s;
+    bypass_file_changed_in_review in swaps, 200 s;
     mappings_are_recorded in mappings, 90 s;
     strict_profile_refuses_mappings in mappings, 120 s;
     p4_collector_killed_again_and_again in log, 180 s;

@@ -18,6 +18,9 @@ pub struct SoakArgs {
     /// Minutes for which the scenarios are repeated in one guest.
     #[arg(long, default_value_t = 60)]
     minutes: u64,
+    /// Execs whose arguments or environment are rewritten meanwhile.
+    #[arg(long, default_value_t = 20_000)]
+    races: u32,
     /// Kernel series.
     #[arg(long, default_value = "6.12")]
     kernel: String,
@@ -29,18 +32,33 @@ pub fn command(args: &SoakArgs) -> Result<u8> {
     build::all()?;
     let commit = host::output(host::cmd("git", ["rev-parse", "--short", "HEAD"]).current_dir(host::root()))?;
     let figures = powercut::run(series, args.cuts)?;
+    if args.races > 0 {
+        races(series, args.races)?;
+    }
     if args.minutes > 0 {
         scenarios(series, args.minutes)?;
     }
     println!(
-        "soak: kernel {}, commit {}: {} power cuts, {} markers, each with its record; scenarios repeated for {} minutes",
+        "soak: kernel {}, commit {}: {} power cuts, {} markers, each with its record; {} races without an escape; scenarios \
+         repeated for {} minutes",
         series.name,
         commit.trim(),
         figures.cuts,
         figures.markers,
+        args.races,
         args.minutes
     );
     Ok(0)
+}
+
+fn races(series: kernels::Series, tries: u32) -> Result<()> {
+    let command = format!("guard-guest-tests races {tries}");
+    let deadline = Duration::from_secs(u64::from(tries) + 1800);
+    let spec = Spec { deadline, ..Spec::new("soak-races", series, &command) };
+    if vm::shown(&spec)?.code != 0 {
+        bail!("a race was won; console in {}", host::target().join("vm/soak-races/console.log").display());
+    }
+    Ok(())
 }
 
 fn scenarios(series: kernels::Series, minutes: u64) -> Result<()> {

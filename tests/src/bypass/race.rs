@@ -58,7 +58,8 @@ pub fn what_ran_was_judged(tried: &Tried) -> Result<()> {
         }
         ran += 1;
         let facts = judged.get(&pid.parse()?).with_context(|| format!("`{shown}` ran without a record"))?;
-        let what = || format!("`{shown}` ran, judged were {} and an environment of {}", facts["argv"], facts["env_count"]);
+        let what =
+            || format!("`{shown}` ran, judged were {} and an environment of {}", facts["argv"], facts["env_count"]);
         ensure(Shown::read(shown)?.is(facts), what())?;
     }
     ensure(ran > 0, format!("none of {tries} ran: the race shows nothing"))?;

@@ -138,6 +138,8 @@ pub const ROWS: &[Row] = &[
     row("argv_swapped_out", &["resident", "swapped"], Both, "ran 42", exec("resident-word")),
     row("argv_userfaultfd", &["uffd"], User, "errno 1", NOTHING),
     row("argv_userfaultfd_as_root", &["uffd"], Root, "errno 1 | killed 9", Record { kind: "guard_refusal | exec_unjudged", says: "uid", disposition: "" }),
+    row("argv_fuse_page", &["resident", "fuse"], Both, "killed 9 | errno 14", Record { kind: "exec_unjudged", says: "exec", disposition: "" }),
+    row("fuse_program", &["named", "/srv/foreign/ran"], Both, "errno 1", Record { kind: "exec_request", says: "builtin.foreign-file-system", disposition: "" }),
     // Races.
     race("race_argv_leader", &["race", "argv", "leader", "TRIES=300"]),
     race("race_argv_thread", &["race", "argv", "thread", "TRIES=250"]),

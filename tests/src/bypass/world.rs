@@ -17,6 +17,8 @@ const BUILT: &str = "/mnt/payload/bypass";
 pub const DIR: &str = "/usr/local/lib/guard-bypass";
 const POLICY: &str = "/etc/guard/bypass.yaml";
 const SOCKET: &str = "/tmp/guard-bypass.sock";
+/// A file system that a process outside answers for.
+const FOREIGN: &str = "/srv/foreign";
 const SWAP: &str = "/var/lib/guard/swap";
 /// Short holds: what goes to a person is refused soon.
 const HOLDS: &str = "[hold]\nmax_seconds = 1\nreview_deadline_seconds = 1\ncollector_grace_seconds = 1";
@@ -61,8 +63,11 @@ pub fn program(name: &str) -> String {
 
 /// Everything that rows need; gone when dropped.
 pub struct World {
+    /// Tries of each race, if not those of the table.
+    pub tries: Option<u32>,
     outside: Vec<(&'static str, Child)>,
     sender: Child,
+    server: Child,
 }
 
 impl World {
@@ -71,6 +76,7 @@ impl World {
         install()?;
         swap().context("swap space")?;
         map_format().context("binfmt_misc")?;
+        let server = foreign().context("a FUSE file system")?;
         guest::restart_with_policy(POLICY, HOLDS)?;
         let _ = std::fs::remove_file(SOCKET);
         let outside = ["alice", "root"]
@@ -80,7 +86,7 @@ impl World {
         let sender =
             Command::new("python3").args(["-c", SENDER, SOCKET, &program("ran")]).stdin(Stdio::null()).spawn()?;
         until_true("the sender listens", seconds(20), || Ok(Path::new(SOCKET).exists()))?;
-        Ok(Self { outside, sender })
+        Ok(Self { tries: None, outside, sender, server })
     }
 
     /// Writes the table of the rows of one user.
@@ -97,7 +103,10 @@ impl World {
                     ("OUTSIDE", _) => text.push_str(&outside),
                     ("SOCKET", _) => text.push_str(SOCKET),
                     // A race does not depend on the root; the many tries are made once for each kernel.
-                    (_, Some(tries)) => text += &(tries.parse::<u32>()? / if overlay { 5 } else { 1 }).to_string(),
+                    (_, Some(tries)) => {
+                        let usual = tries.parse::<u32>()? / if overlay { 5 } else { 1 };
+                        text += &self.tries.unwrap_or(usual).to_string();
+                    }
                     (word, _) => text.push_str(word),
                 }
             }
@@ -113,17 +122,19 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        for child in self.outside.iter_mut().map(|(_, c)| c).chain([&mut self.sender]) {
+        for child in self.outside.iter_mut().map(|(_, c)| c).chain([&mut self.sender, &mut self.server]) {
             let _ = child.kill();
             let _ = child.wait();
         }
+        let _ = Command::new("umount").args(["-l", FOREIGN]).status();
         let _ = Command::new("swapoff").arg(SWAP).status();
         let _ = std::fs::remove_file(SWAP);
         let _ = std::fs::write("/proc/sys/fs/binfmt_misc/guardtest", "-1");
     }
 }
 
-fn install() -> Result<()> {
+/// Puts programs, scripts and the policy that allows them where sessions find them.
+pub fn install() -> Result<()> {
     let _ = std::fs::remove_dir_all(DIR);
     std::fs::create_dir_all(DIR)?;
     for entry in std::fs::read_dir(BUILT).context("no compiled programs")?.flatten() {
@@ -139,7 +150,7 @@ fn install() -> Result<()> {
         names.push(entry.file_name().to_string_lossy().into_owned());
     }
     let policy = format!(
-        "version: 1\nextends: default\ntrusted_dirs: [{DIR}]\nprograms:\n  - {{names: [{}], act: info, args: [text], \
+        "version: 1\nextends: default\ntrusted_dirs: [{DIR}, {FOREIGN}]\nprograms:\n  - {{names: [{}], act: info, args: [text], \
          dynamic: true, style: word}}\n",
         names.join(", ")
     );
@@ -148,7 +159,18 @@ fn install() -> Result<()> {
 
 fn quiet(program: &str, args: &[&str]) -> Result<()> {
     let out = output(Command::new(program).args(args), seconds(60))?;
-    ensure(out.status.success(), format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim()))
+    ensure(
+        out.status.success(),
+        format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim()),
+    )
+}
+
+/// Starts the server of a FUSE file system; sessions that start later have it in their mounts.
+fn foreign() -> Result<Child> {
+    std::fs::create_dir_all(FOREIGN)?;
+    let server = Command::new(program("fuse_server")).args([FOREIGN, &program("ran")]).stdin(Stdio::null()).spawn()?;
+    until_true("it is mounted", seconds(20), || Ok(Path::new(FOREIGN).join("ran").exists()))?;
+    Ok(server)
 }
 
 /// For argument pages that are really swapped out.
