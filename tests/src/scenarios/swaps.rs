@@ -20,7 +20,8 @@ const WAYS: [(&str, &str, &str); 12] = [
     ("write", "errno 1", "ran 42"),
     ("write_truncated", "errno 1", "ran 42"),
     ("truncate", "errno 1", "ran 42"),
-    ("link", "errno 1", "ran 42"),
+    // On an overlay the file shows the link's change time late: denied, as a change.
+    ("link", "errno 1", "ran 42 | errno 1"),
     ("rename", "done", "ran 42 | errno 1"),
     ("unlink", "done", "ran 42 | errno 1"),
     ("times", "done | errno 1", "ran 42 | errno 1"),
