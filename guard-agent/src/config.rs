@@ -228,11 +228,18 @@ pub struct JournalConfig {
     pub max_mib: u64,
     /// Records a second that one session may cause at will; more are folded, with their count.
     pub session_records_per_second: u64,
+    /// Part of what is free, in per cent, that records of one session which are not acknowledged may take.
+    pub session_percent: u64,
 }
 
 impl Default for JournalConfig {
     fn default() -> Self {
-        Self { dir: "/var/lib/guard/journal".into(), max_mib: 1024, session_records_per_second: 50 }
+        Self {
+            dir: "/var/lib/guard/journal".into(),
+            max_mib: 1024,
+            session_records_per_second: 50,
+            session_percent: 25,
+        }
     }
 }
 
@@ -311,6 +318,8 @@ impl Config {
         }
         within("journal.max_mib", self.journal.max_mib, 4, 1 << 20)?;
         within("journal.session_records_per_second", self.journal.session_records_per_second, 1, 10_000)?;
+        within("journal.session_percent", self.journal.session_percent, 1, 100)?;
+        self.check_maps(path)?;
         within("supervisor.heartbeat_seconds", self.supervisor.heartbeat_seconds, 2, 60)?;
         for (key, value) in [
             ("node.state_dir", &self.node.state_dir),
@@ -322,6 +331,29 @@ impl Config {
             if !value.is_absolute() {
                 return wrong(key, format!("{} must be an absolute path", value.display()));
             }
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// However many processes sessions have and execs wait, the kernel's maps must have room for all.
+    fn check_maps(&self, path: &Path) -> Result<(), ConfigError> {
+        let sessions = self.session.max_sessions as u64;
+        let standard = self.profiles.get(crate::profile::DEFAULT);
+        let processes = self.profiles.all().chain(&standard).map(|p| p.max_processes).max().unwrap_or_default();
+        let wrong = |key, reason| Err(ConfigError::Value { path: path.to_path_buf(), key, reason });
+        let most = u64::from(guard_common::MARKS_MAX) / sessions;
+        if processes < 8 || processes > most {
+            let reason = format!("{processes} is not between 8 and {most}, for session.max_sessions = {sessions}");
+            return wrong("profile.max_processes", reason);
+        }
+        // Being decided, and granted but not yet started.
+        let most = u64::from(guard_common::GRANTS_MAX) / 2 / sessions;
+        if self.session.max_held as u64 > most {
+            let reason =
+                format!("{} is more than {most}, for session.max_sessions = {sessions}", self.session.max_held);
+            return wrong("session.max_held", reason);
         }
         Ok(())
     }
@@ -359,6 +391,14 @@ mod tests {
         assert!(text.contains("/etc/guard/agent.toml") && text.contains("maks") && text.contains("line 9"), "{text}");
         let text = parse(&format!("{LEAST}[hold]\nmax_seconds = 0\n")).unwrap_err().to_string();
         assert!(text.contains("hold.max_seconds: 0 is not between 1 and 300"), "{text}");
+    }
+
+    #[test]
+    fn sessions_together_fit_into_the_kernels_maps() {
+        let text = parse(&format!("{LEAST}[profile.big]\nmax_processes = 2000\n")).unwrap_err().to_string();
+        assert!(text.contains("profile.max_processes: 2000 is not between 8 and 1024"), "{text}");
+        assert!(parse(&format!("{LEAST}[session]\nmax_sessions = 8\n[profile.big]\nmax_processes = 8000\n")).is_ok());
+        assert!(parse(&format!("{LEAST}[session]\nmax_held = 100\n")).is_err());
     }
 
     #[test]

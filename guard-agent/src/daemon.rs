@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::config::{Config, Mode};
 use crate::exit::{Code, Failure, failed};
 use crate::kernel::canary::{self, Measured};
+use crate::kernel::cgroup;
 use crate::kernel::load::{self, Kernel, LoadOptions};
 use crate::kernel::spawn;
 use crate::launcher::Forked;
@@ -110,6 +111,7 @@ fn open_journal(config: &Config, host: HostId) -> Result<(Journal, OpenReport), 
         segment_bytes: crate::record::segment_bytes(config),
         max_bytes: config.journal.max_mib << 20,
         reserve_bytes: RESERVE,
+        session_percent: config.journal.session_percent,
         require_real_disk: config.kernel.mode == Mode::Enforce,
     };
     Journal::open(options, host).map_err(failed(Code::Unavailable))
@@ -123,12 +125,30 @@ fn load_kernel(config: &Config) -> Result<Kernel, Failure> {
             text: format!("making Guard's cgroup {}: {e}; is cgroup v2 mounted there?", dir.display()),
         })?;
     }
+    share_out(config)?;
     let options = LoadOptions { pin_dir: config.kernel.pin_dir.clone(), cgroup: dir.clone() };
     let kernel = Kernel::load(&options).map_err(failed(Code::Unavailable))?;
     for (program, instructions) in kernel.instructions() {
         tracing::debug!(program, instructions, "verified");
     }
     Ok(kernel)
+}
+
+/// Limits for the cgroups of sessions: without one for processes a session could fill the kernel's maps, and others would
+/// be denied. Processor time is shared out where the host can.
+fn share_out(config: &Config) -> Result<(), Failure> {
+    if let Err(error) = cgroup::enable(&config.kernel.cgroup, "pids") {
+        if config.kernel.mode == Mode::Enforce {
+            let text =
+                format!("sessions cannot be limited in processes: {error}; is the cgroup v2 controller `pids` there?");
+            return Err(Failure { code: Code::Unavailable, text });
+        }
+        tracing::warn!(%error, "sessions are not limited in processes");
+    }
+    if let Err(error) = cgroup::enable(&config.kernel.cgroup, "cpu") {
+        tracing::warn!(%error, "processor time is not shared out among sessions");
+    }
+    Ok(())
 }
 
 fn not_enforcing(measured: &Measured) -> Failure {

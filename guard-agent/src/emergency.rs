@@ -69,6 +69,7 @@ fn journal_it(config: &Config, reason: &str) -> Result<(), String> {
         segment_bytes: record::segment_bytes(config),
         max_bytes: config.journal.max_mib << 20,
         reserve_bytes: 0,
+        session_percent: 100,
         require_real_disk: false,
     };
     let (journal, _) = Journal::open(options, host).map_err(|e| e.to_string())?;

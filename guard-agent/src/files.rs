@@ -27,9 +27,33 @@ const SETTLED_S: u64 = 2;
 /// A freeze ends by itself after this time, should its end be missed.
 const FREEZE_NS: u64 = 400_000_000_000;
 
-/// Digests by stamp.
+/// Digests by stamp, in two generations: what is asked for again outlives a flood of files that are run once.
 #[derive(Default)]
-pub struct Digests(Mutex<HashMap<FileStamp, [u8; 32]>>);
+pub struct Digests(Mutex<Generations>);
+
+#[derive(Default)]
+struct Generations {
+    young: HashMap<FileStamp, [u8; 32]>,
+    old: HashMap<FileStamp, [u8; 32]>,
+}
+
+impl Generations {
+    fn get(&mut self, key: &FileStamp) -> Option<[u8; 32]> {
+        if let Some(known) = self.young.get(key) {
+            return Some(*known);
+        }
+        let digest = self.old.remove(key)?;
+        self.insert(*key, digest);
+        Some(digest)
+    }
+
+    fn insert(&mut self, key: FileStamp, digest: [u8; 32]) {
+        if self.young.len() >= CACHE_MAX / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, digest);
+    }
+}
 
 impl Digests {
     /// SHA-256 of a file whose stamp is known, from its descriptor.
@@ -37,16 +61,12 @@ impl Digests {
         // Writers and links may change without the content doing so.
         let key = FileStamp { writers: 0, nlink: 0, ..*stamp };
         if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(*known);
+            return Ok(known);
         }
         let digest = read_digest(file, stamp.size)?;
         let now = u64::try_from(time::wall_unix_ns() / 1_000_000_000).unwrap_or(0);
         if now >= stamp.ctime_s.saturating_add(SETTLED_S) {
-            let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if cache.len() >= CACHE_MAX {
-                cache.clear();
-            }
-            cache.insert(key, digest);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest);
         }
         Ok(digest)
     }
@@ -292,6 +312,19 @@ mod tests {
         assert!(read_digest(file.as_fd(), 299_999).is_err());
         assert_eq!(head(file.as_fd(), 10).unwrap(), vec![7; 10]);
         assert_eq!(path_of(file.as_fd()), path.as_os_str().as_bytes());
+    }
+
+    #[test]
+    fn a_flood_of_files_does_not_drive_out_what_is_used() {
+        let mut digests = Generations::default();
+        let file = |ino| FileStamp { key: FileKey { dev: 1, ino }, ..FileStamp::default() };
+        digests.insert(file(0), [7; 32]);
+        for ino in 1..20_000 {
+            digests.insert(file(ino), [0; 32]);
+            assert_eq!(digests.get(&file(0)), Some([7; 32]));
+        }
+        assert!(digests.young.len() + digests.old.len() <= CACHE_MAX);
+        assert_eq!(digests.get(&file(1)), None);
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn handle(node: &Arc<Node>, session: &Arc<Session>, held: Held) {
     if time::boot_ns() >= session.expires_boot_ns {
         return refuse_unjudged(node, session, held, Some(&attempt), "session_expired", "");
     }
-    match session.begin_attempt(attempt.exec) {
+    match session.begin_attempt(attempt.exec, attempt.tid) {
         // Interpreters and loaders of an exec that is granted: the kernel checks them against the grant's files.
         Err(Stage::Granted) => answer(session, &held, true),
         Err(Stage::Deciding | Stage::Denied) => answer(session, &held, node.observes()),
@@ -127,9 +127,7 @@ fn handle(node: &Arc<Node>, session: &Arc<Session>, held: Held) {
 
 fn understand(node: &Arc<Node>, session: &Arc<Session>, attempt: &Attempt, held: Held) {
     session.execs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    if session.deciding() > node.config.session.max_held
-        || node.approvals.open_of(session.key) > node.config.session.max_held
-    {
+    if session.is_at_its_limit(node) || node.approvals.open_of(session.key) > node.config.session.max_held {
         session.set_stage(attempt.exec, Stage::Denied);
         return refuse_unjudged(node, session, held, Some(attempt), "too_many_held", "");
     }
@@ -204,7 +202,7 @@ fn refuse_unjudged(
     };
     session.say("denied", format!("denied: {}: {}", String::from_utf8_lossy(&body.path), body.reason), "");
     if let Some(attempt) = attempt {
-        let _ = session.begin_attempt(attempt.exec);
+        let _ = session.begin_attempt(attempt.exec, attempt.tid);
         session.set_stage(attempt.exec, Stage::Denied);
     }
     let allow = node.observes();
@@ -282,7 +280,7 @@ pub fn release(
     match granted {
         Ok(()) => answer(session, held, true),
         Err(why) => {
-            tracing::error!(session = %session.id, exec = opening.exec, why, "an exec is denied");
+            tracing::debug!(session = %session.id, exec = opening.exec, why, "an exec is denied");
             session.set_stage(opening.exec, Stage::Denied);
             answer(session, held, false);
             session.say("denied", format!("denied: Guard cannot record or grant: {why}"), "");

@@ -36,6 +36,7 @@ mod session;
 mod ship;
 mod status;
 mod supervisor;
+mod sweep;
 mod voice;
 mod wanted;
 mod watch;

@@ -115,9 +115,14 @@ impl Node {
         })
     }
 
-    /// Queues a record. One that is too long for the log is cut down to what identifies it, and says so.
+    /// Queues a record. One that is too long for the log is cut down to what identifies it, and says so; one that finds no
+    /// room is counted for its session.
     pub fn append(&self, session: SessionId, body: Body) -> Result<Ticket, JournalError> {
-        self.journal.append(record::fitting(session, body))
+        let queued = self.journal.append(record::fitting(session, body));
+        if queued.is_err() {
+            self.give_back_lost_records(session, 1);
+        }
+        queued
     }
 
     /// Queues a record of something that has happened whether or not there is room for it. What finds none is counted
@@ -126,7 +131,6 @@ impl Node {
         match self.append(session, body) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
-                self.give_back_lost_records(session, 1);
                 tracing::debug!(%error, "a record could not be kept; it is counted");
                 None
             }

@@ -94,7 +94,7 @@ impl Progress {
     }
 
     /// Boot time up to which events have become records, but for a moment between processors.
-    fn read_until(&self) -> u64 {
+    pub fn read_until(&self) -> u64 {
         self.read_until.load(Ordering::SeqCst)
     }
 }
@@ -205,6 +205,7 @@ impl Outcomes {
             started_boot_ns: event.header.boot_ns,
             program: until_nul(&event.path),
             frozen,
+            gone_since: 0,
         };
         if let Some((exec, before)) = session.image_started(event.exec, image) {
             self.thaw(before.frozen);

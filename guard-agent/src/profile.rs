@@ -49,6 +49,8 @@ pub struct Profile {
     pub allow_io_uring: bool,
     /// Capabilities that sessions keep which run as root. All others are refused, whoever the session runs as.
     pub capabilities: Capabilities,
+    /// Processes and threads at the same time.
+    pub max_processes: u64,
 }
 
 impl Default for Profile {
@@ -60,6 +62,7 @@ impl Default for Profile {
             namespaces: Namespaces::Deny,
             allow_io_uring: false,
             capabilities: Capabilities::default(),
+            max_processes: 1000,
         }
     }
 }
@@ -100,6 +103,11 @@ pub struct Profiles(BTreeMap<String, Profile>);
 pub const DEFAULT: &str = "default";
 
 impl Profiles {
+    /// Those that are configured.
+    pub fn all(&self) -> impl Iterator<Item = &Profile> {
+        self.0.values()
+    }
+
     /// A profile by name; the built-in one where `default` is not configured.
     pub fn get(&self, name: &str) -> Option<Profile> {
         match self.0.get(name) {

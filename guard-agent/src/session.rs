@@ -47,6 +47,15 @@ pub struct Attempted {
     pub stage: Stage,
     /// Files kept from being written.
     pub frozen: Vec<FileKey>,
+    /// Its thread.
+    pub tid: u32,
+    /// Since when (boot time) the kernel does not know it any more; 0 while it does.
+    gone_since: u64,
+}
+
+/// Files of one session that may be frozen at the same time: its part of the kernel's map.
+fn frozen_max(node: &Node) -> usize {
+    (guard_common::FROZEN_MAX as usize / node.config.session.max_sessions.max(1)).max(guard_common::GRANT_FILES)
 }
 
 /// An image that runs.
@@ -60,6 +69,8 @@ pub struct Image {
     pub program: Vec<u8>,
     /// Files that stay frozen as long as it runs: a script is read by its interpreter after the start.
     pub frozen: Vec<FileKey>,
+    /// Since when (boot time) the kernel does not know it any more; 0 while it does.
+    pub gone_since: u64,
 }
 
 /// What a reviewer allowed for the descendants of a root.
@@ -188,6 +199,10 @@ pub fn start<'a>(
     let ttl_ns = u64::try_from(wanted.ttl.as_nanos()).unwrap_or(u64::MAX);
     let expires_boot_ns = now.saturating_add(ttl_ns);
     let (profile_name, profile) = node.config.profile(&wanted.identity.agent);
+    match undo.cgroup.limit_tasks(profile.max_processes) {
+        Err(error) if !node.observes() => return Err(format!("limiting the session's processes: {error}")),
+        _ => {}
+    }
     let observe = if node.observes() { session_flags::OBSERVE } else { 0 };
     let uid = wanted.user.uid;
     let entry = KernelSession {
@@ -356,14 +371,25 @@ fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) ->
     ticket.wait().map(|_| ()).map_err(|e| e.to_string())
 }
 
+/// Whether something that the kernel does not know any more is over: everything was read that came before that was seen.
+fn over(gone_since: &mut u64, read_until: u64, gone: bool) -> bool {
+    const MOMENT_NS: u64 = 100_000_000;
+    match (gone, *gone_since) {
+        (false, _) => *gone_since = 0,
+        (true, 0) => *gone_since = time::boot_ns(),
+        (true, since) => return read_until > since.saturating_add(MOMENT_NS),
+    }
+    false
+}
+
 impl Session {
     /// Notes an exec's stage. False if it was known already.
-    pub fn begin_attempt(&self, exec: u64) -> Result<(), Stage> {
+    pub fn begin_attempt(&self, exec: u64, tid: u32) -> Result<(), Stage> {
         let mut attempts = lock(&self.attempts);
         match attempts.get(&exec) {
             Some(known) => Err(known.stage),
             None => {
-                attempts.insert(exec, Attempted { stage: Stage::Deciding, frozen: Vec::new() });
+                attempts.insert(exec, Attempted { stage: Stage::Deciding, frozen: Vec::new(), tid, gone_since: 0 });
                 Ok(())
             }
         }
@@ -393,9 +419,30 @@ impl Session {
         lock(&self.attempts).remove(&exec)
     }
 
-    /// Execs that are being decided.
-    pub fn deciding(&self) -> usize {
-        lock(&self.attempts).values().filter(|a| a.stage == Stage::Deciding).count()
+    /// Whether it has as many execs under way, or as many files frozen, as one session may.
+    pub fn is_at_its_limit(&self, node: &Node) -> bool {
+        let most = node.config.session.max_held;
+        let (mut deciding, mut granted, mut frozen) = (0, 0, 0);
+        for attempt in lock(&self.attempts).values() {
+            deciding += usize::from(attempt.stage == Stage::Deciding);
+            granted += usize::from(attempt.stage == Stage::Granted);
+            frozen += attempt.frozen.len();
+        }
+        frozen += lock(&self.images).values().map(|image| image.frozen.len()).sum::<usize>();
+        deciding > most || granted > most || frozen + guard_common::GRANT_FILES > frozen_max(node)
+    }
+
+    /// Forgets attempts that the kernel does not know any more and that no event to be read can speak of.
+    pub fn forget_attempts(&self, read_until: u64, gone: impl Fn(u64, u32) -> bool) -> Vec<Attempted> {
+        let mut attempts = lock(&self.attempts);
+        let over = attempts.extract_if(|exec, a| over(&mut a.gone_since, read_until, gone(*exec, a.tid)));
+        over.map(|(_, attempt)| attempt).collect()
+    }
+
+    /// As [`Self::forget_attempts`], for images.
+    pub fn forget_images(&self, read_until: u64, gone: impl Fn(u64, u32) -> bool) -> Vec<(u64, Image)> {
+        let mut images = lock(&self.images);
+        images.extract_if(|exec, i| over(&mut i.gone_since, read_until, gone(*exec, i.tgid))).collect()
     }
 
     /// An image runs.

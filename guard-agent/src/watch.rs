@@ -14,6 +14,7 @@ use guard_proto::v1::record_body::Body;
 use crate::kernel::canary::{self, Measured};
 use crate::kernel::{proc, spawn, time};
 use crate::node::Node;
+use crate::sweep;
 
 /// Rounds of the watching thread: the heartbeat looks whether they go on.
 pub static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -40,6 +41,7 @@ pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
             if time::boot_ns().saturating_sub(losses) >= LOSSES_NS {
                 losses = time::boot_ns();
                 watched.losses.check(&watched);
+                sweep::sweep(&watched);
             }
             if let Some(log) = &mut log {
                 log.flush();

@@ -8,7 +8,7 @@
 #![no_std]
 
 /// Version of every layout in this crate. The daemon refuses pinned maps that were made for another version.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Folder below the BPF file system in which links and maps are pinned.
 pub const PIN_DIR: &str = "/sys/fs/bpf/guard";
@@ -43,6 +43,14 @@ pub mod maps {
     /// `Array<Runtime>`: one entry, what the daemon may change at run time.
     pub const RUNTIME: &str = "RUNTIME";
 }
+
+/// Entries of [`maps::MARKS`] and [`maps::ATTEMPTS`]: one per process, one per thread that is in an exec. The daemon limits
+/// the tasks of all sessions together to as many.
+pub const MARKS_MAX: u32 = 65_536;
+/// Entries of [`maps::GRANTS`] and [`maps::PENDING`]: one per exec that is granted and has not started.
+pub const GRANTS_MAX: u32 = 8192;
+/// Entries of [`maps::FROZEN`].
+pub const FROZEN_MAX: u32 = 16_384;
 
 /// Most files that one exec can have checked: script, nested scripts, interpreter.
 pub const GRANT_FILES: usize = 6;

@@ -4,7 +4,8 @@ use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use guard_common::{
-    Attempt, COUNTERS as COUNTER_COUNT, Counter, FileKey, FileStamp, GrantSet, Mark, Pending, Runtime, Session, Share,
+    Attempt, COUNTERS as COUNTER_COUNT, Counter, FROZEN_MAX, FileKey, FileStamp, GRANTS_MAX, GrantSet, MARKS_MAX, Mark,
+    Pending, Runtime, Session, Share,
 };
 
 #[map]
@@ -12,15 +13,15 @@ pub static SESSIONS: HashMap<u64, Session> = HashMap::pinned(1024, 0);
 #[map]
 pub static CGROUPS: HashMap<u64, u64> = HashMap::pinned(1024, 0);
 #[map]
-pub static MARKS: HashMap<u32, Mark> = HashMap::pinned(65_536, 0);
+pub static MARKS: HashMap<u32, Mark> = HashMap::pinned(MARKS_MAX, 0);
 #[map]
-pub static ATTEMPTS: HashMap<u32, Attempt> = HashMap::pinned(16_384, 0);
+pub static ATTEMPTS: HashMap<u32, Attempt> = HashMap::pinned(MARKS_MAX, 0);
 #[map]
-pub static GRANTS: HashMap<u32, GrantSet> = HashMap::pinned(4096, 0);
+pub static GRANTS: HashMap<u32, GrantSet> = HashMap::pinned(GRANTS_MAX, 0);
 #[map]
-pub static PENDING: HashMap<u64, Pending> = HashMap::pinned(4096, 0);
+pub static PENDING: HashMap<u64, Pending> = HashMap::pinned(GRANTS_MAX, 0);
 #[map]
-pub static FROZEN: HashMap<FileKey, u64> = HashMap::pinned(16_384, 0);
+pub static FROZEN: HashMap<FileKey, u64> = HashMap::pinned(FROZEN_MAX, 0);
 #[map]
 pub static PROBES: HashMap<u32, FileStamp> = HashMap::pinned(256, 0);
 #[map]

@@ -6,7 +6,7 @@
 //! page cache says then is not what the disk holds. A torn tail is cut and reported; damage elsewhere moves all segments
 //! to a quarantine folder, reported, and a new epoch begins.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,10 @@ use crate::record::{Epoch, HEADER_LEN, Header, HostId, Kind, Record, RecordError
 
 /// Records kept in memory for the shipper.
 const RECENT: usize = 4096;
+/// Bytes of them.
+const RECENT_BYTES: usize = 4 << 20;
+/// Records of one entry of the account of what sessions have in the journal.
+const ACCOUNT_RECORDS: u32 = 256;
 /// Most records of one frame: of the longest ones they stay well below what a frame can hold.
 const FRAME_RECORDS: usize = 512;
 
@@ -34,6 +38,8 @@ pub struct JournalOptions {
     pub max_bytes: u64,
     /// Of those, bytes that only [`Journal::append_reserved`] may use.
     pub reserve_bytes: u64,
+    /// One session's records that are not acknowledged may take this part, in per cent, of what is free.
+    pub session_percent: u64,
     /// Refuse memory file systems.
     pub require_real_disk: bool,
 }
@@ -63,6 +69,14 @@ pub enum JournalError {
         /// Bytes in use.
         bytes: u64,
         /// The limit.
+        max: u64,
+    },
+    /// The session has its share.
+    #[error("journal: this session has its share ({bytes} bytes wait, at most {max} now); they must be shipped first")]
+    Share {
+        /// Bytes of the session that are not acknowledged.
+        bytes: u64,
+        /// As many as it may have now.
         max: u64,
     },
     /// An earlier write or sync failed.
@@ -215,7 +229,10 @@ struct Inner {
     durable_next: u64,
     acked_next: u64,
     queue: Vec<Queued>,
+    queued_bytes: u64,
     recent: VecDeque<Record>,
+    recent_bytes: usize,
+    shares: Shares,
     /// First sequence number, bytes.
     segments: VecDeque<(u64, u64)>,
     failed: Option<String>,
@@ -224,8 +241,69 @@ struct Inner {
 
 impl Inner {
     fn bytes(&self) -> u64 {
-        let queued: usize = self.queue.iter().map(|q| q.record.bytes().len() + frame::HEAD).sum();
-        self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>() + queued as u64
+        self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.queued_bytes
+    }
+
+    fn remember(&mut self, record: Record) {
+        self.recent_bytes += record.bytes().len();
+        self.recent.push_back(record);
+        while self.recent.len() > RECENT || (self.recent_bytes > RECENT_BYTES && self.recent.len() > 1) {
+            let gone = self.recent.pop_front();
+            self.recent_bytes -= gone.map_or(0, |r| r.bytes().len());
+        }
+    }
+}
+
+/// Bytes of each session that the collector has not acknowledged.
+#[derive(Default)]
+struct Shares {
+    sessions: HashMap<SessionId, u64>,
+    /// In order of sequence numbers.
+    accounts: VecDeque<Account>,
+}
+
+/// What some consecutive records take, by session.
+struct Account {
+    last_seq: u64,
+    records: u32,
+    sessions: HashMap<SessionId, u64>,
+}
+
+impl Shares {
+    fn of(&self, session: SessionId) -> u64 {
+        self.sessions.get(&session).copied().unwrap_or(0)
+    }
+
+    fn charge(&mut self, session: SessionId, seq: u64, bytes: u64) {
+        if session == SessionId::NONE {
+            return;
+        }
+        *self.sessions.entry(session).or_default() += bytes;
+        match self.accounts.back_mut().filter(|a| a.records < ACCOUNT_RECORDS) {
+            Some(account) => {
+                account.last_seq = seq;
+                account.records += 1;
+                *account.sessions.entry(session).or_default() += bytes;
+            }
+            None => {
+                let sessions = HashMap::from([(session, bytes)]);
+                self.accounts.push_back(Account { last_seq: seq, records: 1, sessions });
+            }
+        }
+    }
+
+    /// Everything below `next_seq` is acknowledged.
+    fn release(&mut self, next_seq: u64) {
+        while self.accounts.front().is_some_and(|a| a.last_seq < next_seq) {
+            for (session, bytes) in self.accounts.pop_front().into_iter().flat_map(|a| a.sessions) {
+                if let Some(known) = self.sessions.get_mut(&session) {
+                    *known = known.saturating_sub(bytes);
+                    if *known == 0 {
+                        self.sessions.remove(&session);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -286,24 +364,30 @@ impl Journal {
         Ok((Self(shared), report))
     }
 
-    /// Queues a record. The order of calls is the order of sequence numbers.
+    /// Queues a record. The order of calls is the order of sequence numbers. A session that has its share is refused
+    /// while others go on.
     pub fn append(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        self.queue(entry, self.0.options.max_bytes.saturating_sub(self.0.options.reserve_bytes))
+        self.queue(entry, self.0.options.max_bytes.saturating_sub(self.0.options.reserve_bytes), true)
     }
 
     /// As [`Self::append`], but may use the reserve: for records that say why others are refused.
     pub fn append_reserved(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        self.queue(entry, self.0.options.max_bytes)
+        self.queue(entry, self.0.options.max_bytes, false)
     }
 
-    fn queue(&self, entry: Entry, max: u64) -> Result<Ticket, JournalError> {
+    fn queue(&self, entry: Entry, max: u64, shared: bool) -> Result<Ticket, JournalError> {
         let mut inner = lock(&self.0.inner);
         if let Some(why) = &inner.failed {
             return Err(JournalError::Closed(why.clone()));
         }
         let bytes = inner.bytes();
-        if bytes + (entry.body.len() + HEADER_LEN + frame::HEAD) as u64 > max {
+        let size = (entry.body.len() + HEADER_LEN + frame::HEAD) as u64;
+        if bytes + size > max {
             return Err(JournalError::Full { bytes, max });
+        }
+        let (own, share) = (inner.shares.of(entry.session), (max - bytes) / 100 * self.0.options.session_percent);
+        if shared && own + size > share && entry.session != SessionId::NONE {
+            return Err(JournalError::Share { bytes: own, max: share });
         }
         let header = Header {
             version: 1,
@@ -320,6 +404,8 @@ impl Journal {
         inner.last_digest = record.digest();
         inner.next_seq += 1;
         let slot = Arc::new(Slot::default());
+        inner.queued_bytes += size;
+        inner.shares.charge(entry.session, header.seq, size);
         inner.queue.push(Queued { record, slot: Arc::clone(&slot) });
         drop(inner);
         self.0.work.notify_one();
@@ -385,6 +471,7 @@ impl Journal {
         let mut inner = lock(&self.0.inner);
         inner.acked_next = inner.acked_next.max(next_seq.min(inner.durable_next));
         let acked = inner.acked_next;
+        inner.shares.release(acked);
         let mut removable = Vec::new();
         // Strictly below: the segment kept then holds a durable record, and with it the digest that the chain goes on from.
         while inner.segments.get(1).is_some_and(|next| next.0 < acked) {
@@ -472,7 +559,10 @@ impl Writer {
             frame::put(&mut bytes, &encode(part));
             self.file.write_all(&bytes).map_err(io_error("writing", &self.path))?;
             self.file.sync_data().map_err(io_error("syncing", &self.path))?;
-            if let Some(last) = lock(&self.shared.inner).segments.back_mut() {
+            let taken: usize = part.iter().map(|q| q.record.bytes().len() + frame::HEAD).sum();
+            let mut inner = lock(&self.shared.inner);
+            inner.queued_bytes = inner.queued_bytes.saturating_sub(taken as u64);
+            if let Some(last) = inner.segments.back_mut() {
                 last.1 += bytes.len() as u64;
             }
         }
@@ -493,10 +583,7 @@ impl Writer {
         let mut inner = lock(&self.shared.inner);
         for queued in &batch {
             inner.durable_next = queued.record.header().seq + 1;
-            inner.recent.push_back(queued.record.clone());
-        }
-        while inner.recent.len() > RECENT {
-            inner.recent.pop_front();
+            inner.remember(queued.record.clone());
         }
         drop(inner);
         self.shared.durable.notify_all();
@@ -510,6 +597,7 @@ impl Writer {
         let mut inner = lock(&self.shared.inner);
         inner.failed = Some(error.to_string());
         let rest = std::mem::take(&mut inner.queue);
+        inner.queued_bytes = 0;
         drop(inner);
         self.shared.durable.notify_all();
         for queued in batch.into_iter().chain(rest) {
@@ -587,7 +675,10 @@ fn load(dir: &Path, host: HostId, epoch: Epoch, report: &mut OpenReport) -> Resu
         durable_next: acked,
         acked_next: acked,
         queue: Vec::new(),
+        queued_bytes: 0,
         recent: VecDeque::new(),
+        recent_bytes: 0,
+        shares: Shares::default(),
         segments: VecDeque::new(),
         failed: None,
         closing: false,
@@ -648,10 +739,10 @@ fn load_segment(
         }
         expected += 1;
         inner.last_digest = record.digest();
-        inner.recent.push_back(record);
-        if inner.recent.len() > RECENT {
-            inner.recent.pop_front();
+        if header.seq >= inner.acked_next {
+            inner.shares.charge(header.session, header.seq, (record.bytes().len() + frame::HEAD) as u64);
         }
+        inner.remember(record);
     }
     if !oldest && first != inner.next_seq {
         return Ok(false);
@@ -689,6 +780,7 @@ mod tests {
             segment_bytes: 2000,
             max_bytes: 1 << 20,
             reserve_bytes: 1000,
+            session_percent: 100,
             require_real_disk: false,
         }
     }
@@ -698,9 +790,13 @@ mod tests {
     }
 
     fn open(dir: &Path) -> (Journal, OpenReport) {
+        open_with(&options(dir))
+    }
+
+    fn open_with(options: &JournalOptions) -> (Journal, OpenReport) {
         // The writer of the journal before ends with its last handle's close; its lock file goes with it.
         for _ in 0..100 {
-            match Journal::open(options(dir), HostId([9; 16])) {
+            match Journal::open(options.clone(), HostId([9; 16])) {
                 Err(JournalError::InUse(_)) => std::thread::sleep(Duration::from_millis(10)),
                 other => return other.unwrap(),
             }
@@ -809,6 +905,38 @@ mod tests {
         let refused = (0..100).find_map(|_| journal.append(entry("0123456789")).err()).unwrap();
         assert!(matches!(refused, JournalError::Full { .. }));
         journal.append_reserved(entry("journal full")).unwrap().wait().unwrap();
+    }
+
+    #[test]
+    fn a_session_that_has_its_share_is_refused_alone_until_it_is_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let quarter = JournalOptions { max_bytes: 21_000, session_percent: 25, ..options(dir.path()) };
+        let of = |session: u8| Entry { session: SessionId([session; 16]), ..entry("0123456789") };
+        let (journal, _) = open_with(&quarter);
+        let flood = |session| (0..1000).map_while(|_| journal.append(of(session)).ok()).count();
+        let first = flood(1);
+        assert!(matches!(journal.append(of(1)), Err(JournalError::Share { .. })));
+        let second = flood(2);
+        assert!(first > 10 && second > first / 2, "{first}, then {second}");
+        journal.append(entry("the node's own")).unwrap().wait().unwrap();
+        journal.close();
+        drop(journal);
+        // What waits is known again after a restart.
+        let (journal, _) = open_with(&quarter);
+        assert!(matches!(journal.append(of(1)), Err(JournalError::Share { .. })));
+        journal.acknowledge(journal.state().next_seq).unwrap();
+        journal.append(of(1)).unwrap().wait().unwrap();
+    }
+
+    #[test]
+    fn few_long_records_are_kept_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = JournalOptions { max_bytes: 64 << 20, segment_bytes: 64 << 20, ..options(dir.path()) };
+        let (journal, _) = Journal::open(large, HostId([9; 16])).unwrap();
+        let tickets: Vec<Ticket> = (0..200).map(|_| journal.append(entry(&"x".repeat(50_000))).unwrap()).collect();
+        assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+        assert!(lock(&journal.0.inner).recent_bytes <= RECENT_BYTES);
+        assert_eq!(journal.read(0, 500, 100 << 20).unwrap().len(), 200);
     }
 
     #[test]

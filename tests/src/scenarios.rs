@@ -78,6 +78,8 @@ scenarios! {
     runtimes_live_through_a_minute_of_review in review, 300 s;
     flood_of_execs_harms_no_other_session in floods, 240 s;
     flood_of_acts_is_counted in floods, 120 s;
+    flood_of_forks_ends_at_the_limit in floods, 120 s;
+    flood_of_records_leaves_room_for_others in floods, 180 s;
     p1_no_room_no_exec in log, 240 s;
 }
 

@@ -32,6 +32,26 @@ fn mount_of(dir: &Path) -> io::Result<PathBuf> {
         })
 }
 
+/// Turns a controller on for the folders directly below `dir`; if need be, in the folder above first.
+pub fn enable(dir: &Path, controller: &str) -> io::Result<()> {
+    let has = |dir: &Path, file: &str| {
+        std::fs::read_to_string(dir.join(file)).is_ok_and(|text| text.split_whitespace().any(|c| c == controller))
+    };
+    let on = |dir: &Path| {
+        let file = dir.join("cgroup.subtree_control");
+        std::fs::write(&file, format!("+{controller}"))
+            .map_err(|e| io::Error::new(e.kind(), format!("writing +{controller} to {}: {e}", file.display())))
+    };
+    if has(dir, "cgroup.subtree_control") {
+        return Ok(());
+    }
+    if !has(dir, "cgroup.controllers") {
+        let above = dir.parent().ok_or(io::ErrorKind::NotFound)?;
+        on(above)?;
+    }
+    on(dir)
+}
+
 /// A session's cgroup.
 #[derive(Clone, Debug)]
 pub struct Cgroup {
@@ -53,6 +73,11 @@ impl Cgroup {
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         let id = std::fs::metadata(&dir)?.ino();
         Ok(Self { dir, id })
+    }
+
+    /// Limits the tasks in it and below.
+    pub fn limit_tasks(&self, most: u64) -> io::Result<()> {
+        std::fs::write(self.dir.join("pids.max"), most.to_string())
     }
 
     /// Processes in it (not in cgroups below).
