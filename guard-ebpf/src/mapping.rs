@@ -45,7 +45,8 @@ pub fn guard_mmap(ctx: LsmContext) -> i32 {
         return anonymous(&mark);
     }
     let file: *const u8 = ctx.arg(0);
-    if asked & PROT_WRITE != 0 && flags & MAP_TYPE == MAP_PRIVATE {
+    // And the pointer itself for those that take it for one that may be null (7.x).
+    if file.is_null() || asked & PROT_WRITE != 0 && flags & MAP_TYPE == MAP_PRIVATE {
         // Its pages can be written, then run.
         return anonymous(&mark);
     }
