@@ -168,7 +168,11 @@ fn quiet(program: &str, args: &[&str]) -> Result<()> {
 /// Starts the server of a FUSE file system; sessions that start later have it in their mounts.
 fn foreign() -> Result<Child> {
     std::fs::create_dir_all(FOREIGN)?;
-    let server = Command::new(program("fuse_server")).args([FOREIGN, &program("ran")]).stdin(Stdio::null()).spawn()?;
+    let server = Command::new(program("fuse_server"))
+        .args([FOREIGN, &program("ran")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()?;
     until_true("it is mounted", seconds(20), || Ok(Path::new(FOREIGN).join("ran").exists()))?;
     Ok(server)
 }
