@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use guard_common::{GuardEvent, guard_outcome, mount_operation, operation, reason};
+use guard_common::{GuardEvent, guard_outcome, mount_operation, operation, reason, socket_detail};
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{GuardAct, Identity};
@@ -40,6 +40,7 @@ impl Acts {
         id: SessionId,
         identity: &Identity,
         program: String,
+        rule: String,
     ) -> Vec<(SessionId, Body)> {
         let target = target(event);
         let file = (event.file.dev, event.file.ino);
@@ -65,7 +66,7 @@ impl Acts {
             target,
             operation: operation_name(event).into(),
             number: event.number,
-            rule: String::new(),
+            rule,
             killed: event.outcome == guard_outcome::KILLED,
             program,
             folded: false,
@@ -91,7 +92,7 @@ impl Acts {
 fn target(event: &GuardEvent) -> Vec<u8> {
     let used = event.text.get(..event.text_len as usize).unwrap_or(&event.text);
     match event.reason {
-        reason::NETWORK => address(event.detail, used, event.number).into_bytes(),
+        reason::NETWORK => network_target(event, used).into_bytes(),
         reason::CAPABILITY => capabilities::name(event.number).into_bytes(),
         reason::KERNEL_SETTING if event.detail != 0 => format!("lockdown reason {}", event.detail).into_bytes(),
         reason::UNIX_SOCKET if used.first() == Some(&0) => {
@@ -99,6 +100,17 @@ fn target(event: &GuardEvent) -> Vec<u8> {
             [b"@", used.get(1..).unwrap_or_default()].concat()
         }
         _ => until_nul(used),
+    }
+}
+
+fn network_target(event: &GuardEvent, address_bytes: &[u8]) -> String {
+    let family = socket_detail::family(event.detail);
+    match socket_detail::operation(event.detail) {
+        socket_detail::CREATE => {
+            let (kind, protocol) = (event.number >> 32, event.number & u64::from(u32::MAX));
+            format!("address family {family}, type {kind}, protocol {protocol}")
+        }
+        _ => address(family, address_bytes, event.number),
     }
 }
 
@@ -137,6 +149,12 @@ fn operation_name(event: &GuardEvent) -> &'static str {
             mount_operation::PIVOT => "pivot_root",
             mount_operation::REMOUNT => "remount",
             mount_operation::NEW => "new",
+            _ => "",
+        },
+        reason::NETWORK | reason::UNIX_SOCKET => match socket_detail::operation(event.detail) {
+            socket_detail::CONNECT => "connect",
+            socket_detail::SEND => "send",
+            socket_detail::CREATE => "create",
             _ => "",
         },
         _ => "",
@@ -221,7 +239,9 @@ mod tests {
         let mut acts = Acts::default();
         let connect = event(reason::NETWORK, &[127, 0, 0, 1], 22, 2);
         for _ in 0..3 {
-            assert!(acts.take(&connect, SessionId::NONE, &Identity::default(), String::new()).is_empty());
+            assert!(
+                acts.take(&connect, SessionId::NONE, &Identity::default(), String::new(), String::new()).is_empty()
+            );
         }
         let due = acts.due(u64::MAX);
         let [(_, Body::GuardRefusal(act))] = due.as_slice() else { panic!("{due:?}") };
@@ -234,7 +254,7 @@ mod tests {
         let mut records = 0;
         for port in 0..5000 {
             let act = event(reason::NETWORK, &[127, 0, 0, 1], port, 2);
-            records += acts.take(&act, SessionId::NONE, &Identity::default(), String::new()).len();
+            records += acts.take(&act, SessionId::NONE, &Identity::default(), String::new(), String::new()).len();
         }
         assert!(acts.0.len() <= WAITING_MAX && records >= 3000);
     }

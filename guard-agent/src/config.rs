@@ -316,6 +316,12 @@ impl Config {
                 format!("agent `{agent}` has profile `{name}`, but there is no [profile.{name}]"),
             );
         }
+        if let Err(reason) = crate::network::check(&self.profiles, &self.control.socket) {
+            return wrong("profile", reason);
+        }
+        if let Err(reason) = crate::reach::Reach::new(self) {
+            return wrong("collector.address", reason);
+        }
         within("journal.max_mib", self.journal.max_mib, 4, 1 << 20)?;
         within("journal.session_records_per_second", self.journal.session_records_per_second, 1, 10_000)?;
         within("journal.session_percent", self.journal.session_percent, 1, 100)?;
@@ -410,5 +416,6 @@ mod tests {
         assert_eq!(shipped.profile("any"), least.profile("any"));
         assert_eq!(format!("{:?}", shipped.kernel), format!("{:?}", least.kernel));
         assert_eq!(format!("{:?}", shipped.journal), format!("{:?}", least.journal));
+        assert_eq!(shipped.profiles.get("default"), least.profiles.get("default"));
     }
 }

@@ -26,6 +26,7 @@ use crate::launcher::Forked;
 use crate::leftover::{self, Leftover};
 use crate::node::{self, Node, Parts};
 use crate::outcome::{self, Outcomes};
+use crate::reach::{self, Reach};
 use crate::supervisor::{Heart, SIGNALS};
 use crate::{control, preflight, ship, watch};
 
@@ -61,6 +62,8 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     let leftovers = leftover::read(&config.node.state_dir);
     let launcher = forked.connect().map_err(failed(Code::Internal))?;
     let kernel = load_kernel(config)?;
+    let reach = Reach::new(config).map_err(failed(Code::Config))?;
+    reach.install(config, &kernel).map_err(failed(Code::Unavailable))?;
     let empty = leftover::kill_all(&config.kernel.cgroup);
     kernel.close_all_sessions().map_err(failed(Code::Unavailable))?;
     let measured = canary::measure(&kernel, &launcher, &config.kernel.cgroup).map_err(failed(Code::Unavailable))?;
@@ -74,13 +77,15 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
         read_line("/proc/sys/kernel/random/boot_id"),
         rustix::system::uname().release().to_string_lossy().into_owned(),
     );
-    let node = Node::new(Parts { config: config.clone(), kernel, launcher, journal, host, policy, measured, boot });
+    let node =
+        Node::new(Parts { config: config.clone(), kernel, launcher, journal, host, policy, measured, reach, boot });
     for warning in preflight::support(config, 0, &[]).warnings {
         tracing::warn!("{warning}");
     }
     record_start(&node, &opened)?;
     close_leftovers(&node, &leftovers, empty)?;
     ship::spawn(&node).map_err(failed(Code::Internal))?;
+    reach::spawn(&node).map_err(failed(Code::Internal))?;
     watch::spawn(&node).map_err(failed(Code::Internal))?;
     control::spawn(&node).map_err(|e| Failure {
         code: Code::Unavailable,

@@ -3,6 +3,7 @@
 //!
 //! It must not decide anything. Fails: each call returns an error that names what was being done.
 
+pub mod addresses;
 pub mod btf;
 pub mod canary;
 pub mod cgroup;

@@ -20,6 +20,7 @@ use crate::kernel::canary::Measured;
 use crate::kernel::load::Kernel;
 use crate::launcher::Launcher;
 use crate::losses::Losses;
+use crate::reach::Reach;
 use crate::record;
 use crate::session::Session;
 use crate::ship::Link;
@@ -58,6 +59,8 @@ pub struct Node {
     pub freezes: Freezes,
     /// What was lost and has its record.
     pub losses: Losses,
+    /// Sockets and addresses that sessions may connect to.
+    pub reach: Reach,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     policy: RwLock<Arc<InForce>>,
     policy_error: Mutex<String>,
@@ -82,6 +85,8 @@ pub struct Parts {
     pub policy: InForce,
     /// First canary.
     pub measured: Measured,
+    /// Sockets and addresses.
+    pub reach: Reach,
     /// Boot id and kernel release.
     pub boot: (String, String),
 }
@@ -106,6 +111,7 @@ impl Node {
             link: Link::default(),
             digests: Digests::default(),
             freezes: Freezes::default(),
+            reach: parts.reach,
             sessions: Mutex::default(),
             policy: RwLock::new(Arc::new(parts.policy)),
             policy_error: Mutex::default(),

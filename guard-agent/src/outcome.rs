@@ -10,6 +10,7 @@ use std::{io, thread};
 
 use guard_common::{
     COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, FileKey, GuardEvent, UNREADABLE, attempt_state, guard_outcome, reason,
+    socket_detail,
 };
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
@@ -371,7 +372,11 @@ impl Outcomes {
     fn guard(&mut self, event: &GuardEvent) {
         let Some(owner) = self.owner(event.header.session) else { return };
         let program = owner.session.as_ref().map(|s| s.program_of(event.exec)).unwrap_or_default();
-        for (id, body) in self.acts.take(event, owner.id, &owner.identity, program) {
+        let rule = match event.reason {
+            reason::NETWORK => self.node.reach.rules.text(socket_detail::rule(event.detail)),
+            _ => String::new(),
+        };
+        for (id, body) in self.acts.take(event, owner.id, &owner.identity, program, rule) {
             self.keep_at_will(id, body);
         }
         let Some(session) = &owner.session else { return };

@@ -10,6 +10,7 @@ use guard_common::session_flags as flags;
 use serde::Deserialize;
 
 use crate::capabilities::Capabilities;
+use crate::network::{self, NamedSocket, Network, Strict};
 
 /// What happens to an act that may be legitimate.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -51,6 +52,12 @@ pub struct Profile {
     pub capabilities: Capabilities,
     /// Processes and threads at the same time.
     pub max_processes: u64,
+    /// Unix sockets outside the session that it may connect to.
+    pub unix_sockets: Vec<NamedSocket>,
+    /// All others outside.
+    pub other_unix_sockets: Strict,
+    /// Internet addresses.
+    pub network: Network,
 }
 
 impl Default for Profile {
@@ -63,6 +70,9 @@ impl Default for Profile {
             allow_io_uring: false,
             capabilities: Capabilities::default(),
             max_processes: 1000,
+            unix_sockets: network::default_sockets(),
+            other_unix_sockets: Strict::Deny,
+            network: Network::default(),
         }
     }
 }
@@ -83,6 +93,8 @@ impl Profile {
         set(self.writable_exec == Treat::Record, flags::RECORD_WRITABLE_EXEC);
         set(self.namespaces == Namespaces::Adopt, flags::ADOPT_NAMESPACES);
         set(self.allow_io_uring, flags::ALLOW_IO_URING);
+        set(self.other_unix_sockets == Strict::Record, flags::ALLOW_UNIX);
+        set(self.network.other_sockets == Strict::Record, flags::ALLOW_OTHER_FAMILIES);
         bits
     }
 
@@ -106,6 +118,19 @@ impl Profiles {
     /// Those that are configured.
     pub fn all(&self) -> impl Iterator<Item = &Profile> {
         self.0.values()
+    }
+
+    /// Every profile, the built-in one where `default` is not configured.
+    pub fn by_name(&self) -> BTreeMap<String, Profile> {
+        let mut all = self.0.clone();
+        all.entry(DEFAULT.into()).or_default();
+        all
+    }
+
+    /// Only this one.
+    #[cfg(test)]
+    pub fn one(name: &str, profile: Profile) -> Self {
+        Self(BTreeMap::from([(name.to_owned(), profile)]))
     }
 
     /// A profile by name; the built-in one where `default` is not configured.

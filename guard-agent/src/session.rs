@@ -211,6 +211,8 @@ pub fn start<'a>(
         caps_denied: profile.caps_denied(),
         flags: observe | profile.flags(),
         uid,
+        profile: crate::network::profile_number(&profile_name),
+        ..KernelSession::default()
     };
     node.kernel.shares.open(key).map_err(|e| e.to_string())?;
     node.kernel.open_session(key, &entry).map_err(|e| e.to_string())?;

@@ -40,6 +40,14 @@ pub mod maps {
     pub const SHARES: &str = "SHARES";
     /// `Hash<u64 session, u64>`: of those bytes, what the daemon has read. Written by the daemon alone.
     pub const TAKEN: &str = "TAKEN";
+    /// `Hash<SocketFile, u32>`: socket files that a profile names; the value is not read.
+    pub const UNIX_FILES: &str = "UNIX_FILES";
+    /// `Hash<SocketName, u32>`: names under which such sockets may be bound, and abstract names.
+    pub const UNIX_NAMES: &str = "UNIX_NAMES";
+    /// `LpmTrie<profile, address; PortRules>`: what happens to connections, by profile and address.
+    pub const ADDRESSES: &str = "ADDRESSES";
+    /// `LruHash<Talk, u64>`: messages that were reported lately → boot-time ns.
+    pub const TALKS: &str = "TALKS";
     /// `Array<Runtime>`: one entry, what the daemon may change at run time.
     pub const RUNTIME: &str = "RUNTIME";
 }
@@ -114,6 +122,10 @@ pub struct Session {
     pub flags: u32,
     /// User that the session runs as.
     pub uid: u32,
+    /// Number of the profile in the maps of sockets and addresses.
+    pub profile: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// What one session has put into the ring, and what found no room. Kernel programs add to it, nobody else writes it.
@@ -161,11 +173,131 @@ pub mod session_flags {
     pub const ADOPT_NAMESPACES: u32 = 128;
     /// Unix sockets outside the session may be connected to (recorded).
     pub const ALLOW_UNIX: u32 = 256;
-    /// Internet addresses that no rule names are refused.
-    pub const DENY_NETWORK: u32 = 512;
+    /// Sockets of other families than Unix, internet and netlink, and raw sockets, may be made (recorded).
+    pub const ALLOW_OTHER_FAMILIES: u32 = 512;
     /// `io_uring` may be set up.
     pub const ALLOW_IO_URING: u32 = 1024;
 }
+
+/// A socket file that a profile names.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketFile {
+    /// [`Session::profile`].
+    pub profile: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Device of the file, as [`FileKey::dev`].
+    pub dev: u64,
+    /// Inode of the file.
+    pub ino: u64,
+}
+
+/// A name that a profile allows: of a socket file as its listener has bound it, NUL included, or abstract, with the NUL
+/// at its start.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketName {
+    /// [`Session::profile`].
+    pub profile: u32,
+    /// Bytes of `name` in use.
+    pub length: u32,
+    /// `sun_path`; zero beyond its length.
+    pub name: [u8; SOCKET_NAME],
+}
+
+/// Bytes of `sun_path`.
+pub const SOCKET_NAME: usize = 108;
+
+/// An address as the rules are looked up: the profile's number (big endian), then 16 bytes, IPv4 as `::ffff:a.b.c.d`.
+pub const ADDRESS_KEY: usize = 4 + 16;
+/// Bits of the profile's number at the start of every prefix.
+pub const ADDRESS_PROFILE_BITS: u32 = 32;
+/// Number under which stands what holds for every session; no profile has it.
+pub const EVERY_SESSION: u32 = 0;
+/// Most ranges of ports that differ for one address.
+pub const PORT_RANGES: usize = 16;
+
+/// What happens to connections to a range of ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortRule {
+    /// First port.
+    pub low: u16,
+    /// Last port.
+    pub high: u16,
+    /// [`verdict`].
+    pub verdict: u16,
+    /// Number of the configured rule; 0 for the profile's default.
+    pub rule: u16,
+}
+
+/// Values of [`PortRule::verdict`].
+pub mod verdict {
+    /// It goes on, unrecorded.
+    pub const ALLOW: u16 = 1;
+    /// It goes on and is recorded.
+    pub const RECORD: u16 = 2;
+    /// It is refused and recorded.
+    pub const DENY: u16 = 3;
+}
+
+/// All ranges for one address prefix, in ascending order; ports in none of them are not spoken about.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortRules {
+    /// Ranges in use.
+    pub count: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Ranges.
+    pub ranges: [PortRule; PORT_RANGES],
+}
+
+/// A message that one process sends to one place: reported once in a while.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Talk {
+    /// The image that sends.
+    pub exec: u64,
+    /// Its process.
+    pub tgid: u32,
+    /// [`GuardEvent::detail`].
+    pub detail: u32,
+    /// Address, or device and inode of a socket file.
+    pub place: [u64; 2],
+    /// Port, or zero.
+    pub port: u64,
+}
+
+/// [`GuardEvent::detail`] of [`reason::NETWORK`] and [`reason::UNIX_SOCKET`]: address family in bits 0 to 7, operation in
+/// bits 8 to 15, number of the rule in bits 16 to 31.
+pub mod socket_detail {
+    /// A connection.
+    pub const CONNECT: u32 = 1 << 8;
+    /// A message to an address.
+    pub const SEND: u32 = 2 << 8;
+    /// A new socket; `number` is its protocol, with the type from bit 32 on.
+    pub const CREATE: u32 = 3 << 8;
+
+    /// The address family.
+    pub const fn family(detail: u32) -> u32 {
+        detail & 0xff
+    }
+
+    /// One of the operations above.
+    pub const fn operation(detail: u32) -> u32 {
+        detail & 0xff00
+    }
+
+    /// The rule.
+    pub const fn rule(detail: u32) -> u16 {
+        (detail >> 16) as u16
+    }
+}
+
+/// [`PortRule::rule`] of the collector's address, which no session may reach.
+pub const COLLECTOR_RULE: u16 = u16::MAX;
 
 /// Mark of a governed process, inherited at fork.
 #[repr(C)]
@@ -635,8 +767,12 @@ mod layout {
     }
     const _: () = check::<FileKey>(16);
     const _: () = check::<FileStamp>(56);
-    const _: () = check::<Session>(32);
+    const _: () = check::<Session>(40);
     const _: () = check::<Share>(32);
+    const _: () = check::<SocketFile>(24);
+    const _: () = check::<SocketName>(8 + SOCKET_NAME);
+    const _: () = check::<PortRules>(8 + 8 * PORT_RANGES);
+    const _: () = check::<Talk>(40);
     const _: () = check::<Mark>(48);
     const _: () = check::<Attempt>(88);
     const _: () = check::<GrantSet>(64 + 56 * GRANT_FILES);

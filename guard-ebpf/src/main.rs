@@ -24,6 +24,7 @@ mod report;
 mod ring;
 mod settings;
 mod signals;
+mod sockets;
 mod stamp;
 mod verify;
 

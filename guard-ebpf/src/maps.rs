@@ -2,10 +2,10 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use guard_common::{
-    Attempt, COUNTERS as COUNTER_COUNT, Counter, FROZEN_MAX, FileKey, FileStamp, GRANTS_MAX, GrantSet, MARKS_MAX, Mark,
-    Pending, Runtime, Session, Share,
+    ADDRESS_KEY, Attempt, COUNTERS as COUNTER_COUNT, Counter, FROZEN_MAX, FileKey, FileStamp, GRANTS_MAX, GrantSet,
+    MARKS_MAX, Mark, Pending, PortRules, Runtime, Session, Share, SocketFile, SocketName, Talk,
 };
 
 #[map]
@@ -28,6 +28,14 @@ pub static PROBES: HashMap<u32, FileStamp> = HashMap::pinned(256, 0);
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
 #[map]
 pub static EVENTS: RingBuf = RingBuf::pinned(4 << 20, 0);
+#[map]
+pub static UNIX_FILES: HashMap<SocketFile, u32> = HashMap::pinned(4096, 0);
+#[map]
+pub static UNIX_NAMES: HashMap<SocketName, u32> = HashMap::pinned(16_384, 0);
+#[map]
+pub static ADDRESSES: LpmTrie<[u8; ADDRESS_KEY], PortRules> = LpmTrie::pinned(1 << 17, 0);
+#[map]
+pub static TALKS: LruHashMap<Talk, u64> = LruHashMap::pinned(8192, 0);
 #[map]
 pub static RUNTIME: Array<Runtime> = Array::pinned(1, 0);
 #[map]

@@ -1,5 +1,7 @@
 //! Offsets of kernel fields, set by the loader from the running kernel's BTF. Zero everywhere means: not set.
 
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
 macro_rules! offsets {
     ($($name:ident => $field:literal;)*) => {
         $(
@@ -60,6 +62,24 @@ offsets! {
     OFF_TASK_PID_LINKS => "task_struct.pid_links";
     OFF_USERNS_LEVEL => "user_namespace.level";
     OFF_REGS_SYSCALL => "pt_regs.orig_ax";
+    OFF_SOCKET_SK => "socket.sk";
+    OFF_SOCK_FAMILY => "sock.skc_family";
+    OFF_SOCK_BOUND4 => "sock.skc_rcv_saddr";
+    OFF_SOCK_BOUND6 => "sock.skc_v6_rcv_saddr";
+    OFF_SOCK_CGROUP => "sock.sk_cgrp_data.cgroup";
+    OFF_SOCK_PEER_PID => "sock.sk_peer_pid";
+    OFF_PID_NUMBERS => "pid.numbers";
+    OFF_CGROUP_LEVEL => "cgroup.level";
+    OFF_CGROUP_ANCESTORS => "cgroup.ancestors";
+    OFF_CGROUP_KN => "cgroup.kn";
+    OFF_KN_ID => "kernfs_node.id";
+    OFF_UNIX_ADDR => "unix_sock.addr";
+    OFF_UNIX_DENTRY => "unix_sock.path.dentry";
+    OFF_UNIX_ADDR_LEN => "unix_address.len";
+    OFF_UNIX_ADDR_NAME => "unix_address.name";
+    OFF_DENTRY_INODE => "dentry.d_inode";
+    OFF_MSG_NAME => "msghdr.msg_name";
+    OFF_MSG_NAMELEN => "msghdr.msg_namelen";
 }
 
 /// Id of Guard's cgroup; tasks anywhere below it are governed.
@@ -90,4 +110,14 @@ pub fn global<T: Copy>(place: &T) -> T {
 pub unsafe fn field<T: Copy>(base: *const u8, offset: &u32) -> T {
     // SAFETY: by the caller's contract; a faulting load of a tracked kernel pointer reads as zero.
     unsafe { *base.add(global(offset) as usize).cast::<T>() }
+}
+
+/// Reads a field behind a pointer that the verifier does not track; nothing if the address cannot be read.
+#[inline(always)]
+pub fn peek<T: Copy>(base: *const u8, offset: &u32) -> Option<T> {
+    if base.is_null() {
+        return None;
+    }
+    // SAFETY: the helper checks the address; `T` is plain data by every caller.
+    unsafe { bpf_probe_read_kernel(base.wrapping_add(global(offset) as usize).cast::<T>()) }.ok()
 }

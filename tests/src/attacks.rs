@@ -25,6 +25,7 @@ const FILES: &[(&str, &str)] = &[
     ("heartbeat.js", include_str!("../attacks/heartbeat.js")),
     ("flood.py", include_str!("../attacks/flood.py")),
     ("mappings.py", include_str!("../attacks/mappings.py")),
+    ("sockets.py", include_str!("../attacks/sockets.py")),
     ("escape.py", include_str!("../attacks/escape.py")),
 ];
 

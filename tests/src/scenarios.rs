@@ -12,6 +12,7 @@ mod outward;
 mod review;
 mod same_bytes;
 mod swaps;
+mod sockets;
 mod usage;
 
 /// One scenario.
@@ -53,6 +54,8 @@ scenarios! {
     p2_namespaces_denied in outward, 90 s;
     p2_namespaces_adopted in outward, 240 s;
     p2_host_mounts_made_later_are_judged in outward, 90 s;
+    p2_unix_sockets_outside in sockets, 150 s;
+    p2_network_rules in sockets, 120 s;
     p3_argv_swap in same_bytes, 180 s;
     p3_file_swap_by_rename in same_bytes, 90 s;
     p3_file_swap_by_write in same_bytes, 90 s;

@@ -59,6 +59,7 @@ pub fn measure(kernel: &Kernel, launcher: &Launcher, guard_cgroup: &Path) -> Res
         caps_denied: 0,
         flags: session_flags::CANARY,
         uid: 0,
+        ..Session::default()
     };
     kernel.open_session(SESSION, &session)?;
     kernel.bind_cgroup(cgroup.id, SESSION)?;

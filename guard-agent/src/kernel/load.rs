@@ -4,16 +4,19 @@
 //! old ones go. Fails: before anything is attached where possible; the error names the program, map or field.
 
 use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, Pod};
 use guard_common::{
-    ABI_VERSION, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending, Runtime, Session,
+    ABI_VERSION, ADDRESS_KEY, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending,
+    PortRules, Runtime, Session, SocketFile, SocketName,
     Share, maps,
 };
 use thiserror::Error;
@@ -100,6 +103,9 @@ impl Shared for FileKey {}
 impl Shared for FileStamp {}
 impl Shared for Runtime {}
 impl Shared for Share {}
+impl Shared for SocketFile {}
+impl Shared for SocketName {}
+impl Shared for PortRules {}
 
 // SAFETY: every `Shared` type is `repr(C)` of integers without padding (guard-common asserts the sizes), so any byte
 // pattern is a value and no byte is uninitialised.
@@ -119,6 +125,9 @@ pub struct Kernel {
     grants: Table<u32, Plain<GrantSet>>,
     frozen: Table<Plain<FileKey>, u64>,
     probes: Table<u32, Plain<FileStamp>>,
+    unix_files: Table<Plain<SocketFile>, u32>,
+    unix_names: Table<Plain<SocketName>, u32>,
+    addresses: Mutex<LpmTrie<MapData, [u8; ADDRESS_KEY], Plain<PortRules>>>,
     counters: Mutex<PerCpuArray<MapData, u64>>,
     runtime: Mutex<Array<MapData, Plain<Runtime>>>,
     /// Each session's account of the event ring.
@@ -170,6 +179,9 @@ impl Kernel {
             grants: table(&mut ebpf, maps::GRANTS)?,
             frozen: table(&mut ebpf, maps::FROZEN)?,
             probes: table(&mut ebpf, maps::PROBES)?,
+            unix_files: table(&mut ebpf, maps::UNIX_FILES)?,
+            unix_names: table(&mut ebpf, maps::UNIX_NAMES)?,
+            addresses: Mutex::new(typed(take(&mut ebpf, maps::ADDRESSES)?, maps::ADDRESSES)?),
             counters: Mutex::new(typed(take(&mut ebpf, maps::COUNTERS)?, maps::COUNTERS)?),
             runtime: Mutex::new(typed(take(&mut ebpf, maps::RUNTIME)?, maps::RUNTIME)?),
             shares: Shares::new(
@@ -276,6 +288,31 @@ impl Kernel {
     /// Ends a freeze.
     pub fn unfreeze(&self, key: FileKey) {
         let _ = remove(&self.frozen, maps::FROZEN, &Plain(key));
+    }
+
+    /// Socket files that profiles name: these and no others.
+    pub fn set_socket_files(&self, wanted: &BTreeSet<SocketFile>) -> Result<(), KernelError> {
+        set_keys(&self.unix_files, maps::UNIX_FILES, wanted)
+    }
+
+    /// Names under which they may be bound, and abstract names: these and no others.
+    pub fn set_socket_names(&self, wanted: &BTreeSet<SocketName>) -> Result<(), KernelError> {
+        set_keys(&self.unix_names, maps::UNIX_NAMES, wanted)
+    }
+
+    /// What happens to connections: these entries and no others. At no moment does one that stays lack.
+    pub fn set_addresses(&self, wanted: &BTreeMap<(u32, [u8; ADDRESS_KEY]), PortRules>) -> Result<(), KernelError> {
+        let map = maps::ADDRESSES;
+        let failed = |source| KernelError::Map { map, source };
+        let Ok(mut addresses) = self.addresses.lock() else { return Err(KernelError::Absent(map)) };
+        for ((bits, data), ports) in wanted {
+            addresses.insert(&Key::new(*bits, *data), Plain(*ports), 0).map_err(failed)?;
+        }
+        let known: Vec<Key<[u8; ADDRESS_KEY]>> = addresses.keys().filter_map(Result::ok).collect();
+        for key in known.iter().filter(|key| !wanted.contains_key(&(key.prefix_len(), key.data()))) {
+            addresses.remove(key).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Identity and state of an open file, as the kernel programs will see it.
@@ -429,6 +466,18 @@ fn remove<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str, key: &K) -> Re
         Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(KernelError::Map { map, source }),
     }
+}
+
+fn set_keys<K: Shared + Ord>(
+    table: &Table<Plain<K>, u32>,
+    map: &'static str,
+    wanted: &BTreeSet<K>,
+) -> Result<(), KernelError> {
+    let known: Vec<Plain<K>> = table.lock().map(|t| t.keys().filter_map(Result::ok).collect()).unwrap_or_default();
+    for key in known.iter().filter(|key| !wanted.contains(&key.0)) {
+        remove(table, map, key)?;
+    }
+    wanted.iter().try_for_each(|key| insert(table, map, Plain(*key), 1))
 }
 
 fn clear<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str) -> Result<(), KernelError> {

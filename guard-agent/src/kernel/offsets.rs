@@ -51,6 +51,22 @@ pub const OFFSETS: &[(&str, &str, &[&str])] = &[
     ("OFF_TASK_PID_LINKS", "task_struct", &["pid_links"]),
     ("OFF_USERNS_LEVEL", "user_namespace", &["level"]),
     ("OFF_REGS_SYSCALL", "pt_regs", &["orig_ax"]),
+    ("OFF_SOCKET_SK", "socket", &["sk"]),
+    ("OFF_SOCK_FAMILY", "sock_common", &["skc_family"]),
+    ("OFF_SOCK_BOUND4", "sock_common", &["skc_rcv_saddr"]),
+    ("OFF_SOCK_BOUND6", "sock_common", &["skc_v6_rcv_saddr"]),
+    ("OFF_SOCK_PEER_PID", "sock", &["sk_peer_pid"]),
+    ("OFF_PID_NUMBERS", "pid", &["numbers"]),
+    ("OFF_CGROUP_LEVEL", "cgroup", &["level"]),
+    ("OFF_CGROUP_ANCESTORS", "cgroup", &["ancestors"]),
+    ("OFF_CGROUP_KN", "cgroup", &["kn"]),
+    ("OFF_KN_ID", "kernfs_node", &["id"]),
+    ("OFF_UNIX_ADDR", "unix_sock", &["addr"]),
+    ("OFF_UNIX_ADDR_LEN", "unix_address", &["len"]),
+    ("OFF_UNIX_ADDR_NAME", "unix_address", &["name"]),
+    ("OFF_DENTRY_INODE", "dentry", &["d_inode"]),
+    ("OFF_MSG_NAME", "msghdr", &["msg_name"]),
+    ("OFF_MSG_NAMELEN", "msghdr", &["msg_namelen"]),
 ];
 
 /// Fields of structs inside structs: name of the global, outer struct and field, inner struct and field.
@@ -71,6 +87,11 @@ pub fn all(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
     let (seconds, nanoseconds) = ctime_offsets(btf)?;
     values.push(("OFF_INODE_CTIME_S", seconds));
     values.push(("OFF_INODE_CTIME_NS", nanoseconds));
+    let inside = |outer: (&str, &str), inner: (&str, &str)| {
+        Ok::<_, BtfError>(btf.offset(outer.0, &[outer.1])? + btf.offset(inner.0, &[inner.1])?)
+    };
+    values.push(("OFF_SOCK_CGROUP", inside(("sock", "sk_cgrp_data"), ("sock_cgroup_data", "cgroup"))?));
+    values.push(("OFF_UNIX_DENTRY", inside(("unix_sock", "path"), ("path", "dentry"))?));
     Ok(values)
 }
 

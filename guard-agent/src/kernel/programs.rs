@@ -58,6 +58,11 @@ pub const PROGRAMS: &[(&str, Hook)] = &[
     ("guard_pivot", Hook::Lsm("sb_pivotroot")),
     ("guard_remount", Hook::Lsm("sb_remount")),
     ("guard_new_mount", Hook::Lsm("sb_kern_mount")),
+    ("guard_unix_connect", Hook::Lsm("unix_stream_connect")),
+    ("guard_unix_send", Hook::Lsm("unix_may_send")),
+    ("guard_socket_create", Hook::Lsm("socket_create")),
+    ("guard_connect", Hook::Lsm("socket_connect")),
+    ("guard_sendmsg", Hook::Lsm("socket_sendmsg")),
 ];
 
 /// Kernels before 6.2 skip a sleepable LSM program that another task is in; there the verification must not sleep.
