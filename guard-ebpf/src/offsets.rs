@@ -112,6 +112,12 @@ pub unsafe fn field<T: Copy>(base: *const u8, offset: &u32) -> T {
     unsafe { *base.add(global(offset) as usize).cast::<T>() }
 }
 
+/// A length below 256 in a form of which the verifier sees the bound: the compiler must not know it from before.
+#[inline(always)]
+pub fn short(length: u32) -> usize {
+    global(&(length as usize)) & 0xff
+}
+
 /// Reads a field behind a pointer that the verifier does not track; nothing if the address cannot be read.
 #[inline(always)]
 pub fn peek<T: Copy>(base: *const u8, offset: &u32) -> Option<T> {

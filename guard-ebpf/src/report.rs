@@ -8,6 +8,7 @@ use guard_common::{COMM, Counter, EVENT_TEXT, EventHeader, FileKey, GuardEvent, 
 use crate::check::EPERM;
 use crate::maps::{count, now};
 use crate::membership::{tgid, tid};
+use crate::offsets::short;
 use crate::ring::{self, Tells};
 
 /// What the text of an event is taken from.
@@ -114,7 +115,7 @@ fn text(into: &mut [u8; EVENT_TEXT], from: Text) -> u32 {
         Text::Name(name) => unsafe { bpf_probe_read_kernel_str_bytes(name, into) }.map_or(0, |t| t.len() as u32),
         Text::Bytes(start, length) => {
             let length = if length > EVENT_TEXT as u32 { EVENT_TEXT as u32 } else { length };
-            let Some(part) = into.get_mut(..length as usize) else { return 0 };
+            let Some(part) = into.get_mut(..short(length)) else { return 0 };
             // SAFETY: as above.
             if unsafe { bpf_probe_read_kernel_buf(start, part) }.is_err() { 0 } else { length }
         }

@@ -213,7 +213,7 @@ fn read_name(peer: *const u8, into: &mut SocketName) -> Option<*const u8> {
     if used == 0 || used > SOCKET_NAME as u32 {
         return None;
     }
-    let part = into.name.get_mut(..used as usize)?;
+    let part = into.name.get_mut(..short(used))?;
     // SAFETY: the helper checks the address and writes at most the slice.
     unsafe { bpf_probe_read_kernel_buf(start, part) }.ok()?;
     into.length = used;

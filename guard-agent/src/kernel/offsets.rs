@@ -73,6 +73,8 @@ pub const OFFSETS: &[(&str, &str, &[&str])] = &[
 pub const NESTED: &[(&str, [&str; 2], [&str; 2])] = &[
     ("OFF_FILE_DENTRY", ["file", "f_path"], ["path", "dentry"]),
     ("OFF_DENTRY_NAME", ["dentry", "d_name"], ["qstr", "name"]),
+    ("OFF_SOCK_CGROUP", ["sock", "sk_cgrp_data"], ["sock_cgroup_data", "cgroup"]),
+    ("OFF_UNIX_DENTRY", ["unix_sock", "path"], ["path", "dentry"]),
 ];
 
 /// Every global with its value.
@@ -87,11 +89,6 @@ pub fn all(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
     let (seconds, nanoseconds) = ctime_offsets(btf)?;
     values.push(("OFF_INODE_CTIME_S", seconds));
     values.push(("OFF_INODE_CTIME_NS", nanoseconds));
-    let inside = |outer: (&str, &str), inner: (&str, &str)| {
-        Ok::<_, BtfError>(btf.offset(outer.0, &[outer.1])? + btf.offset(inner.0, &[inner.1])?)
-    };
-    values.push(("OFF_SOCK_CGROUP", inside(("sock", "sk_cgrp_data"), ("sock_cgroup_data", "cgroup"))?));
-    values.push(("OFF_UNIX_DENTRY", inside(("unix_sock", "path"), ("path", "dentry"))?));
     Ok(values)
 }
 
