@@ -11,8 +11,8 @@ mod neighbours;
 mod outward;
 mod review;
 mod same_bytes;
-mod swaps;
 mod sockets;
+mod swaps;
 mod usage;
 
 /// One scenario.

@@ -16,8 +16,7 @@ use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, Pod};
 use guard_common::{
     ABI_VERSION, ADDRESS_KEY, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending,
-    PortRules, Runtime, Session, SocketFile, SocketName,
-    Share, maps,
+    PortRules, Runtime, Session, Share, SocketFile, SocketName, maps,
 };
 use thiserror::Error;
 

@@ -209,7 +209,7 @@ fn addresses(start: &Start<'_>, port: u16) -> Result<()> {
     let allowed = [
         at(&["tcp", "udp", "fastopen", "mapped", "unspec", "bound"], "127.0.0.1"),
         at(&["tcp"], "0.0.0.0"),
-        vec!["disconnect".into(), "make:16:3:0".into(), "make:38:5:0".into()],
+        vec!["disconnect".into(), "make:16:3:0".into()],
     ]
     .concat();
     let denied = [
