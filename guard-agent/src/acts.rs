@@ -40,7 +40,7 @@ impl Acts {
         id: SessionId,
         identity: &Identity,
         program: String,
-        rule: String,
+        (rule, place): (String, Option<(String, Vec<u8>)>),
     ) -> Vec<(SessionId, Body)> {
         let target = target(event);
         let file = (event.file.dev, event.file.ino);
@@ -63,10 +63,14 @@ impl Acts {
             exec_id: event.exec,
             root_exec_id: event.root,
             uid: event.uid,
-            target,
+            target: match &place {
+                Some((_, path)) => protected_target(path, target),
+                None => target,
+            },
             operation: operation_name(event).into(),
-            number: event.number,
-            rule,
+            // Of protected paths it is the place's hash.
+            number: if place.is_some() { 0 } else { event.number },
+            rule: place.map_or(rule, |(rule, _)| rule),
             killed: event.outcome == guard_outcome::KILLED,
             program,
             folded: false,
@@ -112,6 +116,12 @@ fn network_target(event: &GuardEvent, address_bytes: &[u8]) -> String {
         }
         _ => address(family, address_bytes, event.number),
     }
+}
+
+/// The protected path that spoke, and the name below it that was acted on, if that is another.
+fn protected_target(path: &[u8], name: Vec<u8>) -> Vec<u8> {
+    let last = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+    if name.is_empty() || last == name { path.to_vec() } else { [path, b"/\xe2\x80\xa6/", &name].concat() }
 }
 
 fn address(family: u32, bytes: &[u8], port: u64) -> String {
@@ -240,7 +250,7 @@ mod tests {
         let connect = event(reason::NETWORK, &[127, 0, 0, 1], 22, 2);
         for _ in 0..3 {
             assert!(
-                acts.take(&connect, SessionId::NONE, &Identity::default(), String::new(), String::new()).is_empty()
+                acts.take(&connect, SessionId::NONE, &Identity::default(), String::new(), Default::default()).is_empty()
             );
         }
         let due = acts.due(u64::MAX);
@@ -254,7 +264,7 @@ mod tests {
         let mut records = 0;
         for port in 0..5000 {
             let act = event(reason::NETWORK, &[127, 0, 0, 1], port, 2);
-            records += acts.take(&act, SessionId::NONE, &Identity::default(), String::new(), String::new()).len();
+            records += acts.take(&act, SessionId::NONE, &Identity::default(), String::new(), Default::default()).len();
         }
         assert!(acts.0.len() <= WAITING_MAX && records >= 3000);
     }

@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Decision, Disposition, ExecDecision, ExecRequest};
+use guard_proto::v1::{Decision, Disposition, ExecDecision, ExecFacts, ExecRequest, Verdict};
+use sha2::{Digest, Sha256};
 
+use crate::deletes;
 use crate::facts::Facts;
 use crate::hold::{self, Opening};
 use crate::judge::{self, Cover, Judged};
@@ -44,6 +46,14 @@ struct Pending {
     waiters: Vec<Waiter>,
     /// The exec of the request itself is still among them.
     first_held: bool,
+    /// It is about deletions, not about an exec: whose budget an approval raises.
+    deletes: Option<Deleting>,
+}
+
+/// What a request about deletions needs to know when it is approved.
+struct Deleting {
+    /// Digest of the identical command, should it have ended by then.
+    command: Option<[u8; 32]>,
 }
 
 /// An approval that waits for the identical exec.
@@ -111,9 +121,13 @@ impl Approvals {
     /// Joins a question whose own exec is no longer held. Gives the waiter back if there is none.
     fn join(&self, session: &Session, digest: &[u8; 32], waiter: Waiter) -> Option<Waiter> {
         let mut pending = lock(&self.pending);
-        let open = pending
-            .values_mut()
-            .find(|p| p.digest == *digest && !p.first_held && p.waiters.is_empty() && p.session.key == session.key);
+        let open = pending.values_mut().find(|p| {
+            p.digest == *digest
+                && p.deletes.is_none()
+                && !p.first_held
+                && p.waiters.is_empty()
+                && p.session.key == session.key
+        });
         match open {
             Some(open) => {
                 open.waiters.push(waiter);
@@ -158,6 +172,7 @@ impl Approvals {
             deadline_boot_ns,
             waiters: vec![waiter],
             first_held: true,
+            deletes: None,
         };
         // Known before it is durable: a decision may come as soon as it is.
         lock(&self.pending).insert(id.clone(), pending);
@@ -167,6 +182,66 @@ impl Approvals {
         }
         let recorded = node.append(session.id, Body::ExecRequest(record));
         match recorded {
+            Ok(ticket) => {
+                let (node, session) = (Arc::clone(node), Arc::clone(session));
+                ticket.on_done(move |done| match done {
+                    Ok(_) => session.say("review", text, &id),
+                    Err(error) => node.approvals.drop_unrecorded(&id, &error.to_string()),
+                });
+            }
+            Err(error) => self.drop_unrecorded(&id, &error.to_string()),
+        }
+    }
+
+    /// Asks whether a command may delete more than its budget. Nothing is held meanwhile.
+    pub fn ask_deletes(
+        &self,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        facts: ExecFacts,
+        verdict: Verdict,
+        root: u64,
+        command: Option<[u8; 32]>,
+    ) {
+        let id = ulid::Ulid::generate().to_string();
+        let now = time::boot_ns();
+        let length = Duration::from_secs(node.config.hold.review_deadline_seconds);
+        let deadline_boot_ns = (now + ns(length)).min(session.expires_boot_ns);
+        let opened_unix_ns = time::wall_unix_ns();
+        let digest: [u8; 32] = {
+            let mut hasher = Sha256::new();
+            hasher.update(b"guard delete request v1\0");
+            hasher.update(id.as_bytes());
+            hasher.update(root.to_le_bytes());
+            hasher.finalize().into()
+        };
+        let text = verdict.reasons.first().map(|r| r.text.clone()).unwrap_or_default();
+        let pending = Pending {
+            session: Arc::clone(session),
+            digest,
+            first_exec: facts.exec_id,
+            root,
+            category: verdict.category.clone(),
+            opened_boot_ns: now,
+            shown_unix_ns: opened_unix_ns,
+            deadline_boot_ns,
+            waiters: Vec::new(),
+            first_held: false,
+            deletes: Some(Deleting { command }),
+        };
+        let record = ExecRequest {
+            identity: Some(session.identity.clone()),
+            facts: Some(facts),
+            verdict: Some(verdict),
+            request_id: id.clone(),
+            deadline_boot_ns,
+            deadline_unix_ns: opened_unix_ns + i64::try_from(deadline_boot_ns.saturating_sub(now)).unwrap_or(0),
+            hold_max_ns: 0,
+            digest: digest.to_vec(),
+            timing: None,
+        };
+        lock(&self.pending).insert(id.clone(), pending);
+        match node.append(session.id, Body::ExecRequest(record)) {
             Ok(ticket) => {
                 let (node, session) = (Arc::clone(node), Arc::clone(session));
                 ticket.on_done(move |done| match done {
@@ -305,7 +380,21 @@ impl Approvals {
                 return;
             }
         };
+        if let Some(deleting) = &pending.deletes {
+            let (node, root, command) = (Arc::clone(node), pending.root, deleting.command);
+            // `once` names no number; with `root` the bound on execs is one on files.
+            let files = (decision.scope == "root").then_some(decision.max_execs);
+            let id = decision.request_id.clone();
+            ticket.on_done(move |done| {
+                if done.is_ok() {
+                    deletes::approved(&node, &session, root, command, files);
+                    session.say("approved", "approved: more files may be deleted".into(), &id);
+                }
+            });
+            return;
+        }
         if let Some(waiter) = first {
+            deletes::approved_exec(node, &session, pending.root, &pending.category);
             if let Some(approval) = approval.filter(|_| pending.root != 0) {
                 session.approve_root(pending.root, approval);
             }

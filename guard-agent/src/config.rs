@@ -65,6 +65,9 @@ pub struct Config {
     /// What sessions may do beside exec, by name of the profile.
     #[serde(default, rename = "profile")]
     pub profiles: Profiles,
+    /// Names and files that governed tasks may not change, or not read, beside those that are built in.
+    #[serde(default)]
+    pub protect: Vec<crate::protect::ProtectConfig>,
     /// The journal.
     #[serde(default)]
     pub journal: JournalConfig,
@@ -321,6 +324,9 @@ impl Config {
         }
         if let Err(reason) = crate::reach::Reach::new(self) {
             return wrong("collector.address", reason);
+        }
+        if let Err(reason) = crate::protect::rules(self) {
+            return wrong("protect", reason);
         }
         within("journal.max_mib", self.journal.max_mib, 4, 1 << 20)?;
         within("journal.session_records_per_second", self.journal.session_records_per_second, 1, 10_000)?;

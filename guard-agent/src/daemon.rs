@@ -27,6 +27,7 @@ use crate::leftover::{self, Leftover};
 use crate::node::{self, Node, Parts};
 use crate::outcome::{self, Outcomes};
 use crate::reach::{self, Reach};
+use crate::protect::{self, Protected};
 use crate::supervisor::{Heart, SIGNALS};
 use crate::{control, preflight, ship, watch};
 
@@ -64,6 +65,8 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     let kernel = load_kernel(config)?;
     let reach = Reach::new(config).map_err(failed(Code::Config))?;
     reach.install(config, &kernel).map_err(failed(Code::Unavailable))?;
+    let protected = Protected::new(config).map_err(failed(Code::Config))?;
+    protected.refresh(&kernel).map_err(failed(Code::Unavailable))?;
     let empty = leftover::kill_all(&config.kernel.cgroup);
     kernel.close_all_sessions().map_err(failed(Code::Unavailable))?;
     let measured = canary::measure(&kernel, &launcher, &config.kernel.cgroup).map_err(failed(Code::Unavailable))?;
@@ -78,7 +81,18 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
         rustix::system::uname().release().to_string_lossy().into_owned(),
     );
     let node =
-        Node::new(Parts { config: config.clone(), kernel, launcher, journal, host, policy, measured, reach, boot });
+        Node::new(Parts {
+            config: config.clone(),
+            kernel,
+            launcher,
+            journal,
+            host,
+            policy,
+            protected,
+            measured,
+            reach,
+            boot,
+        });
     for warning in preflight::support(config, 0, &[]).warnings {
         tracing::warn!("{warning}");
     }
@@ -87,6 +101,7 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     ship::spawn(&node).map_err(failed(Code::Internal))?;
     reach::spawn(&node).map_err(failed(Code::Internal))?;
     watch::spawn(&node).map_err(failed(Code::Internal))?;
+    protect::spawn(&node).map_err(failed(Code::Internal))?;
     control::spawn(&node).map_err(|e| Failure {
         code: Code::Unavailable,
         text: format!("control socket {}: {e}", node.config.control.socket.display()),

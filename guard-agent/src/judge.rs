@@ -10,6 +10,7 @@ use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, Exec, Reason, Timing, Verdict};
 
 use crate::approvals::Right;
+use crate::deletes;
 use crate::facts::Facts;
 use crate::hold::{self, Opening};
 use crate::kernel::fanotify::Held;
@@ -35,6 +36,9 @@ pub struct Judged {
 pub fn judge(node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, held: Held) {
     let judged = consult(node, session, &facts);
     let tier = judged.verdict.tier();
+    if judged.entry || judged.root == facts.attempt.exec {
+        deletes::started(node, session, judged.root, &facts);
+    }
     if node.observes() {
         return admit(node, session, &facts, held, &judged, &Cover::Observed(tier));
     }
@@ -158,6 +162,7 @@ pub fn admit(node: &Arc<Node>, session: &Arc<Session>, facts: &Facts, held: Held
         Cover::Observed(tier) => record.detail = format!("observe mode: policy says {}", tier_name(*tier)),
         Cover::Root(root, approval) => {
             record.set_disposition(Disposition::Inherited);
+            deletes::approved_exec(node, session, *root, &judged.verdict.category);
             record.inherited_from = *root;
             record.request_id.clone_from(&approval.request_id);
             record.reviewer.clone_from(&approval.reviewer);
@@ -168,6 +173,7 @@ pub fn admit(node: &Arc<Node>, session: &Arc<Session>, facts: &Facts, held: Held
             record.reviewer.clone_from(&right.reviewer);
             record.detail = "the identical exec, tried again after its request was approved".into();
             right.open_root(session, judged.root);
+            deletes::approved_exec(node, session, judged.root, &judged.verdict.category);
         }
     }
     let opening = Opening::of(facts, judged.root);

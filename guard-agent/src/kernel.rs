@@ -15,6 +15,7 @@ pub mod memory;
 pub mod mounts;
 pub mod object;
 pub mod offsets;
+pub mod paths;
 pub mod proc;
 pub mod programs;
 pub mod shares;

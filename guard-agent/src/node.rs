@@ -21,6 +21,7 @@ use crate::kernel::load::Kernel;
 use crate::launcher::Launcher;
 use crate::losses::Losses;
 use crate::reach::Reach;
+use crate::protect::Protected;
 use crate::record;
 use crate::session::Session;
 use crate::ship::Link;
@@ -61,6 +62,8 @@ pub struct Node {
     pub losses: Losses,
     /// Sockets and addresses that sessions may connect to.
     pub reach: Reach,
+    /// Names and files that governed tasks may not change, or not read.
+    pub protected: Protected,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     policy: RwLock<Arc<InForce>>,
     policy_error: Mutex<String>,
@@ -83,6 +86,8 @@ pub struct Parts {
     pub host: HostId,
     /// Policy.
     pub policy: InForce,
+    /// Protected paths.
+    pub protected: Protected,
     /// First canary.
     pub measured: Measured,
     /// Sockets and addresses.
@@ -100,6 +105,7 @@ impl Node {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             losses: Losses::read(&parts.config.node.state_dir, &parts.boot.0),
+            protected: parts.protected,
             config: parts.config,
             kernel: parts.kernel,
             launcher: parts.launcher,

@@ -18,6 +18,7 @@ use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, Identity};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acts::{Acts, reason_name};
+use crate::deletes;
 use crate::flood::AtWill;
 use crate::kernel::canary;
 use crate::kernel::events::{Event, EventReader};
@@ -376,7 +377,11 @@ impl Outcomes {
             reason::NETWORK => self.node.reach.rules.text(socket_detail::rule(event.detail)),
             _ => String::new(),
         };
-        for (id, body) in self.acts.take(event, owner.id, &owner.identity, program, rule) {
+        if let Some(session) = &owner.session {
+            deletes::event(&self.node, session, event);
+        }
+        let place = self.node.protected.explain(event);
+        for (id, body) in self.acts.take(event, owner.id, &owner.identity, program, (rule, place)) {
             self.keep_at_will(id, body);
         }
         let Some(session) = &owner.session else { return };

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::capabilities::Capabilities;
 use crate::network::{self, NamedSocket, Network, Strict};
+use crate::deletes::Budget;
 
 /// What happens to an act that may be legitimate.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
@@ -58,6 +59,8 @@ pub struct Profile {
     pub other_unix_sockets: Strict,
     /// Internet addresses.
     pub network: Network,
+    /// How many files one command may delete.
+    pub delete_budget: Budget,
 }
 
 impl Default for Profile {
@@ -73,6 +76,7 @@ impl Default for Profile {
             unix_sockets: network::default_sockets(),
             other_unix_sockets: Strict::Deny,
             network: Network::default(),
+            delete_budget: Budget::default(),
         }
     }
 }

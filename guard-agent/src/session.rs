@@ -15,6 +15,7 @@ use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Identity, SessionEnd, SessionMessage, SessionStart, local_reply};
 
+use crate::deletes::Deletes;
 use crate::files::Rights;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
@@ -134,6 +135,8 @@ pub struct Session {
     pub denied: AtomicU32,
     /// Tasks whose memory is being read: for which exec, since when (boot time).
     pub reading: Mutex<HashMap<u32, (u64, u64)>>,
+    /// What its commands have deleted.
+    pub deletes: Deletes,
     attempts: Mutex<HashMap<u64, Attempted>>,
     images: Mutex<HashMap<u64, Image>>,
     roots: Mutex<HashMap<u64, RootApproval>>,
@@ -214,6 +217,8 @@ pub fn start<'a>(
         profile: crate::network::profile_number(&profile_name),
         ..KernelSession::default()
     };
+    node.protected.session_starts(&node.kernel, &wanted.user.home).map_err(|e| e.to_string())?;
+    node.kernel.set_delete_budget(key, &profile.delete_budget.kernel()).map_err(|e| e.to_string())?;
     node.kernel.shares.open(key).map_err(|e| e.to_string())?;
     node.kernel.open_session(key, &entry).map_err(|e| e.to_string())?;
     node.kernel.bind_cgroup(cgroup.id, key).map_err(|e| e.to_string())?;
@@ -250,6 +255,7 @@ pub fn start<'a>(
         execs: AtomicU32::new(0),
         denied: AtomicU32::new(0),
         reading: Mutex::default(),
+        deletes: Deletes::default(),
         attempts: Mutex::default(),
         images: Mutex::default(),
         roots: Mutex::default(),
@@ -295,6 +301,7 @@ impl Drop for Undo<'_> {
         if self.armed {
             let _ = self.node.kernel.close_session(self.key);
             self.node.kernel.shares.close(self.key);
+            self.node.kernel.clear_delete_budget(self.key);
             let _ = self.cgroup.kill(PATIENCE);
             let _ = self.node.kernel.unbind_cgroup(self.cgroup.id);
             let _ = self.cgroup.remove();
@@ -602,6 +609,7 @@ impl Session {
         };
         let durable = node.note(self.id, Body::SessionEnd(body)).is_some_and(|ticket| ticket.wait().is_ok());
         if empty {
+            node.kernel.clear_delete_budget(self.key);
             let _ = node.kernel.unbind_cgroup(self.cgroup.id);
             let _ = self.cgroup.remove();
         }

@@ -7,6 +7,8 @@
 //! Fails: nothing here can fail at run time; a layout that drifts fails the build.
 #![no_std]
 
+pub mod path;
+
 /// Version of every layout in this crate. The daemon refuses pinned maps that were made for another version.
 pub const ABI_VERSION: u32 = 4;
 
@@ -48,6 +50,18 @@ pub mod maps {
     pub const ADDRESSES: &str = "ADDRESSES";
     /// `LruHash<Talk, u64>`: messages that were reported lately → boot-time ns.
     pub const TALKS: &str = "TALKS";
+    /// `Hash<path::PathKey, path::PathRule>`: protected names and folders, and what leads to them.
+    pub const PATHS: &str = "PATHS";
+    /// `Hash<FileKey, path::PathRule>`: protected files that have more names than the protected one.
+    pub const INODES: &str = "INODES";
+    /// `Hash<path::Reader, u32>`: programs that may read what others may not.
+    pub const READERS: &str = "READERS";
+    /// `Hash<u64 session, path::DeleteBudget>`: how much the commands of a session may delete.
+    pub const BUDGETS: &str = "BUDGETS";
+    /// `LruHash<path::Deleter, path::Deleted>`: what they have deleted.
+    pub const DELETES: &str = "DELETES";
+    /// `LruHash<path::Created, u64 session>`: files that sessions have made themselves.
+    pub const CREATED: &str = "CREATED";
     /// `Array<Runtime>`: one entry, what the daemon may change at run time.
     pub const RUNTIME: &str = "RUNTIME";
 }

@@ -8,6 +8,7 @@
 
 mod bounds;
 mod check;
+mod deletes;
 mod enter;
 mod guards;
 mod hash;
@@ -18,6 +19,8 @@ mod names;
 mod namespaces;
 mod offsets;
 mod outcome;
+mod paths;
+mod places;
 mod privilege;
 mod process;
 mod report;

@@ -3,10 +3,14 @@
 use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use guard_common::path::{Created, DeleteBudget, Deleted, Deleter, PathKey, PathRule, Reader};
 use guard_common::{
     ADDRESS_KEY, Attempt, COUNTERS as COUNTER_COUNT, Counter, FROZEN_MAX, FileKey, FileStamp, GRANTS_MAX, GrantSet,
     MARKS_MAX, Mark, Pending, PortRules, Runtime, Session, Share, SocketFile, SocketName, Talk,
 };
+
+/// `BPF_F_NO_PREALLOC`: memory for what is there, not for what could be.
+const NO_PREALLOC: u32 = 1;
 
 #[map]
 pub static SESSIONS: HashMap<u64, Session> = HashMap::pinned(1024, 0);
@@ -24,6 +28,18 @@ pub static PENDING: HashMap<u64, Pending> = HashMap::pinned(GRANTS_MAX, 0);
 pub static FROZEN: HashMap<FileKey, u64> = HashMap::pinned(FROZEN_MAX, 0);
 #[map]
 pub static PROBES: HashMap<u32, FileStamp> = HashMap::pinned(256, 0);
+#[map]
+pub static PATHS: HashMap<PathKey, PathRule> = HashMap::pinned(65_536, NO_PREALLOC);
+#[map]
+pub static INODES: HashMap<FileKey, PathRule> = HashMap::pinned(16_384, NO_PREALLOC);
+#[map]
+pub static READERS: HashMap<Reader, u32> = HashMap::pinned(16_384, NO_PREALLOC);
+#[map]
+pub static BUDGETS: HashMap<u64, DeleteBudget> = HashMap::pinned(1024, 0);
+#[map]
+pub static DELETES: LruHashMap<Deleter, Deleted> = LruHashMap::pinned(16_384, 0);
+#[map]
+pub static CREATED: LruHashMap<Created, u64> = LruHashMap::pinned(32_768, 0);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(COUNTER_COUNT, 0);
 #[map]

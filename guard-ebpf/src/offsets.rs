@@ -80,6 +80,15 @@ offsets! {
     OFF_DENTRY_INODE => "dentry.d_inode";
     OFF_MSG_NAME => "msghdr.msg_name";
     OFF_MSG_NAMELEN => "msghdr.msg_namelen";
+    OFF_SB_ROOT => "super_block.s_root";
+    OFF_FILE_MODE => "file.f_mode";
+    OFF_DENTRY_PARENT => "dentry.d_parent";
+    OFF_DENTRY_NAME_LENGTH => "dentry.d_name.len";
+    OFF_DENTRY_SB => "dentry.d_sb";
+    OFF_IATTR_VALID => "iattr.ia_valid";
+    OFF_IATTR_SIZE => "iattr.ia_size";
+    OFF_TASK_CRED => "task_struct.cred";
+    OFF_TASK_REAL_CRED => "task_struct.real_cred";
 }
 
 /// Id of Guard's cgroup; tasks anywhere below it are governed.

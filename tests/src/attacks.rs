@@ -27,6 +27,8 @@ const FILES: &[(&str, &str)] = &[
     ("mappings.py", include_str!("../attacks/mappings.py")),
     ("sockets.py", include_str!("../attacks/sockets.py")),
     ("escape.py", include_str!("../attacks/escape.py")),
+    ("paths.py", include_str!("../attacks/paths.py")),
+    ("deletes.py", include_str!("../attacks/deletes.py")),
 ];
 
 /// Writes them.

@@ -1,9 +1,9 @@
 //! Field offsets of the running kernel, from `/sys/kernel/btf/vmlinux`.
 //!
-//! A small reader of the BTF format: only names of functions, and structs, unions and their members, descending into anonymous ones. It must not
+//! A small reader of the BTF format: only functions with their number of parameters, and structs, unions and their members, descending into anonymous ones. It must not
 //! guess: a missing type or field is an error that names it, and malformed input is an error, never a panic.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use thiserror::Error;
 
@@ -14,6 +14,7 @@ const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_FUNC: u32 = 12;
+const KIND_FUNC_PROTO: u32 = 13;
 /// Anonymous members nested deeper than this are not looked into.
 const DEPTH: u32 = 8;
 
@@ -42,7 +43,10 @@ pub struct Btf {
     strings: Vec<u8>,
     by_name: HashMap<String, u32>,
     members: HashMap<u32, Vec<Member>>,
-    functions: HashSet<String>,
+    /// Name → its prototype.
+    functions: HashMap<String, u32>,
+    /// Prototype → number of parameters.
+    parameters: HashMap<u32, u32>,
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
@@ -68,7 +72,13 @@ impl Btf {
         };
         let types = section(u32_at(bytes, 8)?, u32_at(bytes, 12)?)?;
         let strings = section(u32_at(bytes, 16)?, u32_at(bytes, 20)?)?.to_vec();
-        let mut this = Self { strings, by_name: HashMap::new(), members: HashMap::new(), functions: HashSet::new() };
+        let mut this = Self {
+            strings,
+            by_name: HashMap::new(),
+            members: HashMap::new(),
+            functions: HashMap::new(),
+            parameters: HashMap::new(),
+        };
         this.read_types(types)?;
         Ok(this)
     }
@@ -81,12 +91,15 @@ impl Btf {
             let name = u32_at(types, at)?;
             let info = u32_at(types, at.saturating_add(4))?;
             let (kind, count, flagged) = ((info >> 24) & 0x1f, info & 0xffff, info >> 31 == 1);
-            at = at.saturating_add(12);
             if kind == KIND_FUNC
                 && let Some(name) = self.string(name)
             {
-                self.functions.insert(name);
+                self.functions.insert(name, u32_at(types, at.saturating_add(8))?);
             }
+            if kind == KIND_FUNC_PROTO {
+                self.parameters.insert(id, count);
+            }
+            at = at.saturating_add(12);
             if kind == KIND_STRUCT || kind == KIND_UNION {
                 let mut members = Vec::with_capacity(count as usize);
                 for index in 0..count as usize {
@@ -118,7 +131,12 @@ impl Btf {
 
     /// Whether the kernel has a function of this name.
     pub fn has_function(&self, name: &str) -> bool {
-        self.functions.contains(name)
+        self.functions.contains_key(name)
+    }
+
+    /// How many parameters a function of the kernel has.
+    pub fn parameters(&self, name: &str) -> Option<u32> {
+        self.parameters.get(self.functions.get(name)?).copied()
     }
 
     /// Offset in bytes of the first of `fields` that the struct has.
@@ -171,6 +189,7 @@ mod tests {
         let Ok(btf) = Btf::of_running_kernel() else { return };
         assert!(btf.offset("task_struct", &["tgid"]).unwrap() > 0);
         assert!(btf.offset("mm_struct", &["arg_start"]).unwrap() > 0);
+        assert_eq!(btf.parameters("vfs_fsync"), Some(2));
         assert!(
             matches!(btf.offset("task_struct", &["no_such_field"]), Err(BtfError::Missing(m)) if m == "task_struct.no_such_field")
         );

@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use super::btf::{Btf, BtfError};
 use super::events::EventReader;
+use super::paths::PathTables;
 use super::programs::{PROGRAMS, attach, program_for_kernel};
 use super::shares::Shares;
 use super::{object, offsets, time};
@@ -92,7 +93,7 @@ pub enum KernelError {
 #[repr(transparent)]
 pub(super) struct Plain<T>(pub(super) T);
 
-trait Shared: Copy + 'static {}
+pub(super) trait Shared: Copy + 'static {}
 impl Shared for Session {}
 impl Shared for Mark {}
 impl Shared for Attempt {}
@@ -113,7 +114,7 @@ unsafe impl<T: Shared> Pod for Plain<T> {}
 /// Log lines of the kernel programs.
 pub type ProgramLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
-type Table<K, V> = Mutex<HashMap<MapData, K, V>>;
+pub(super) type Table<K, V> = Mutex<HashMap<MapData, K, V>>;
 
 /// The loaded programs and their maps.
 pub struct Kernel {
@@ -131,6 +132,7 @@ pub struct Kernel {
     runtime: Mutex<Array<MapData, Plain<Runtime>>>,
     /// Each session's account of the event ring.
     pub shares: Shares,
+    pub(super) path_tables: PathTables,
     events: Mutex<Option<RingBuf<MapData>>>,
     log: Mutex<Option<ProgramLog>>,
     key: [u64; 2],
@@ -155,7 +157,7 @@ impl Kernel {
         let mut instructions = Vec::new();
         let mut missing = Vec::new();
         for (name, hook) in PROGRAMS {
-            let name = program_for_kernel(name);
+            let name = program_for_kernel(name, &btf);
             let (link, verified) = attach(&mut ebpf, name, hook, &loader_btf, &btf)?;
             let Some(link) = link else {
                 missing.push(name.to_owned());
@@ -183,6 +185,13 @@ impl Kernel {
             addresses: Mutex::new(typed(take(&mut ebpf, maps::ADDRESSES)?, maps::ADDRESSES)?),
             counters: Mutex::new(typed(take(&mut ebpf, maps::COUNTERS)?, maps::COUNTERS)?),
             runtime: Mutex::new(typed(take(&mut ebpf, maps::RUNTIME)?, maps::RUNTIME)?),
+            path_tables: PathTables {
+                paths: table(&mut ebpf, maps::PATHS)?,
+                inodes: table(&mut ebpf, maps::INODES)?,
+                readers: table(&mut ebpf, maps::READERS)?,
+                budgets: table(&mut ebpf, maps::BUDGETS)?,
+                deletes: table(&mut ebpf, maps::DELETES)?,
+            },
             shares: Shares::new(
                 typed(take(&mut ebpf, maps::SHARES)?, maps::SHARES)?,
                 typed(take(&mut ebpf, maps::TAKEN)?, maps::TAKEN)?,
@@ -449,16 +458,21 @@ fn table<K: Pod, V: Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Table<K,
     Ok(Mutex::new(typed(take(ebpf, name)?, name)?))
 }
 
-fn insert<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str, key: K, value: V) -> Result<(), KernelError> {
+pub(super) fn insert<K: Pod, V: Pod>(
+    table: &Table<K, V>,
+    map: &'static str,
+    key: K,
+    value: V,
+) -> Result<(), KernelError> {
     let Ok(mut table) = table.lock() else { return Err(KernelError::Absent(map)) };
     table.insert(key.borrow(), value.borrow(), 0).map_err(|source| KernelError::Map { map, source })
 }
 
-fn get<K: Pod, V: Pod>(table: &Table<K, V>, key: &K) -> Option<V> {
+pub(super) fn get<K: Pod, V: Pod>(table: &Table<K, V>, key: &K) -> Option<V> {
     table.lock().ok()?.get(key, 0).ok()
 }
 
-fn remove<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str, key: &K) -> Result<(), KernelError> {
+pub(super) fn remove<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str, key: &K) -> Result<(), KernelError> {
     let Ok(mut table) = table.lock() else { return Err(KernelError::Absent(map)) };
     match table.remove(key) {
         Ok(()) | Err(MapError::KeyNotFound) => Ok(()),

@@ -67,6 +67,14 @@ pub const OFFSETS: &[(&str, &str, &[&str])] = &[
     ("OFF_DENTRY_INODE", "dentry", &["d_inode"]),
     ("OFF_MSG_NAME", "msghdr", &["msg_name"]),
     ("OFF_MSG_NAMELEN", "msghdr", &["msg_namelen"]),
+    ("OFF_SB_ROOT", "super_block", &["s_root"]),
+    ("OFF_FILE_MODE", "file", &["f_mode"]),
+    ("OFF_DENTRY_PARENT", "dentry", &["d_parent"]),
+    ("OFF_DENTRY_SB", "dentry", &["d_sb"]),
+    ("OFF_IATTR_VALID", "iattr", &["ia_valid"]),
+    ("OFF_IATTR_SIZE", "iattr", &["ia_size"]),
+    ("OFF_TASK_CRED", "task_struct", &["cred"]),
+    ("OFF_TASK_REAL_CRED", "task_struct", &["real_cred"]),
 ];
 
 /// Fields of structs inside structs: name of the global, outer struct and field, inner struct and field.
@@ -75,6 +83,7 @@ pub const NESTED: &[(&str, [&str; 2], [&str; 2])] = &[
     ("OFF_DENTRY_NAME", ["dentry", "d_name"], ["qstr", "name"]),
     ("OFF_SOCK_CGROUP", ["sock", "sk_cgrp_data"], ["sock_cgroup_data", "cgroup"]),
     ("OFF_UNIX_DENTRY", ["unix_sock", "path"], ["path", "dentry"]),
+    ("OFF_DENTRY_NAME_LENGTH", ["dentry", "d_name"], ["qstr", "len"]),
 ];
 
 /// Every global with its value.

@@ -63,11 +63,27 @@ pub const PROGRAMS: &[(&str, Hook)] = &[
     ("guard_socket_create", Hook::Lsm("socket_create")),
     ("guard_connect", Hook::Lsm("socket_connect")),
     ("guard_sendmsg", Hook::Lsm("socket_sendmsg")),
+    ("guard_open", Hook::Lsm("file_open")),
+    ("guard_create", Hook::Lsm("inode_create")),
+    ("guard_mkdir", Hook::Lsm("inode_mkdir")),
+    ("guard_mknod", Hook::Lsm("inode_mknod")),
+    ("guard_symlink", Hook::Lsm("inode_symlink")),
+    ("guard_link", Hook::Lsm("inode_link")),
+    ("guard_unlink", Hook::Lsm("inode_unlink")),
+    ("guard_rmdir", Hook::Lsm("inode_rmdir")),
+    ("guard_rename", Hook::Lsm("inode_rename")),
+    ("guard_setattr", Hook::Lsm("inode_setattr")),
+    ("guard_setxattr", Hook::Lsm("inode_setxattr")),
+    ("guard_removexattr", Hook::Lsm("inode_removexattr")),
+    ("guard_set_acl", Hook::LsmIfThere("inode_set_acl")),
+    ("guard_remove_acl", Hook::LsmIfThere("inode_remove_acl")),
 ];
 
-/// Kernels before 6.2 skip a sleepable LSM program that another task is in; there the verification must not sleep.
-pub fn program_for_kernel(name: &'static str) -> &'static str {
+/// Kernels before 6.2 skip a sleepable LSM program that another task is in; there the verification must not sleep. Before
+/// 6.10 `inode_setattr` has no id mapping among its arguments.
+pub fn program_for_kernel(name: &'static str, types: &Btf) -> &'static str {
     match name {
+        "guard_setattr" if types.parameters("bpf_lsm_inode_setattr") == Some(2) => "guard_setattr_unmapped",
         "guard_verify" if release_before(&rustix::system::uname().release().to_string_lossy(), (6, 2)) => {
             "guard_verify_at_once"
         }
