@@ -68,6 +68,16 @@ pub fn guard_task_nice(ctx: LsmContext) -> i32 {
     setting(ctx.arg(2), ctx.arg(0), 0)
 }
 
+#[lsm(hook = "task_setioprio")]
+pub fn guard_task_ioprio(ctx: LsmContext) -> i32 {
+    setting(ctx.arg(2), ctx.arg(0), 0)
+}
+
+#[lsm(hook = "task_movememory")]
+pub fn guard_task_memory(ctx: LsmContext) -> i32 {
+    setting(ctx.arg(1), ctx.arg(0), 0)
+}
+
 #[inline(always)]
 fn setting(earlier: i32, target: *const u8, number: u32) -> i32 {
     if earlier != 0 {

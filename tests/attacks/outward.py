@@ -101,6 +101,8 @@ def signals(neighbour):
     trial("rlimit", lambda: resource.prlimit(neighbour, resource.RLIMIT_CPU, (1, 1)))
     trial("nice", lambda: os.setpriority(os.PRIO_PROCESS, neighbour, 10))
     trial("affinity", lambda: os.sched_setaffinity(neighbour, {0}))
+    trial("ioprio", lambda: syscall(251, 1, neighbour, 3 << 13))
+    trial("migrate_pages", lambda: syscall(256, neighbour, 64, ctypes.byref(ctypes.c_ulong(1)), ctypes.byref(ctypes.c_ulong(1))))
     trial("oom_score", lambda: write("/proc/%d/oom_score_adj" % neighbour, b"900"))
     # Success even if every one was refused: the test looks who is still alive. It may reach this process itself.
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -43,6 +43,8 @@ pub const PROGRAMS: &[(&str, Hook)] = &[
     ("guard_task_limit", Hook::Lsm("task_setrlimit")),
     ("guard_task_scheduler", Hook::Lsm("task_setscheduler")),
     ("guard_task_nice", Hook::Lsm("task_setnice")),
+    ("guard_task_ioprio", Hook::Lsm("task_setioprio")),
+    ("guard_task_memory", Hook::Lsm("task_movememory")),
     ("guard_ioctl", Hook::Lsm("file_ioctl")),
     ("guard_ioctl_compat", Hook::LsmIfThere("file_ioctl_compat")),
     ("guard_capable", Hook::Lsm("capable")),

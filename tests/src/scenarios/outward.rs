@@ -15,7 +15,7 @@ use crate::session::{self, ALICE, Ended, ROOT, Session, Start};
 use crate::wait::{output, seconds, until, until_true};
 
 /// Attempts, and what a record must call each. Empty: ordinary permissions refuse before any guard is asked.
-const USER: [(&str, &str); 21] = [
+const USER: [(&str, &str); 23] = [
     ("kill", "signal"),
     ("kill_group", "signal"),
     ("pidfd_send_signal", "signal"),
@@ -28,6 +28,8 @@ const USER: [(&str, &str); 21] = [
     ("rlimit", "task_setting"),
     ("nice", "task_setting"),
     ("affinity", "task_setting"),
+    ("ioprio", "task_setting"),
+    ("migrate_pages", "task_setting"),
     ("oom_score", "task_setting"),
     ("kill_daemon", ""),
     ("bpf", "bpf"),
