@@ -105,7 +105,7 @@ pub fn stop_daemon() -> Result<()> {
     if let Ok(pid) = supervisor() {
         signal(pid, Signal::TERM)?;
     }
-    until_true("guard-agent ends after SIGTERM", seconds(20), || Ok(named("guard-agent")?.is_empty()))
+    until_true("guard-agent ends after SIGTERM", seconds(60), || Ok(named("guard-agent")?.is_empty()))
 }
 
 /// Starts the daemon with the configuration in force and waits until it measures that it enforces.
@@ -116,7 +116,7 @@ pub fn start_daemon() -> Result<()> {
 
 /// Waits until the local daemon says, measured, that it enforces, and the collector sees it.
 pub fn enforcing() -> Result<()> {
-    until_true("the daemon enforces and is connected", seconds(60), || {
+    until_true("the daemon enforces and is connected", seconds(150), || {
         let status = ctl::json("root", &["status", "--local"])?;
         Ok(status["report"]["mode"] == "enforcing" && status["collector_connected"] == true)
     })
