@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use guard_common::{Attempt, FileStamp, GRANT_FILES};
 use guard_policy::{FileRef, Role, Stdin};
@@ -12,11 +13,12 @@ use guard_proto::v1::{ExecFacts, FileFact, ProcessRef};
 use sha2::{Digest, Sha256};
 
 use crate::elf;
-use crate::files::{self, Rights};
+use crate::files::{self, Kept, Rights, Way};
 use crate::kernel::hash::{self, ImageArgs};
 use crate::kernel::memory::{Memory, PATH_MAX};
 use crate::kernel::{proc, time};
 use crate::node::Node;
+use crate::protect::Mounts;
 use crate::record;
 use crate::script::{self, Shebang};
 
@@ -105,7 +107,7 @@ pub fn gather(
     place: &Place<'_>,
     attempt: &Attempt,
     file: BorrowedFd<'_>,
-    frozen: &mut Vec<guard_common::FileKey>,
+    frozen: &mut Vec<Kept>,
 ) -> Result<Facts, Misunderstood> {
     let read_boot_ns = time::boot_ns();
     let memory = Memory::of(attempt.tid);
@@ -117,7 +119,7 @@ pub fn gather(
     let (mut judged, chain) = follow(node, place, attempt, file, frozen)?;
     let script_path = script::script_path(attempt.dirfd, &path_arg);
     let cwd = proc::link(attempt.tid, "cwd").map_err(wrong("reading the working folder"))?;
-    distrust_names(place, attempt.tid, &cwd, &script_path, &mut judged, &chain);
+    keep_names(node, place, attempt.tid, (&cwd, &script_path), &chain, &mut judged, frozen)?;
     let image_argv = script::rewrite(&argv, &script_path, &chain);
     let image = hash::image_args(node.kernel.hash_key(), &image_argv, &env);
     let task = proc::process(attempt.tid).map_err(wrong("reading the task's status"))?;
@@ -148,7 +150,7 @@ fn follow(
     place: &Place<'_>,
     attempt: &Attempt,
     first: BorrowedFd<'_>,
-    frozen: &mut Vec<guard_common::FileKey>,
+    frozen: &mut Vec<Kept>,
 ) -> Result<(Vec<JudgedFile>, Vec<Shebang>), Misunderstood> {
     let mut judged = Vec::new();
     let mut chain = Vec::new();
@@ -180,12 +182,74 @@ fn follow(
     Ok((judged, chain))
 }
 
-/// An interpreter opens its script again by name: a name that the session can turn makes the script the session's.
-fn distrust_names(place: &Place<'_>, tid: u32, cwd: &[u8], name: &[u8], files: &mut [JudgedFile], chain: &[Shebang]) {
+/// Names on the way to one script.
+const NAMES_MAX: usize = 60;
+
+/// An interpreter opens its script again by name. Every name on the way that the session could turn to something else
+/// is kept as it is until the script's process ends; then the name must still lead to the judged file. A script that is
+/// reached through descriptors has no such names: it counts as the session's own.
+fn keep_names(
+    node: &Node,
+    place: &Place<'_>,
+    tid: u32,
+    (cwd, name): (&[u8], &[u8]),
+    chain: &[Shebang],
+    judged: &mut [JudgedFile],
+    frozen: &mut Vec<Kept>,
+) -> Result<(), Misunderstood> {
     let names = std::iter::once(name).chain(chain.iter().map(|line| line.interpreter.as_slice()));
-    for (file, name) in files.iter_mut().zip(names).filter(|(file, _)| file.role == Role::Script) {
-        file.writable |= place.rights.can_redirect(tid, cwd, name);
+    for (file, name) in judged.iter_mut().zip(names).filter(|(file, _)| file.role == Role::Script) {
+        let Some(way) = Way::of(tid, cwd, name) else {
+            file.writable = true;
+            continue;
+        };
+        if !place.rights.can_redirect(&way) {
+            continue;
+        }
+        if node.observes() {
+            file.writable = true;
+            continue;
+        }
+        let mounts = Mounts::of(place.entry_pid).map_err(wrong("reading the session's mounts"))?;
+        let places: std::collections::BTreeSet<_> = way.names.iter().map(|(path, _)| path).collect();
+        if places.len() > NAMES_MAX {
+            let cause =
+                io::Error::other(format!("{} names lead to it; at most {NAMES_MAX} are followed", places.len()));
+            return Err(Misunderstood { what: "keeping the script's name", cause });
+        }
+        for path in places {
+            // Every mount of the namespace is in the table: only the root of a file system has no name to turn.
+            let Some(key) = mounts.place(path) else { continue };
+            let kept = Kept::Name(key);
+            node.freezes.freeze(&node.kernel, kept).map_err(wrong("keeping the script's name"))?;
+            frozen.push(kept);
+        }
+        still_leads_to(node, tid, cwd, name, &way, &file.stamp)?;
     }
+    Ok(())
+}
+
+/// Whether the name, now that it cannot be turned, leads along the same way to the judged file.
+fn still_leads_to(
+    node: &Node,
+    tid: u32,
+    cwd: &[u8],
+    name: &[u8],
+    way: &Way,
+    stamp: &FileStamp,
+) -> Result<(), Misunderstood> {
+    let turned = |why: &str| Misunderstood { what: "script_name_turned", cause: io::Error::other(why.to_owned()) };
+    let again = Way::of(tid, cwd, name).ok_or_else(|| turned("its name leads nowhere any more"))?;
+    if again.names.iter().map(|n| &n.0).ne(way.names.iter().map(|n| &n.0)) {
+        return Err(turned("its name was turned while it was judged"));
+    }
+    let end = again.end().unwrap_or(std::path::Path::new("/"));
+    let file = files::open_as(tid, end.as_os_str().as_bytes()).map_err(wrong("opening the script by its name"))?;
+    let found = probe(node, file.as_fd())?;
+    if (found.key, found.inode_addr) != (stamp.key, stamp.inode_addr) {
+        return Err(turned("its name leads to another file than the one that was judged"));
+    }
+    Ok(())
 }
 
 fn judge_file(
@@ -193,12 +257,13 @@ fn judge_file(
     place: &Place<'_>,
     tid: u32,
     file: BorrowedFd<'_>,
-    frozen: &mut Vec<guard_common::FileKey>,
+    frozen: &mut Vec<Kept>,
 ) -> Result<JudgedFile, Misunderstood> {
     // Twice: what is frozen must be what is read, and nothing may have been written in between.
     let before = probe(node, file)?;
-    node.freezes.freeze(&node.kernel, before.key).map_err(wrong("freezing the file"))?;
-    frozen.push(before.key);
+    let kept = Kept::File(before.key);
+    node.freezes.freeze(&node.kernel, kept).map_err(wrong("freezing the file"))?;
+    frozen.push(kept);
     // Having been asked for its change time, a kernel since 6.13 gives the next change a time of its own.
     rustix::fs::fstat(file).map_err(wrong("asking for the file's times"))?;
     let stamp = probe(node, file)?;

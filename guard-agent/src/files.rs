@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use guard_common::path::PathKey;
 use guard_common::{FileKey, FileStamp};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest, Sha256};
@@ -93,27 +94,59 @@ fn read_digest(file: BorrowedFd<'_>, size: u64) -> io::Result<[u8; 32]> {
     Ok(hasher.finalize().into())
 }
 
+/// What governed tasks must leave as it is while an exec is judged, and while a script is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kept {
+    /// The content of a file.
+    File(FileKey),
+    /// What a name leads to.
+    Name(PathKey),
+}
+
 /// Freezes that are in force, counted: several execs may run the same file.
 #[derive(Default)]
-pub struct Freezes(Mutex<HashMap<FileKey, u32>>);
+pub struct Freezes(Mutex<HashMap<Kept, u32>>);
 
 impl Freezes {
-    /// Keeps governed tasks from opening the file for writing.
-    pub fn freeze(&self, kernel: &Kernel, key: FileKey) -> io::Result<()> {
+    /// Keeps governed tasks from opening the file for writing, or from turning the name to something else.
+    pub fn freeze(&self, kernel: &Kernel, what: Kept) -> io::Result<()> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kernel.freeze(key, time::boot_ns() + FREEZE_NS).map_err(io::Error::other)?;
-        *counts.entry(key).or_default() += 1;
+        let until = time::boot_ns() + FREEZE_NS;
+        match what {
+            Kept::File(key) => kernel.freeze(key, until),
+            Kept::Name(key) => kernel.keep_name(key, until),
+        }
+        .map_err(io::Error::other)?;
+        *counts.entry(what).or_default() += 1;
         Ok(())
     }
 
+    /// Lets all that are in force go on for as long again.
+    pub fn renew(&self, kernel: &Kernel) {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = time::boot_ns() + FREEZE_NS;
+        for what in counts.keys() {
+            let renewed = match what {
+                Kept::File(key) => kernel.freeze(*key, until),
+                Kept::Name(key) => kernel.keep_name(*key, until),
+            };
+            if let Err(error) = renewed {
+                tracing::error!(%error, "a file or name that must stay as it is may be changed soon");
+            }
+        }
+    }
+
     /// Ends one freeze.
-    pub fn thaw(&self, kernel: &Kernel, key: FileKey) {
+    pub fn thaw(&self, kernel: &Kernel, what: Kept) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&key) {
+        if let Some(count) = counts.get_mut(&what) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&key);
-                kernel.unfreeze(key);
+                counts.remove(&what);
+                match what {
+                    Kept::File(key) => kernel.unfreeze(key),
+                    Kept::Name(key) => kernel.free_name(key),
+                }
             }
         }
     }
@@ -228,14 +261,36 @@ impl Rights {
         })
     }
 
-    /// Whether the session could make a path mean another file: by writing to a folder on the way, to a link, or because
-    /// the path goes through its own descriptors. An interpreter opens its script again by this path.
-    pub fn can_redirect(&self, pid: u32, cwd: &[u8], path: &[u8]) -> bool {
+    /// Whether the session could make a path mean another file, by writing to one of the folders or links on the way.
+    /// An interpreter opens its script again by this path.
+    pub fn can_redirect(&self, way: &Way) -> bool {
+        way.names.iter().any(|(_, meta)| (meta.is_dir() || meta.is_symlink()) && self.can_write(meta))
+    }
+
+    fn can_write(&self, meta: &std::fs::Metadata) -> bool {
+        let mode = meta.mode();
+        (self.uid != 0 && meta.uid() == self.uid)
+            || (mode & 0o020 != 0 && meta.gid() != 0 && self.groups.contains(&meta.gid()))
+            || mode & 0o002 != 0
+    }
+}
+
+/// The names that a path leads through, links followed, in a task's own root.
+pub struct Way {
+    /// Each folder, link and at last the file, as paths without links, with what lies there.
+    pub names: Vec<(PathBuf, std::fs::Metadata)>,
+}
+
+impl Way {
+    /// Follows a path. Nothing if it leads through descriptors or other things that are no names in a file system, or to
+    /// nowhere.
+    pub fn of(pid: u32, cwd: &[u8], path: &[u8]) -> Option<Self> {
         const STEPS_MAX: usize = 256;
         let root = PathBuf::from(format!("/proc/{pid}/root"));
         let whole = Path::new(std::ffi::OsStr::from_bytes(cwd)).join(std::ffi::OsStr::from_bytes(path));
         let mut left: Vec<PathBuf> = vec![whole];
         let mut at = PathBuf::from("/");
+        let mut names = Vec::new();
         let mut steps = 0;
         while let Some(part) = left.pop() {
             for (place, component) in part.components().enumerate() {
@@ -247,15 +302,14 @@ impl Rights {
                     _ => continue,
                 }
                 let inside = at.strip_prefix("/").unwrap_or(Path::new(""));
-                let Ok(meta) = std::fs::symlink_metadata(root.join(inside)) else { return true };
                 if steps > STEPS_MAX || inside.starts_with("proc") || inside.starts_with("dev") {
-                    return true;
+                    return None;
                 }
-                if meta.is_dir() && self.can_write(&meta) {
-                    return true;
-                }
-                if meta.is_symlink() {
-                    let Ok(target) = std::fs::read_link(root.join(inside)) else { return true };
+                let meta = std::fs::symlink_metadata(root.join(inside)).ok()?;
+                let link = meta.is_symlink();
+                names.push((at.clone(), meta));
+                if link {
+                    let target = std::fs::read_link(root.join(inside)).ok()?;
                     at.pop();
                     let rest: PathBuf = part.components().skip(place + 1).collect();
                     left.extend([rest, target]);
@@ -263,14 +317,12 @@ impl Rights {
                 }
             }
         }
-        false
+        Some(Self { names })
     }
 
-    fn can_write(&self, meta: &std::fs::Metadata) -> bool {
-        let mode = meta.mode();
-        (self.uid != 0 && meta.uid() == self.uid)
-            || (mode & 0o020 != 0 && meta.gid() != 0 && self.groups.contains(&meta.gid()))
-            || mode & 0o002 != 0
+    /// Where the path ends, without links.
+    pub fn end(&self) -> Option<&Path> {
+        self.names.last().map(|(path, _)| path.as_path())
     }
 }
 
@@ -358,11 +410,15 @@ mod tests {
         symlink("/usr/bin/ldd", dir.path().join("fixed")).unwrap();
         let nobody = Rights { uid: 65_534, groups: vec![65_534] };
         // The test's folder lies in a sticky /tmp, which others can write to.
-        let redirect = |path: &str| nobody.can_redirect(std::process::id(), &root, path.as_bytes());
+        let way = |cwd: &[u8], path: &str| Way::of(std::process::id(), cwd, path.as_bytes());
+        let redirect = |path: &str| way(&root, path).is_none_or(|way| nobody.can_redirect(&way));
         assert!(redirect("own/link"));
         assert!(redirect("/dev/fd/3") && redirect("/proc/self/fd/3") && redirect("own/absent"));
-        assert!(!nobody.can_redirect(std::process::id(), b"/", b"usr/bin/../bin/env"));
-        assert!(!nobody.can_redirect(std::process::id(), b"/", b"/bin/sh"));
+        assert!(!nobody.can_redirect(&way(b"/", "usr/bin/../bin/env").unwrap()));
+        assert!(!nobody.can_redirect(&way(b"/", "/bin/sh").unwrap()));
+        let end = way(&root, "own/link").unwrap();
+        assert_eq!(end.end(), Some(Path::new("/usr/bin/ldd")));
+        assert!(end.names.iter().any(|(path, _)| path.ends_with("own/link")));
     }
 
     #[test]

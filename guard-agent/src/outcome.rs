@@ -9,7 +9,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use guard_common::{
-    COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, FileKey, GuardEvent, UNREADABLE, attempt_state, guard_outcome,
+    COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, GuardEvent, UNREADABLE, attempt_state, guard_outcome,
     reason, socket_detail,
 };
 use guard_log::record::SessionId;
@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acts::{Acts, reason_name};
 use crate::deletes;
+use crate::files::Kept;
 use crate::flood::AtWill;
 use crate::kernel::canary;
 use crate::kernel::events::{Event, EventReader};
@@ -210,7 +211,8 @@ impl Outcomes {
             gone_since: 0,
         };
         if let Some((exec, before)) = session.image_started(event.exec, image) {
-            self.thaw(before.frozen);
+            // `#!/usr/bin/env python3`: env is replaced by the program that reads the script.
+            self.thaw(session.keep_on(event.exec, before.frozen));
             let outcome = ExecOutcome {
                 started: true,
                 duration_ns: event.header.boot_ns.saturating_sub(before.started_boot_ns),
@@ -403,9 +405,9 @@ impl Outcomes {
         Some(attempt.stage)
     }
 
-    fn thaw(&self, files: impl IntoIterator<Item = FileKey>) {
-        for key in files {
-            self.node.freezes.thaw(&self.node.kernel, key);
+    fn thaw(&self, kept: impl IntoIterator<Item = Kept>) {
+        for what in kept {
+            self.node.freezes.thaw(&self.node.kernel, what);
         }
     }
 }

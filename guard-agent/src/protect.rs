@@ -23,6 +23,7 @@ use crate::node::Node;
 mod defaults;
 mod resolve;
 
+pub use resolve::Mounts;
 use resolve::Places;
 
 /// Names of rules and paths are no longer than this.

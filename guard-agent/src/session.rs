@@ -3,20 +3,20 @@
 //! It must not judge execs. Fails: a start that fails at any step undoes the steps before it and says which one; an end
 //! always closes the kernel's entry first, so that nothing more can start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use guard_common::{FileKey, Mark, SETTING_UP, Session as KernelSession, session_flags};
+use guard_common::{Mark, SETTING_UP, Session as KernelSession, session_flags};
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Identity, SessionEnd, SessionMessage, SessionStart, local_reply};
 
 use crate::deletes::Deletes;
-use crate::files::Rights;
+use crate::files::{Kept, Rights};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
 use crate::kernel::mounts::View;
@@ -47,7 +47,7 @@ pub struct Attempted {
     /// How far it is.
     pub stage: Stage,
     /// Files kept from being written.
-    pub frozen: Vec<FileKey>,
+    pub frozen: Vec<Kept>,
     /// Its thread.
     pub tid: u32,
     /// Since when (boot time) the kernel does not know it any more; 0 while it does.
@@ -57,6 +57,14 @@ pub struct Attempted {
 /// Files of one session that may be frozen at the same time: its part of the kernel's map.
 fn frozen_max(node: &Node) -> usize {
     (guard_common::FROZEN_MAX as usize / node.config.session.max_sessions.max(1)).max(guard_common::GRANT_FILES)
+}
+
+/// Names that one script may add.
+const NAMES_ROOM: usize = 64;
+
+/// Names of one session that may be kept from being turned at the same time: its part of the kernel's map.
+fn names_max(node: &Node) -> usize {
+    (guard_common::path::NAMES_MAX / node.config.session.max_sessions.max(1)).max(2 * NAMES_ROOM)
 }
 
 /// An image that runs.
@@ -69,7 +77,7 @@ pub struct Image {
     /// Path of its program, for people.
     pub program: Vec<u8>,
     /// Files that stay frozen as long as it runs: a script is read by its interpreter after the start.
-    pub frozen: Vec<FileKey>,
+    pub frozen: Vec<Kept>,
     /// Since when (boot time) the kernel does not know it any more; 0 while it does.
     pub gone_since: u64,
 }
@@ -413,7 +421,7 @@ impl Session {
 
     /// Keeps the list of files frozen for an exec; gives it back if the exec has ended.
     #[must_use]
-    pub fn set_frozen(&self, exec: u64, frozen: Vec<FileKey>) -> Vec<FileKey> {
+    pub fn set_frozen(&self, exec: u64, frozen: Vec<Kept>) -> Vec<Kept> {
         match lock(&self.attempts).get_mut(&exec) {
             Some(attempt) => {
                 attempt.frozen = frozen;
@@ -431,14 +439,18 @@ impl Session {
     /// Whether it has as many execs under way, or as many files frozen, as one session may.
     pub fn is_at_its_limit(&self, node: &Node) -> bool {
         let most = node.config.session.max_held;
-        let (mut deciding, mut granted, mut frozen) = (0, 0, 0);
+        let (mut deciding, mut granted) = (0, 0);
+        let mut kept = HashSet::new();
         for attempt in lock(&self.attempts).values() {
             deciding += usize::from(attempt.stage == Stage::Deciding);
             granted += usize::from(attempt.stage == Stage::Granted);
-            frozen += attempt.frozen.len();
+            kept.extend(attempt.frozen.iter().copied());
         }
-        frozen += lock(&self.images).values().map(|image| image.frozen.len()).sum::<usize>();
-        deciding > most || granted > most || frozen + guard_common::GRANT_FILES > frozen_max(node)
+        kept.extend(lock(&self.images).values().flat_map(|image| image.frozen.iter().copied()));
+        let names = kept.iter().filter(|k| matches!(k, Kept::Name(_))).count();
+        let files = kept.len() - names;
+        let full = files + guard_common::GRANT_FILES > frozen_max(node) || names + NAMES_ROOM > names_max(node);
+        deciding > most || granted > most || full
     }
 
     /// Forgets attempts that the kernel does not know any more and that no event to be read can speak of.
@@ -469,6 +481,18 @@ impl Session {
         replaced
     }
 
+    /// What the image before had kept stays kept for its successor in the same process. Gives back what is too much.
+    #[must_use]
+    pub fn keep_on(&self, exec: u64, mut kept: Vec<Kept>) -> Vec<Kept> {
+        const KEPT_MAX: usize = 512;
+        let mut images = lock(&self.images);
+        let Some(image) = images.get_mut(&exec) else { return kept };
+        let room = KEPT_MAX.saturating_sub(image.frozen.len());
+        let surplus = kept.split_off(room.min(kept.len()));
+        image.frozen.extend(kept);
+        surplus
+    }
+
     /// Path of the program that an exec started, for people; empty when it is not known.
     pub fn program_of(&self, exec: u64) -> String {
         lock(&self.images).get(&exec).map(|i| String::from_utf8_lossy(&i.program).into_owned()).unwrap_or_default()
@@ -490,7 +514,7 @@ impl Session {
     }
 
     /// Files that are still frozen for execs of this session.
-    pub fn take_frozen(&self) -> Vec<FileKey> {
+    pub fn take_frozen(&self) -> Vec<Kept> {
         lock(&self.attempts).drain().flat_map(|(_, attempt)| attempt.frozen).collect()
     }
 

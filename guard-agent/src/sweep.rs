@@ -28,7 +28,7 @@ pub fn sweep(node: &Arc<Node>) {
     }
 }
 
-fn thaw(node: &Node, files: Vec<guard_common::FileKey>) {
+fn thaw(node: &Node, files: Vec<crate::files::Kept>) {
     for key in files {
         node.freezes.thaw(&node.kernel, key);
     }

@@ -26,6 +26,8 @@ const CANARY_NS: u64 = 300_000_000_000;
 const LOSSES_NS: u64 = 1_000_000_000;
 /// Reading a task's memory may take this long; then the task is killed.
 const READ_NS: u64 = 5_000_000_000;
+/// Freezes that last are renewed this often: well before they would end by themselves.
+const RENEW_NS: u64 = 100_000_000_000;
 /// After this its whole session is.
 const READ_SESSION_NS: u64 = 8_000_000_000;
 
@@ -35,8 +37,13 @@ pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
     thread::Builder::new().name("watch".into()).spawn(move || {
         let mut losses = 0;
         let mut log = watched.kernel.take_log();
+        let mut renew_at = time::boot_ns() + RENEW_NS;
         loop {
             watched.approvals.tick(&watched);
+            if time::boot_ns() >= renew_at {
+                watched.freezes.renew(&watched.kernel);
+                renew_at = time::boot_ns() + RENEW_NS;
+            }
             sessions(&watched);
             if time::boot_ns().saturating_sub(losses) >= LOSSES_NS {
                 losses = time::boot_ns();

@@ -13,6 +13,10 @@ pub const NAME_WORDS: usize = 8;
 pub const NAME_BYTES: usize = NAME_WORDS * 8 - 1;
 /// Folders that are followed upwards; deeper paths are refused where anything is protected.
 pub const DEPTH_MAX: u32 = 256;
+/// Places that rules may name.
+pub const PLACES_MAX: usize = 65_000;
+/// Names that scripts may keep from being turned, all sessions together.
+pub const NAMES_MAX: usize = 65_000;
 /// Base of the polynomial: odd, so that it has an inverse.
 pub const BASE: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Its inverse modulo 2^64.

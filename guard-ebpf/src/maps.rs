@@ -29,7 +29,7 @@ pub static FROZEN: HashMap<FileKey, u64> = HashMap::pinned(FROZEN_MAX, 0);
 #[map]
 pub static PROBES: HashMap<u32, FileStamp> = HashMap::pinned(256, 0);
 #[map]
-pub static PATHS: HashMap<PathKey, PathRule> = HashMap::pinned(65_536, NO_PREALLOC);
+pub static PATHS: HashMap<PathKey, PathRule> = HashMap::pinned(131_072, NO_PREALLOC);
 #[map]
 pub static INODES: HashMap<FileKey, PathRule> = HashMap::pinned(16_384, NO_PREALLOC);
 #[map]

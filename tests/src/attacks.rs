@@ -26,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
     ("flood.py", include_str!("../attacks/flood.py")),
     ("mappings.py", include_str!("../attacks/mappings.py")),
     ("sockets.py", include_str!("../attacks/sockets.py")),
+    ("script_turn.py", include_str!("../attacks/script_turn.py")),
     ("escape.py", include_str!("../attacks/escape.py")),
     ("paths.py", include_str!("../attacks/paths.py")),
     ("deletes.py", include_str!("../attacks/deletes.py")),

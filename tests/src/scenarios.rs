@@ -13,6 +13,7 @@ mod paths;
 mod review;
 mod same_bytes;
 mod sockets;
+mod script_names;
 mod swaps;
 mod usage;
 
@@ -68,6 +69,9 @@ scenarios! {
     p3_file_swap_from_outside in same_bytes, 90 s;
     p3_script_swap_by_write in same_bytes, 90 s;
     p3_script_swap_from_outside in same_bytes, 90 s;
+    p3_script_name_turned in script_names, 180 s;
+    p3_script_name_turned_behind_env in script_names, 180 s;
+    script_names_are_free_afterwards in script_names, 90 s;
     p3_ptrace in same_bytes, 60 s;
     bypass_file_changed_in_review in swaps, 200 s;
     mappings_are_recorded in mappings, 90 s;

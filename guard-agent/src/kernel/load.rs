@@ -158,7 +158,9 @@ impl Kernel {
         let mut missing = Vec::new();
         for (name, hook) in PROGRAMS {
             let name = program_for_kernel(name, &btf);
+            let begun = std::time::Instant::now();
             let (link, verified) = attach(&mut ebpf, name, hook, &loader_btf, &btf)?;
+            tracing::debug!(program = name, instructions = verified, took = ?begun.elapsed(), "attached");
             let Some(link) = link else {
                 missing.push(name.to_owned());
                 continue;
@@ -191,6 +193,7 @@ impl Kernel {
                 readers: table(&mut ebpf, maps::READERS)?,
                 budgets: table(&mut ebpf, maps::BUDGETS)?,
                 deletes: table(&mut ebpf, maps::DELETES)?,
+                turn: Mutex::new(()),
             },
             shares: Shares::new(
                 typed(take(&mut ebpf, maps::SHARES)?, maps::SHARES)?,

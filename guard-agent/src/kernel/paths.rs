@@ -3,10 +3,11 @@
 //! What is new goes in before what is old goes out: at no moment is less protected than before or after.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
 
 use guard_common::FileKey;
 use guard_common::maps;
-use guard_common::path::{DeleteBudget, Deleted, Deleter, PathKey, PathRule, Reader};
+use guard_common::path::{ANY, DeleteBudget, Deleted, Deleter, PathKey, PathRule, Reader, bits};
 
 use super::load::{Kernel, KernelError, Plain, Shared, Table, get, insert, remove};
 use super::time;
@@ -25,6 +26,8 @@ pub struct PathTables {
     pub(super) readers: Table<Plain<Reader>, u32>,
     pub(super) budgets: Table<u64, Plain<DeleteBudget>>,
     pub(super) deletes: Table<Plain<Deleter>, Plain<Deleted>>,
+    /// Held while a place is read and written again: what lasts and what passes share an entry.
+    pub(super) turn: Mutex<()>,
 }
 
 impl Kernel {
@@ -41,6 +44,7 @@ impl Kernel {
         for reader in readers.keys().filter(|r| !old_readers.contains(r)) {
             insert(&tables.readers, maps::READERS, Plain(*reader), 1)?;
         }
+        let _turn = tables.turn.lock();
         let old_paths = keys(&tables.paths);
         put(&tables.paths, maps::PATHS, paths)?;
         let old_inodes = keys(&tables.inodes);
@@ -67,6 +71,31 @@ impl Kernel {
             }
             _ => remove(table, maps::PATHS, &Plain(*key)),
         }
+    }
+
+    /// Keeps governed tasks from turning a name to something else until then.
+    pub fn keep_name(&self, key: PathKey, until_boot_ns: u64) -> Result<(), KernelError> {
+        let table = &self.path_tables.paths;
+        let _turn = self.path_tables.turn.lock();
+        // The programs look only at file systems of which something is said.
+        for key in [PathKey { hash: ANY, ..key }, key] {
+            let known = get(table, &Plain(key)).map(|r| r.0).unwrap_or_default();
+            let until_boot_ns = until_boot_ns.max(known.until_boot_ns);
+            let rule = PathRule { passing: known.passing | bits::SCRIPT_NAME, until_boot_ns, ..known };
+            insert(table, maps::PATHS, Plain(key), Plain(rule))?;
+        }
+        Ok(())
+    }
+
+    /// Ends that.
+    pub fn free_name(&self, key: PathKey) {
+        let table = &self.path_tables.paths;
+        let _turn = self.path_tables.turn.lock();
+        let Some(Plain(rule)) = get(table, &Plain(key)) else { return };
+        let _ = match rule.bits {
+            0 => remove(table, maps::PATHS, &Plain(key)),
+            _ => insert(table, maps::PATHS, Plain(key), Plain(PathRule { passing: 0, until_boot_ns: 0, ..rule })),
+        };
     }
 
     /// How much the commands of a session may delete.

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use guard_common::FileKey;
-use guard_common::path::{ANY, PathKey, PathRule, ROOT, Reader, bits, hash_of_name, join};
+use guard_common::path::{ANY, PLACES_MAX, PathKey, PathRule, ROOT, Reader, bits, hash_of_name, join};
 
 use super::Rule;
 use crate::kernel::proc;
@@ -20,8 +20,6 @@ use crate::kernel::proc;
 const LINKS_MAX: usize = 40;
 /// Names that one `*` may stand for.
 const GLOB_MAX: usize = 1000;
-/// Places that the kernel's map takes.
-const PLACES_MAX: usize = 65_000;
 /// Other names of protected files, and readers, that the kernel's maps take.
 const FILES_MAX: usize = 16_000;
 const PASSWD_MAX: u64 = 4 << 20;
@@ -31,6 +29,27 @@ struct Mount {
     point: Vec<u8>,
     root: Vec<u8>,
     dev: u64,
+}
+
+/// The mounts of one namespace.
+#[derive(Default)]
+pub struct Mounts(Vec<Mount>);
+
+impl Mounts {
+    /// Those that a process sees.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        Ok(Self(mounts(&std::fs::read(format!("/proc/{pid}/mountinfo"))?)))
+    }
+
+    /// Where a path without links lies in its file system, by the mount that covers it.
+    pub fn place(&self, path: &Path) -> Option<PathKey> {
+        let path = path.as_os_str().as_bytes();
+        let mount = self.0.iter().filter(|m| below(path, &m.point).is_some()).max_by_key(|m| m.point.len())?;
+        let rest = below(path, &mount.point)?;
+        let names = mount.root.split(|b| *b == b'/').chain(rest.split(|b| *b == b'/')).filter(|n| !n.is_empty());
+        let hash = names.fold(ROOT, |hash, name| join(hash, hash_of_name(name)));
+        Some(PathKey { dev: mount.dev, hash })
+    }
 }
 
 /// Everything that is protected, as the kernel's maps hold it.
@@ -46,13 +65,13 @@ pub struct Places {
     pub told: HashMap<PathKey, (String, Vec<u8>)>,
     /// The same by file.
     pub named_files: HashMap<FileKey, (String, Vec<u8>)>,
-    mounts: Vec<Mount>,
+    mounts: Mounts,
 }
 
 impl Places {
     /// Looks where everything is now.
     pub fn of(rules: &[Rule], homes: &BTreeSet<Vec<u8>>) -> io::Result<Self> {
-        let mut places = Self { mounts: mounts(&std::fs::read("/proc/self/mountinfo")?), ..Self::default() };
+        let mut places = Self { mounts: Mounts::of(std::process::id())?, ..Self::default() };
         for rule in rules {
             places.add(rule, homes);
         }
@@ -187,14 +206,8 @@ impl Places {
         self.protect(&fixed, program, false);
     }
 
-    /// Where a path lies in its file system, by the mount that covers it.
     fn place(&self, path: &Path) -> Option<PathKey> {
-        let path = path.as_os_str().as_bytes();
-        let mount = self.mounts.iter().filter(|m| below(path, &m.point).is_some()).max_by_key(|m| m.point.len())?;
-        let rest = below(path, &mount.point)?;
-        let names = mount.root.split(|b| *b == b'/').chain(rest.split(|b| *b == b'/')).filter(|n| !n.is_empty());
-        let hash = names.fold(ROOT, |hash, name| join(hash, hash_of_name(name)));
-        Some(PathKey { dev: mount.dev, hash })
+        self.mounts.place(path)
     }
 }
 
@@ -275,7 +288,7 @@ mod tests {
     #[test]
     fn a_bind_mount_leads_to_the_same_place() {
         let text = b"1 0 8:1 / / rw - ext4 x rw\n2 1 0:33 /@home /home rw - btrfs x rw\n3 1 8:1 /srv/a\\040b /mnt rw - ext4 x rw\n";
-        let places = Places { mounts: mounts(text), ..Places::default() };
+        let places = Places { mounts: Mounts(mounts(text)), ..Places::default() };
         assert_eq!(places.place(Path::new("/home/x")), Some(key(33, "/@home/x")));
         assert_eq!(places.place(Path::new("/homes/x")), Some(key(8 << 20 | 1, "/homes/x")));
         assert_eq!(places.place(Path::new("/mnt/c")), places.place(Path::new("/srv/a b/c")));

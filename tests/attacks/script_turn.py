@@ -1,0 +1,52 @@
+"""script_turn.py TIMES LINK GOOD OTHER: one process turns LINK between two scripts as fast as it can, another executes it.
+
+Prints `PID WORD` for each script that ran, with the word that the script printed; `- errno N` for each that did not. At
+last `turned N refused M`.
+"""
+import os
+import signal
+import sys
+
+from common import attempt, main, say
+
+
+def turn(link, targets, report):
+    done = refused = 0
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+    while not stop:
+        for target in targets:
+            try:
+                os.symlink(target, link + ".new")
+            except FileExistsError:
+                pass
+            try:
+                os.rename(link + ".new", link)
+                done += 1
+            except PermissionError:
+                os.unlink(link + ".new")
+                refused += 1
+    os.write(report, b"turned %d refused %d" % (done, refused))
+    os._exit(0)
+
+
+def run(args):
+    times, link, good, other = int(args[0]), *args[1:]
+    read, write = os.pipe()
+    turner = os.fork()
+    if turner == 0:
+        turn(link, (other, good), write)
+    for _ in range(times):
+        output, inlet = os.pipe()
+        result = attempt([link], stdout=inlet)
+        os.close(inlet)
+        with os.fdopen(output) as printed:
+            said = printed.read().split()
+        say(*(said if len(said) == 2 else ["-", result]))
+    os.kill(turner, signal.SIGTERM)
+    os.waitpid(turner, 0)
+    say(os.read(read, 100).decode())
+    sys.exit(0)
+
+
+main(run)
