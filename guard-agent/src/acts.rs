@@ -250,7 +250,8 @@ mod tests {
         let connect = event(reason::NETWORK, &[127, 0, 0, 1], 22, 2);
         for _ in 0..3 {
             assert!(
-                acts.take(&connect, SessionId::NONE, &Identity::default(), String::new(), Default::default()).is_empty()
+                acts.take(&connect, SessionId::NONE, &Identity::default(), String::new(), Default::default())
+                    .is_empty()
             );
         }
         let due = acts.due(u64::MAX);

@@ -26,8 +26,8 @@ use crate::launcher::Forked;
 use crate::leftover::{self, Leftover};
 use crate::node::{self, Node, Parts};
 use crate::outcome::{self, Outcomes};
-use crate::reach::{self, Reach};
 use crate::protect::{self, Protected};
+use crate::reach::{self, Reach};
 use crate::supervisor::{Heart, SIGNALS};
 use crate::{control, preflight, ship, watch};
 
@@ -80,19 +80,18 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
         read_line("/proc/sys/kernel/random/boot_id"),
         rustix::system::uname().release().to_string_lossy().into_owned(),
     );
-    let node =
-        Node::new(Parts {
-            config: config.clone(),
-            kernel,
-            launcher,
-            journal,
-            host,
-            policy,
-            protected,
-            measured,
-            reach,
-            boot,
-        });
+    let node = Node::new(Parts {
+        config: config.clone(),
+        kernel,
+        launcher,
+        journal,
+        host,
+        policy,
+        protected,
+        measured,
+        reach,
+        boot,
+    });
     for warning in preflight::support(config, 0, &[]).warnings {
         tracing::warn!("{warning}");
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use std::{io, thread};
 
 use guard_common::{
-    COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, GuardEvent, UNREADABLE, attempt_state, guard_outcome,
-    reason, socket_detail,
+    COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, GuardEvent, UNREADABLE, attempt_state, guard_outcome, reason,
+    socket_detail,
 };
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;

@@ -10,8 +10,8 @@ use guard_common::session_flags as flags;
 use serde::Deserialize;
 
 use crate::capabilities::Capabilities;
-use crate::network::{self, NamedSocket, Network, Strict};
 use crate::deletes::Budget;
+use crate::network::{self, NamedSocket, Network, Strict};
 
 /// What happens to an act that may be legitimate.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]

@@ -227,7 +227,7 @@ impl Protected {
             state.known.clear();
         }
         for (key, told) in &places.told {
-            state.known.entry(*key).or_insert_with(|| told.clone());
+            state.known.entry(spoken(key)).or_insert_with(|| told.clone());
         }
         state.places = places;
         Ok(())
@@ -249,9 +249,14 @@ impl Protected {
         let state = lock(&self.state);
         match event.number {
             0 => state.places.named_files.get(&event.file).cloned(),
-            hash => state.known.get(&PathKey { dev: event.file.dev, hash }).cloned(),
+            hash => state.known.get(&spoken(&PathKey { dev: event.file.dev, hash })).cloned(),
         }
     }
+}
+
+/// How the kernel programs name a place in an event: without the hash's lowest byte.
+fn spoken(key: &PathKey) -> PathKey {
+    PathKey { hash: key.hash & !0xff, ..*key }
 }
 
 /// Keeps the kernel's maps in step.

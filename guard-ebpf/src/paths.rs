@@ -61,11 +61,10 @@ pub fn observed(mark: &Mark) -> bool {
 #[inline(always)]
 unsafe fn judge(mark: &Mark, dentry: *const u8, against: u32, what: u32) -> i32 {
     // SAFETY: by contract.
-    let mut place = unsafe { places::look(dentry, &mark.image) };
-    if place.said & against == 0 {
+    let place = unsafe { places::look(dentry, &mark.image, against) };
+    if place.said == 0 {
         return 0;
     }
-    place.said &= against;
     // SAFETY: by contract.
     unsafe { tell(mark, dentry, &place, what) }
 }
@@ -82,7 +81,7 @@ unsafe fn tell(mark: &Mark, dentry: *const u8, place: &Place, what: u32) -> i32 
     // SAFETY: by contract; a missing inode reads as zero.
     let act = unsafe {
         Act {
-            number: if why == reason::CREDENTIAL_FILE { place.read_by } else { place.by },
+            number: place.by,
             detail: what,
             text: Text::Name(field(dentry, &OFF_DENTRY_NAME)),
             ..Act::on_file(why, key(dentry))
@@ -200,7 +199,7 @@ unsafe fn judge_file(mark: &Mark, dentry: *const u8, against: u32, what: u32) ->
         let file = key(dentry);
         let found = places::of_file(&file, &mark.image) & against;
         if found != 0 {
-            return tell(mark, dentry, &Place { said: found, by: 0, read_by: 0 }, what);
+            return tell(mark, dentry, &Place { said: found, by: 0 }, what);
         }
         judge(mark, dentry, against, what)
     }

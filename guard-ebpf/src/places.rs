@@ -9,6 +9,7 @@ use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated as helper;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
 use guard_common::FileKey;
 use guard_common::path::{
@@ -33,6 +34,8 @@ pub mod said {
     pub const SCRIPT: u32 = 8;
     /// Could not be followed, where something is protected.
     pub const UNKNOWN: u32 = 16;
+    /// The byte that holds all of them.
+    pub const ALL: u32 = 0xff;
 }
 
 /// What is said of a directory entry.
@@ -40,10 +43,8 @@ pub mod said {
 pub struct Place {
     /// [`said`].
     pub said: u32,
-    /// Hash of the place whose rule forbids changes, or that leads to one; the daemon knows it by this.
+    /// Hash of the place whose rule spoke, or that leads to one, without its lowest byte; the daemon knows it by this.
     pub by: u64,
-    /// Of the one whose rule forbids reading.
-    pub read_by: u64,
 }
 
 /// Both walks' state. What a branch in a callback depends on must not be a constant that the verifier knows: before 6.7 it
@@ -56,9 +57,9 @@ struct Walk {
     hash: u64,
     power: u64,
     image: FileKey,
+    against: u64,
     said: u64,
     by: u64,
-    read_by: u64,
     end: u64,
 }
 
@@ -67,55 +68,81 @@ const ARRIVED: u64 = 2;
 /// A name could not be read, or the walk ended at something else than the root.
 const LOST: u64 = 4;
 
-/// What is said of an entry, to a task that runs `image`.
+/// What is said of an entry, to a task that runs `image`, of what matters to an act (`against`, bits of [`said`]).
 ///
 /// # Safety
 /// `dentry` must be a `struct dentry` pointer that the verifier tracks.
 #[inline(always)]
-pub unsafe fn look(dentry: *const u8, image: &FileKey) -> Place {
+pub unsafe fn look(dentry: *const u8, image: &FileKey, against: u32) -> Place {
     // SAFETY: by contract.
-    let (dev, root): (u32, u64) = unsafe {
+    let dev: u32 = unsafe {
         let sb: *const u8 = field(dentry, &OFF_DENTRY_SB);
-        (field(sb, &OFF_SB_DEV), field(sb, &OFF_SB_ROOT))
+        field(sb, &OFF_SB_DEV)
     };
-    let dev = dev as u64;
     // SAFETY: only its presence counts.
-    if unsafe { PATHS.get(PathKey { dev, hash: ANY }) }.is_none() {
-        return Place { said: 0, by: 0, read_by: 0 };
+    if unsafe { PATHS.get(PathKey { dev: dev as u64, hash: ANY }) }.is_none() {
+        return Place { said: 0, by: 0 };
     }
-    let first = walk(dentry as u64, dev, root, image);
-    if first.said & said::UNKNOWN == 0 {
-        return first;
+    let address = number(&dentry);
+    let mut found = guard_walk(address, image.dev, image.ino, against as u64);
+    if found & said::UNKNOWN as u64 != 0 {
+        // Another thread may just have renamed a folder above.
+        found = guard_walk(address, image.dev, image.ino, against as u64);
     }
-    // Another thread may just have renamed a folder above.
-    walk(dentry as u64, dev, root, image)
+    Place { said: found as u32 & said::ALL & against, by: found & !(said::ALL as u64) }
 }
 
+/// A pointer as a number: functions that are verified by themselves take no tracked pointers.
 #[inline(always)]
-fn walk(dentry: u64, dev: u64, root: u64, image: &FileKey) -> Place {
-    let time = now();
-    // Zero for thousands of years, but not to the verifier.
-    let zero = time >> 63;
+fn number(pointer: &*const u8) -> u64 {
+    // SAFETY: the helper reads the pointer from the stack.
+    unsafe { bpf_probe_read_kernel((&raw const *pointer).cast::<u64>()) }.unwrap_or(0)
+}
+
+/// A number that the verifier does not know: what it knows of a number it takes apart, branch by branch and round by round.
+#[inline(always)]
+fn opaque(number: u64) -> u64 {
+    let mut known_to_nobody = MaybeUninit::<u64>::uninit();
+    // SAFETY: the helper reads the number from the stack and fills the other one in any case: with zero where it fails.
+    unsafe {
+        helper::bpf_probe_read_kernel(known_to_nobody.as_mut_ptr().cast(), 8, (&raw const number).cast());
+        known_to_nobody.assume_init()
+    }
+}
+
+/// Both walks: bits of [`said`] in the lowest byte, above them the hash of the place that spoke. A function that the
+/// verifier looks at by itself, once for each program, whatever calls it: inlined, its branches multiply with the callers'.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_walk(dentry: u64, image_dev: u64, image_ino: u64, against: u64) -> u64 {
+    let unknown = said::UNKNOWN as u64;
+    let zero = opaque(0);
+    let sb: u64 = read(dentry, &OFF_DENTRY_SB).unwrap_or(0);
+    let dev: u32 = read(sb, &OFF_SB_DEV).unwrap_or(0);
+    let root: u64 = read(sb, &OFF_SB_ROOT).unwrap_or(0);
     let mut walk = Walk {
         at: dentry,
         root,
-        dev,
+        dev: dev as u64,
         hash: zero,
-        power: 1,
-        image: *image,
+        power: opaque(1),
+        image: FileKey { dev: image_dev, ino: image_ino },
+        against,
         said: zero,
         by: zero,
-        read_by: zero,
         end: zero,
     };
     let state = (&raw mut walk).cast::<c_void>();
     // SAFETY: the callbacks have the signature that the helper calls, and the state outlives the calls.
     unsafe { bpf_loop(DEPTH_MAX, climb as *mut c_void, state, 0) };
-    let unknown = Place { said: said::UNKNOWN, by: 0, read_by: 0 };
     if walk.end != ARRIVED {
         return unknown;
     }
-    exact(&mut walk, time);
+    let found = guard_exact(walk.dev, walk.hash, image_dev, image_ino) & against;
+    walk.said = found;
+    if found != 0 {
+        walk.by = walk.hash;
+    }
     walk.at = dentry;
     walk.end = zero;
     // SAFETY: as above.
@@ -124,33 +151,45 @@ fn walk(dentry: u64, dev: u64, root: u64, image: &FileKey) -> Place {
     if walk.end != ARRIVED || walk.hash != ROOT {
         return unknown;
     }
-    Place { said: walk.said as u32, by: walk.by, read_by: walk.read_by }
+    (walk.said & said::ALL as u64) | (walk.by & !(said::ALL as u64))
 }
 
-/// What is said of the name itself.
-#[inline(always)]
-fn exact(walk: &mut Walk, time: u64) {
+/// What is said of a name itself: bits of [`said`]. By itself for the verifier, as [`guard_walk`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_exact(dev: u64, hash: u64, image_dev: u64, image_ino: u64) -> u64 {
     // SAFETY: rules are replaced whole.
-    let Some(rule) = (unsafe { PATHS.get(PathKey { dev: walk.dev, hash: walk.hash }) }) else { return };
-    let passing = if time < rule.until_boot_ns { rule.passing } else { 0 };
-    let bits = rule.bits;
-    if bits & bits::EXACT_READ != 0 && !may_read(rule.exact_rule, &walk.image) {
-        walk.said |= said::READ as u64;
-        walk.read_by = walk.hash;
+    let Some(rule) = (unsafe { PATHS.get(PathKey { dev, hash }) }) else { return 0 };
+    let mut found = 0;
+    if rule.bits & bits::EXACT_READ != 0 && !may_read(rule.exact_rule, image_dev, image_ino) {
+        found |= said::READ;
     }
-    if bits & bits::EXACT_WRITE != 0 {
-        walk.said |= said::WRITE as u64;
-        walk.by = walk.hash;
+    if rule.bits & bits::EXACT_WRITE != 0 {
+        found |= said::WRITE;
     }
-    if bits & bits::HOLDS != 0 {
-        walk.said |= said::HELD as u64;
-        if walk.by == 0 {
-            walk.by = walk.hash;
-        }
+    if rule.bits & bits::HOLDS != 0 {
+        found |= said::HELD;
     }
-    if passing & bits::SCRIPT_NAME != 0 {
-        walk.said |= said::SCRIPT as u64;
+    if rule.passing & bits::SCRIPT_NAME != 0 && now() < rule.until_boot_ns {
+        found |= said::SCRIPT;
     }
+    found as u64
+}
+
+/// What is said of everything below a folder: bits of [`said`]. By itself for the verifier, as [`guard_walk`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_tree(dev: u64, hash: u64, image_dev: u64, image_ino: u64) -> u64 {
+    // SAFETY: rules are replaced whole.
+    let Some(rule) = (unsafe { PATHS.get(PathKey { dev, hash }) }) else { return 0 };
+    let mut found = 0;
+    if rule.bits & bits::TREE_WRITE != 0 {
+        found |= said::WRITE;
+    }
+    if rule.bits & bits::TREE_READ != 0 && !may_read(rule.tree_rule, image_dev, image_ino) {
+        found |= said::READ;
+    }
+    found as u64
 }
 
 /// One step of the first walk.
@@ -168,36 +207,22 @@ unsafe extern "C" fn climb(_index: u32, context: *mut c_void) -> i64 {
 unsafe extern "C" fn descend(_index: u32, context: *mut c_void) -> i64 {
     // SAFETY: as above.
     let walk = unsafe { &mut *context.cast::<Walk>() };
-    tree(walk);
+    let found = guard_tree(walk.dev, walk.hash, walk.image.dev, walk.image.ino) & walk.against;
+    walk.said |= found;
+    if found != 0 && walk.by == 0 {
+        walk.by = walk.hash;
+    }
     let Some((above, name)) = step(walk) else { return 1 };
     walk.hash = folder_of(walk.hash, name);
     walk.at = above;
     0
 }
 
-/// What is said of everything below a folder.
 #[inline(always)]
-fn tree(walk: &mut Walk) {
-    // SAFETY: rules are replaced whole.
-    let Some(rule) = (unsafe { PATHS.get(PathKey { dev: walk.dev, hash: walk.hash }) }) else { return };
-    if rule.bits & bits::TREE_WRITE != 0 {
-        walk.said |= said::WRITE as u64;
-        if walk.by == 0 {
-            walk.by = walk.hash;
-        }
-    }
-    if rule.bits & bits::TREE_READ != 0 && !may_read(rule.tree_rule, &walk.image) {
-        walk.said |= said::READ as u64;
-        if walk.read_by == 0 {
-            walk.read_by = walk.hash;
-        }
-    }
-}
-
-#[inline(always)]
-fn may_read(rule: u64, program: &FileKey) -> bool {
+fn may_read(rule: u64, image_dev: u64, image_ino: u64) -> bool {
+    let program = FileKey { dev: image_dev, ino: image_ino };
     // SAFETY: only its presence counts.
-    program.ino != 0 && unsafe { READERS.get(Reader { rule, program: *program }) }.is_some()
+    image_ino != 0 && unsafe { READERS.get(Reader { rule, program }) }.is_some()
 }
 
 /// The folder above and the hash of this name; nothing at the end of the way, which is noted.
@@ -261,7 +286,7 @@ pub fn of_file(file: &FileKey, image: &FileKey) -> u32 {
     if rule.bits & bits::EXACT_WRITE != 0 {
         found |= said::WRITE;
     }
-    if rule.bits & bits::EXACT_READ != 0 && !may_read(rule.exact_rule, image) {
+    if rule.bits & bits::EXACT_READ != 0 && !may_read(rule.exact_rule, image.dev, image.ino) {
         found |= said::READ;
     }
     found

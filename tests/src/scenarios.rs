@@ -12,8 +12,8 @@ mod outward;
 mod paths;
 mod review;
 mod same_bytes;
-mod sockets;
 mod script_names;
+mod sockets;
 mod swaps;
 mod usage;
 
