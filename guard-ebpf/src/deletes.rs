@@ -126,7 +126,7 @@ unsafe fn take(mark: &Mark, dentry: *const u8, what: u32) -> i32 {
     // The first one by name; the others are alike, so that they become one record.
     if deleted.count == budget.files + 1 {
         // SAFETY: by contract.
-        act.text = Text::Name(unsafe { field(dentry, &OFF_DENTRY_NAME) });
+        act.text = Text::name(unsafe { field(dentry, &OFF_DENTRY_NAME) });
     }
     answer(mark, &act)
 }

@@ -117,7 +117,7 @@ unsafe fn backed(mark: &Mark, file: *const u8) -> i32 {
     }
     // SAFETY: the helper checks the address: the name of a dentry is a pointer inside it.
     let name = unsafe { bpf_probe_read_kernel(name.add(global(&OFF_DENTRY_NAME) as usize).cast::<*const u8>()) };
-    let act = Act { text: Text::Name(name.unwrap_or(core::ptr::null())), ..Act::on_file(reason::WRITABLE_EXEC, key) };
+    let act = Act { text: Text::name(name.unwrap_or(core::ptr::null())), ..Act::on_file(reason::WRITABLE_EXEC, key) };
     treated(mark, session_flags::DENY_WRITABLE_EXEC, session_flags::RECORD_WRITABLE_EXEC, &act)
 }
 

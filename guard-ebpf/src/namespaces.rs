@@ -19,36 +19,36 @@ pub fn guard_userns(ctx: LsmContext) -> i32 {
 pub fn guard_mount(ctx: LsmContext) -> i32 {
     // SAFETY: the hook's tracked argument.
     let name = unsafe { names::of_path(ctx.arg(1)) };
-    judge(ctx.arg(5), &act(mount_operation::MOUNT, Text::Name(name)))
+    judge(ctx.arg(5), &act(mount_operation::MOUNT, Text::name(name)))
 }
 
 #[lsm(hook = "move_mount")]
 pub fn guard_move_mount(ctx: LsmContext) -> i32 {
     // SAFETY: the hook's tracked argument.
     let name = unsafe { names::of_path(ctx.arg(1)) };
-    judge(ctx.arg(2), &act(mount_operation::MOVE, Text::Name(name)))
+    judge(ctx.arg(2), &act(mount_operation::MOVE, Text::name(name)))
 }
 
 #[lsm(hook = "sb_umount")]
 pub fn guard_umount(ctx: LsmContext) -> i32 {
-    judge(ctx.arg(2), &act(mount_operation::UMOUNT, Text::None))
+    judge(ctx.arg(2), &act(mount_operation::UMOUNT, Text::NONE))
 }
 
 #[lsm(hook = "sb_pivotroot")]
 pub fn guard_pivot(ctx: LsmContext) -> i32 {
     // SAFETY: the hook's tracked argument.
     let name = unsafe { names::of_path(ctx.arg(1)) };
-    judge(ctx.arg(2), &act(mount_operation::PIVOT, Text::Name(name)))
+    judge(ctx.arg(2), &act(mount_operation::PIVOT, Text::name(name)))
 }
 
 #[lsm(hook = "sb_remount")]
 pub fn guard_remount(ctx: LsmContext) -> i32 {
-    judge(ctx.arg(2), &act(mount_operation::REMOUNT, Text::None))
+    judge(ctx.arg(2), &act(mount_operation::REMOUNT, Text::NONE))
 }
 
 #[lsm(hook = "sb_kern_mount")]
 pub fn guard_new_mount(ctx: LsmContext) -> i32 {
-    judge(ctx.arg(1), &act(mount_operation::NEW, Text::None))
+    judge(ctx.arg(1), &act(mount_operation::NEW, Text::NONE))
 }
 
 #[inline(always)]

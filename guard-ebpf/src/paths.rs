@@ -83,7 +83,7 @@ unsafe fn tell(mark: &Mark, dentry: *const u8, place: &Place, what: u32) -> i32 
         Act {
             number: place.by,
             detail: what,
-            text: Text::Name(field(dentry, &OFF_DENTRY_NAME)),
+            text: Text::name(field(dentry, &OFF_DENTRY_NAME)),
             ..Act::on_file(why, key(dentry))
         }
     };

@@ -138,7 +138,7 @@ pub fn guard_anon_inode(ctx: LsmContext) -> i32 {
         }
         _ => return ctx.arg(3),
     };
-    judge(ctx.arg(3), &Act { text: Text::Name(name), ..Act::new(why) }, free)
+    judge(ctx.arg(3), &Act { text: Text::name(name), ..Act::new(why) }, free)
 }
 
 /// Refuses to a governed task whose session has none of the flags.

@@ -11,15 +11,30 @@ use crate::membership::{tgid, tid};
 use crate::offsets::short;
 use crate::ring::{self, Tells};
 
-/// What the text of an event is taken from.
+/// What the text of an event is taken from. No enum: of the variant that has no data the compiler leaves bytes undefined,
+/// and older verifiers refuse to copy those.
 #[derive(Clone, Copy)]
-pub enum Text {
+pub struct Text {
+    address: u64,
+    /// Bytes; 0 for a string that ends with NUL.
+    length: u64,
+}
+
+impl Text {
     /// Nothing.
-    None,
+    pub const NONE: Self = Self { address: 0, length: 0 };
+
     /// A NUL-terminated string in kernel memory.
-    Name(*const u8),
+    #[inline(always)]
+    pub fn name(start: *const u8) -> Self {
+        Self { address: start as u64, length: 0 }
+    }
+
     /// Bytes in kernel memory; at most [`EVENT_TEXT`] are taken.
-    Bytes(*const u8, u32),
+    #[inline(always)]
+    pub fn bytes(start: *const u8, length: u32) -> Self {
+        Self { address: start as u64, length: length as u64 }
+    }
 }
 
 /// One act.
@@ -43,7 +58,7 @@ impl Act {
     /// An act without particulars.
     #[inline(always)]
     pub fn new(reason: u32) -> Self {
-        Self { reason, other: 0, file: FileKey { dev: 0, ino: 0 }, number: 0, detail: 0, text: Text::None }
+        Self { reason, other: 0, file: FileKey { dev: 0, ino: 0 }, number: 0, detail: 0, text: Text::NONE }
     }
 
     /// An act on another task.
@@ -109,15 +124,13 @@ pub fn emit(mark: &Mark, outcome: u32, act: &Act) {
 /// Bytes of text that were taken.
 #[inline(always)]
 fn text(into: &mut [u8; EVENT_TEXT], from: Text) -> u32 {
-    match from {
-        Text::None => 0,
+    let start = from.address as *const u8;
+    if from.length == 0 {
         // SAFETY: the helper checks the address and writes at most the buffer.
-        Text::Name(name) => unsafe { bpf_probe_read_kernel_str_bytes(name, into) }.map_or(0, |t| t.len() as u32),
-        Text::Bytes(start, length) => {
-            let length = if length > EVENT_TEXT as u32 { EVENT_TEXT as u32 } else { length };
-            let Some(part) = into.get_mut(..short(length)) else { return 0 };
-            // SAFETY: as above.
-            if unsafe { bpf_probe_read_kernel_buf(start, part) }.is_err() { 0 } else { length }
-        }
+        return unsafe { bpf_probe_read_kernel_str_bytes(start, into) }.map_or(0, |t| t.len() as u32);
     }
+    let length = if from.length > EVENT_TEXT as u64 { EVENT_TEXT as u32 } else { from.length as u32 };
+    let Some(part) = into.get_mut(..short(length)) else { return 0 };
+    // SAFETY: as above.
+    if unsafe { bpf_probe_read_kernel_buf(start, part) }.is_err() { 0 } else { length }
 }

@@ -73,7 +73,7 @@ pub unsafe fn judge(mark: &Mark, bounds: &Bounds, inode: *const u8, magic: u64, 
     }
     // SAFETY: by contract.
     let name = unsafe { names::of_inode(inode) };
-    bounds.refuse(mark, &Act { text: Text::Name(name), ..Act::on_file(why, key) })
+    bounds.refuse(mark, &Act { text: Text::name(name), ..Act::on_file(why, key) })
 }
 
 /// # Safety
@@ -114,7 +114,7 @@ unsafe fn proc_file(mark: &Mark, bounds: &Bounds, inode: *const u8, key: FileKey
     let (pid, sysctl, entry) =
         (word(base, &OFF_PROC_INODE_PID), word(base, &OFF_PROC_INODE_SYSCTL), word(base, &OFF_PROC_INODE_PDE));
     if sysctl != 0 || entry != 0 || pid == 0 {
-        return bounds.refuse(mark, &Act { text: Text::Name(name), ..Act::on_file(reason::KERNEL_SETTING, key) });
+        return bounds.refuse(mark, &Act { text: Text::name(name), ..Act::on_file(reason::KERNEL_SETTING, key) });
     }
     let other = leader(pid);
     let is_memory = is_mem(name);
@@ -124,13 +124,13 @@ unsafe fn proc_file(mark: &Mark, bounds: &Bounds, inode: *const u8, key: FileKey
     }
     if !is_own(mark, other) {
         let why = if is_memory { reason::PROC_MEM } else { reason::TASK_SETTING };
-        return bounds.refuse(mark, &Act { other, text: Text::Name(name), ..Act::on_file(why, key) });
+        return bounds.refuse(mark, &Act { other, text: Text::name(name), ..Act::on_file(why, key) });
     }
     // Others' memory is the matter of the tracing guard. One's own is executable memory that no file backs.
     if !is_memory || other != tgid() {
         return 0;
     }
-    let act = Act { other, text: Text::Name(name), ..Act::on_file(reason::PROC_MEM, key) };
+    let act = Act { other, text: Text::name(name), ..Act::on_file(reason::PROC_MEM, key) };
     if bounds.has(session_flags::DENY_ANON_EXEC) {
         return bounds.refuse(mark, &act);
     }

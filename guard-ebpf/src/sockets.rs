@@ -160,8 +160,8 @@ fn judge_unix(mark: &Mark, peer: *const u8, operation: u32) -> i32 {
         file,
         detail: operation | AF_UNIX as u32,
         text: match place {
-            Some(start) => Text::Bytes(start, name.length),
-            None => Text::None,
+            Some(start) => Text::bytes(start, name.length),
+            None => Text::NONE,
         },
         ..Act::new(reason::UNIX_SOCKET)
     };
@@ -314,7 +314,7 @@ fn judge_internet(mark: &Mark, sk: *const u8, family: u16, bytes: &[u8; 28], len
     let act = Act {
         number: port as u64,
         detail: operation | family as u32 | (rule as u32) << 16,
-        text: Text::Bytes(address.as_ptr().wrapping_add(start), 16 - start as u32),
+        text: Text::bytes(address.as_ptr().wrapping_add(start), 16 - start as u32),
         ..Act::new(reason::NETWORK)
     };
     let halves = [
