@@ -50,6 +50,8 @@ impl Losses {
             changed |= note_share(node, &mut recorded, key, id, &share);
         }
         changed |= note(node, &mut recorded, SessionId::NONE, "map_full".into(), node.kernel.counter(Counter::MapFull));
+        let unseen = node.kernel.attempts_unseen();
+        changed |= note(node, &mut recorded, SessionId::NONE, "attempts_unseen_at_most".into(), unseen);
         for (session, lost) in node.take_lost_records() {
             if node.note_gap(session, "journal", "records that found no room", lost, lost).is_none() {
                 node.give_back_lost_records(session, lost);

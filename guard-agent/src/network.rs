@@ -278,7 +278,7 @@ pub fn check(profiles: &Profiles, control_socket: &std::path::Path) -> Result<()
             return wrong(format!("{rules} rules in network; at most {RULES_MAX}"));
         }
         let numbered = Numbered { deny: 1, allow: 1 };
-        for prefix in compile(&profile.network, numbered, &[]).iter().filter(|(_, ports)| ports.is_none()) {
+        if let Some(prefix) = compile(&profile.network, numbered, &[]).iter().find(|(_, ports)| ports.is_none()) {
             let at = Ipv6Addr::from_bits(prefix.0.address);
             return wrong(format!("network: more than {PORT_RANGES} ranges of ports differ for {at}"));
         }

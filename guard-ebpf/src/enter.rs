@@ -5,14 +5,15 @@
 //! is in use, the kernel sends every system call of every process through its slower entry. The entries of other ABIs are
 //! other functions: no attempt, and the check denies.
 
-use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::helpers::generated::bpf_task_pt_regs;
+use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_get_smp_processor_id};
 use aya_ebpf::macros::fentry;
 use aya_ebpf::programs::FEntryContext;
 use guard_common::{Attempt, Counter, Mark};
 
 use crate::maps::{ATTEMPTS, count, now};
 use crate::membership::{governed, tgid, tid};
-use crate::offsets::{OFF_REGS_DI, OFF_REGS_DX, OFF_REGS_R8, OFF_REGS_R10, OFF_REGS_SI, field};
+use crate::offsets::{OFF_REGS_DI, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_R8, OFF_REGS_R10, OFF_REGS_SI, field};
 use crate::outcome;
 
 const AT_FDCWD: i32 = -100;
@@ -29,6 +30,29 @@ pub fn guard_enter_execve(ctx: FEntryContext) -> i32 {
 pub fn guard_enter_execveat(ctx: FEntryContext) -> i32 {
     // SAFETY: as above.
     unsafe { enter::<EXECVEAT>(ctx.arg(0)) }
+}
+
+/// For the open of a file for execution: an attempt whose entry no program saw, because the kernel skips one that another
+/// task was preempted in. Entries of other ABIs have other numbers and stay unseen.
+///
+/// A function of its own, so that its stack is not there while paths are followed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn guard_catch_up() -> u64 {
+    // SAFETY: only its presence counts.
+    if unsafe { ATTEMPTS.get(tid()) }.is_some() {
+        return 0;
+    }
+    // SAFETY: the registers of the current task's system call are a tracked kernel object.
+    unsafe {
+        let registers = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u8;
+        match field::<u64>(registers, &OFF_REGS_ORIG_AX) as u32 {
+            EXECVE => enter::<EXECVE>(registers),
+            EXECVEAT => enter::<EXECVEAT>(registers),
+            _ => 0,
+        };
+    }
+    1
 }
 
 /// # Safety

@@ -25,6 +25,8 @@ offsets! {
     OFF_BPRM_ARGC => "linux_binprm.argc";
     OFF_BPRM_ENVC => "linux_binprm.envc";
     OFF_BPRM_FILENAME => "linux_binprm.filename";
+    OFF_REGS_ORIG_AX => "pt_regs.orig_ax";
+    OFF_FILE_FLAGS => "file.f_flags";
     OFF_REGS_DI => "pt_regs.di";
     OFF_REGS_SI => "pt_regs.si";
     OFF_REGS_DX => "pt_regs.dx";

@@ -8,16 +8,18 @@ use aya_ebpf::programs::LsmContext;
 use guard_common::{FileKey, Mark, operation, reason, session_flags};
 
 use crate::bounds::bounds;
-use crate::deletes;
 use crate::maps::SESSIONS;
 use crate::membership::governed;
 use crate::offsets::{
-    OFF_DENTRY_NAME, OFF_DENTRY_SB, OFF_FILE_DENTRY, OFF_FILE_INODE, OFF_FILE_MODE, OFF_IATTR_SIZE, OFF_IATTR_VALID,
-    OFF_INODE_SIZE, OFF_SB_DEV, field,
+    OFF_DENTRY_NAME, OFF_DENTRY_SB, OFF_FILE_DENTRY, OFF_FILE_FLAGS, OFF_FILE_INODE, OFF_FILE_MODE, OFF_IATTR_SIZE,
+    OFF_IATTR_VALID, OFF_INODE_SIZE, OFF_SB_DEV, field,
 };
 use crate::places::{self, Place, said};
 use crate::report::{Act, Text, observe, refuse};
+use crate::{deletes, enter};
 
+/// Among the flags of an open for execution.
+const FMODE_EXEC: u32 = 0x20;
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
 /// The open made the file.
@@ -215,6 +217,9 @@ pub fn guard_open(ctx: LsmContext) -> i32 {
     let file: *const u8 = ctx.arg(0);
     // SAFETY: the hook's tracked argument.
     unsafe {
+        if field::<u32>(file, &OFF_FILE_FLAGS) & FMODE_EXEC != 0 {
+            enter::guard_catch_up();
+        }
         let mode: u32 = field(file, &OFF_FILE_MODE);
         if mode & FMODE_CREATED != 0 {
             deletes::remember(&mark, field(file, &OFF_FILE_INODE));

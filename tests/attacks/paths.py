@@ -39,7 +39,8 @@ def move_in(home):
 
 def tmpfile(home):
     fd = os.open(home, os.O_TMPFILE | os.O_WRONLY)
-    os.link("/proc/self/fd/%d" % fd, home + "/.zshrc", follow_symlinks=True)
+    # With a folder's descriptor, else Python does not follow the link in /proc.
+    os.link("self/fd/%d" % fd, home + "/.zshrc", src_dir_fd=os.open("/proc", os.O_PATH), follow_symlinks=True)
 
 
 def by_descriptor(home):

@@ -5,7 +5,7 @@
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -139,7 +139,7 @@ pub struct Kernel {
     instructions: Vec<(String, u32)>,
     missing: Vec<String>,
     adopted: bool,
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
 }
 
 impl Kernel {
@@ -204,7 +204,7 @@ impl Kernel {
             instructions,
             missing,
             adopted,
-            _ebpf: ebpf,
+            ebpf,
         };
         kernel.start_afresh()?;
         Ok(kernel)
@@ -228,6 +228,22 @@ impl Kernel {
     /// Instructions that the verifier counted, per program.
     pub fn instructions(&self) -> &[(String, u32)] {
         &self.instructions
+    }
+
+    /// Exec attempts of governed tasks, at most, of which neither entry nor end was seen: the kernel skips a tracing program
+    /// that another task was preempted in. Such an attempt was refused, or failed before its file was opened.
+    pub fn attempts_unseen(&self) -> u64 {
+        [("guard_enter_execve", "guard_exit_execve"), ("guard_enter_execveat", "guard_exit_execveat")]
+            .map(|(entry, end)| self.skipped(entry).min(self.skipped(end)))
+            .iter()
+            .sum()
+    }
+
+    /// How often the kernel has skipped a program; 0 where it does not say.
+    fn skipped(&self, program: &str) -> u64 {
+        let Some(fd) = self.ebpf.program(program).and_then(|p| p.fd().ok()) else { return 0 };
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd())).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Programs whose hook this kernel does not have.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::guest::{self, ensure};
 use crate::session::{ALICE, Ended, Session};
-use crate::wait::seconds;
+use crate::wait::{seconds, until_true};
 use crate::{attacks, ctl};
 
 /// Execs of the session that does nothing bad, during each flood.
@@ -77,10 +77,22 @@ fn resident_mib() -> Result<u64> {
 /// Failing, allowed and denied execs as fast as four workers can: each is recorded or counted, memory does not grow.
 pub fn flood_of_execs_harms_no_other_session() -> Result<()> {
     for mode in ["names", "allowed", "denied"] {
+        let leaf = ctl::log_size()?;
         let flood = flood(&[mode, "4", "4"])?;
         let found = accounted(&flood.records);
         ensure(flood.made > 10, format!("{mode}: only {} were made", flood.made))?;
-        ensure(found == flood.made, format!("{mode}: {} execs were made, {found} are accounted for", flood.made))?;
+        if found == flood.made {
+            continue;
+        }
+        // Where the kernel may be preempted, it skips programs, and counts that; the host's record of it comes within a second.
+        let mut unseen = 0;
+        let told = until_true("the skipped programs are recorded", seconds(5), || {
+            let records = ctl::records_from(leaf)?;
+            unseen = lost(&records, "attempts_unseen_at_most");
+            Ok(found + unseen >= flood.made)
+        });
+        let text = format!("{mode}: {} execs were made, {found} are accounted for, {unseen} unseen", flood.made);
+        ensure(told.is_ok() && found <= flood.made, text)?;
     }
     let before = resident_mib()?;
     let again = flood(&["names", "4", "4"])?;

@@ -224,7 +224,7 @@ fn renamed_program_is_asked_for() -> Result<()> {
     go(&mut session)?;
     let request = ctl::pending(&session.id).context("mkdir under the name of cat was not asked for")?;
     let id = request["request"].as_str().context("a request without id")?;
-    ctl::json("bob", &["review", "deny", id, "--yes", "--reason", "a test"])?;
+    ctl::json("bob", &["review", "deny", id, "--reason", "a test"])?;
     let ended = session.wait(seconds(40))?;
     ensure(!std::path::Path::new(made).exists() && !ended.out.contains("sandbox 0"), &ended)
 }
@@ -288,7 +288,8 @@ pub fn p8_kernel_support_is_shown() -> Result<()> {
     let named = support["missing"].as_array().is_some_and(|m| m.iter().any(|n| n == "guard_ioctl_compat"));
     ensure(named != has, format!("the kernel has the hook: {has}; missing: {}", support["missing"]))?;
     let groups = std::fs::read_to_string("/proc/sys/fs/fanotify/max_user_groups")?;
-    ensure(support["fanotify_max_groups"].to_string() == groups.trim(), &support)?;
+    let told = support["fanotify_max_groups"].to_string();
+    ensure(told == groups.trim(), &support)?;
     std::fs::write("/proc/sys/fs/fanotify/max_user_groups", "20")?;
     let out = output(Command::new("guard-agent").args(["check", "--config", guest::CONFIG]), seconds(20));
     std::fs::write("/proc/sys/fs/fanotify/max_user_groups", groups.trim())?;

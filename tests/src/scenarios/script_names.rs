@@ -34,7 +34,7 @@ fn scripts(interpreter: &str) -> Result<(String, String)> {
 fn category(link: &str) -> Result<String> {
     let session = Session::start(&ALICE, &["python3", &attacks::path("try.py"), link])?;
     let request = ctl::pending(&session.id)?;
-    Ok(request["category"].as_str().context("a request without category")?.to_owned())
+    Ok(request["verdict"]["category"].as_str().context("a request without category")?.to_owned())
 }
 
 fn race(interpreter: &str) -> Result<(Ended, Vec<Value>)> {
@@ -48,7 +48,8 @@ fn race(interpreter: &str) -> Result<(Ended, Vec<Value>)> {
     let session = Session::attack(&start, "try.py", &["/bin/sh", "-c", &command])?;
     let request = ctl::pending(&session.id)?;
     let mut covered = vec!["--scope", "root", "--max-execs", "500"];
-    let categories = [category.as_str(), "shell", "interpreter", request["category"].as_str().unwrap_or("shell")];
+    let categories =
+        [category.as_str(), "shell", "interpreter", request["verdict"]["category"].as_str().unwrap_or("shell")];
     for one in &categories {
         covered.extend(["--category", one]);
     }
