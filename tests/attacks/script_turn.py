@@ -1,11 +1,13 @@
-"""script_turn.py TIMES LINK GOOD OTHER: one process turns LINK between two scripts as fast as it can, another executes it.
+"""script_turn.py TIMES LINK GOOD OTHER: one process turns LINK between two scripts again and again, another executes it.
 
 Prints `PID WORD` for each script that ran, with the word that the script printed; `- errno N` for each that did not. At
 last `turned N refused M`.
 """
+import contextlib
 import os
 import signal
 import sys
+import time
 
 from common import attempt, main, say
 
@@ -16,6 +18,9 @@ def turn(link, targets, report):
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     while not stop:
         for target in targets:
+            with contextlib.suppress(FileNotFoundError):
+                if os.readlink(link + ".new") != target:
+                    continue
             try:
                 os.symlink(target, link + ".new")
             except FileExistsError:
@@ -24,8 +29,9 @@ def turn(link, targets, report):
                 os.rename(link + ".new", link)
                 done += 1
             except PermissionError:
-                os.unlink(link + ".new")
                 refused += 1
+            # Below what one command may delete in a minute.
+            time.sleep(0.15)
     os.write(report, b"turned %d refused %d" % (done, refused))
     os._exit(0)
 
@@ -36,6 +42,7 @@ def run(args):
     turner = os.fork()
     if turner == 0:
         turn(link, (other, good), write)
+    os.close(write)
     for _ in range(times):
         output, inlet = os.pipe()
         result = attempt([link], stdout=inlet)

@@ -3,12 +3,13 @@
 //! A kernel that cannot be had, a scenario that says nothing and an ignored test are failures, never skips. Progress is
 //! shown as it comes. Fails: exit 1 with the names; a filter that matches nothing is an error.
 
+use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use crate::{build, host, kernels};
+use crate::{build, host, kernels, vm};
 
 mod guests;
 pub mod powercut;
@@ -27,6 +28,9 @@ pub struct TestArgs {
     /// Only this kernel series; may be given several times.
     #[arg(long = "kernel")]
     kernels: Vec<String>,
+    /// Everything on every kernel, also what does not depend on it.
+    #[arg(long)]
+    all: bool,
     /// How often `p1_record_before_run` cuts the power.
     #[arg(long, default_value_t = CUTS)]
     cuts: u32,
@@ -72,11 +76,17 @@ pub fn command(args: &TestArgs) -> Result<u8> {
         note("unit and integration tests", units::run(filter)?, &mut all);
     }
     let scenarios = guests::matching(filter)?;
-    for series in series {
-        let mut tally = guests::run(series, &scenarios);
+    // Asked for by name or by kernel: all of it. Else what does not depend on the kernel runs on one.
+    let whole = args.all || !filter.is_empty() || !args.kernels.is_empty();
+    vm::prepare(&series)?;
+    for (series, tally) in in_guests(series, |series| {
+        let once = whole || series.name == HOST_DRIVEN_ON;
+        let mut tally = guests::run(series, &scenarios, once);
         if series.name == HOST_DRIVEN_ON {
             host_driven(series, filter, args.cuts, &mut tally);
         }
+        tally
+    })? {
         note(&format!("kernel {}", series.name), tally, &mut all);
     }
     if all.passed == 0 && all.failed.is_empty() {
@@ -92,6 +102,25 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     host::say(&format!("test: {} s", started.elapsed().as_secs()));
     println!("{} passed, {} failed", all.passed, all.failed.len());
     Ok(u8::from(!all.failed.is_empty()))
+}
+
+/// Guests wait a lot: two at a time, each with a kernel of its own.
+fn in_guests(
+    series: Vec<kernels::Series>,
+    run: impl Fn(kernels::Series) -> Tally + Sync,
+) -> Result<Vec<(kernels::Series, Tally)>> {
+    const AT_ONCE: usize = 2;
+    let queue = Mutex::new(series.into_iter());
+    let next = || queue.lock().ok()?.next();
+    let work = || std::iter::from_fn(next).map(|series| (series, run(series))).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let mut done = Vec::new();
+        for worker in workers {
+            done.extend(worker.join().map_err(|_| anyhow!("a thread that runs guests panicked"))?);
+        }
+        Ok(done)
+    })
 }
 
 fn chosen(names: &[String]) -> Result<Vec<kernels::Series>> {

@@ -247,6 +247,13 @@ impl Drop for Vm {
     }
 }
 
+/// Gets what guests of these series need, so that several can be booted at once afterwards.
+pub fn prepare(series: &[kernels::Series]) -> Result<()> {
+    qemu()?;
+    guest::root_image()?;
+    series.iter().try_for_each(|one| kernels::get(*one).map(|_| ()))
+}
+
 /// QEMU 8 or newer: older ones crash newer guests with two processors under emulation.
 fn qemu() -> Result<()> {
     let version = || -> Option<u32> {

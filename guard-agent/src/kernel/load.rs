@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Instant;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -23,7 +24,7 @@ use thiserror::Error;
 use super::btf::{Btf, BtfError};
 use super::events::EventReader;
 use super::paths::PathTables;
-use super::programs::{PROGRAMS, attach, program_for_kernel};
+use super::programs::{self, PROGRAMS, attach, program_for_kernel};
 use super::shares::Shares;
 use super::{object, offsets, time};
 
@@ -154,13 +155,14 @@ impl Kernel {
         let key = random_key()?;
         let mut ebpf = load_object(&btf, &options.cgroup, key, &pins)?;
         let loader_btf = aya::Btf::from_sys_fs()?;
+        let begun = Instant::now();
+        programs::load(&mut ebpf, &loader_btf, &btf)?;
+        tracing::debug!(took = ?begun.elapsed(), "the verifier has accepted the programs");
         let mut instructions = Vec::new();
         let mut missing = Vec::new();
         for (name, hook) in PROGRAMS {
             let name = program_for_kernel(name, &btf);
-            let begun = std::time::Instant::now();
-            let (link, verified) = attach(&mut ebpf, name, hook, &loader_btf, &btf)?;
-            tracing::debug!(program = name, instructions = verified, took = ?begun.elapsed(), "attached");
+            let (link, verified) = attach(&mut ebpf, name, hook, &btf)?;
             let Some(link) = link else {
                 missing.push(name.to_owned());
                 continue;

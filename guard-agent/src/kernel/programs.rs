@@ -2,9 +2,12 @@
 //!
 //! Fails: a program that the verifier or the kernel refuses is an error that names it.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
+
 use aya::Ebpf;
 use aya::programs::links::FdLink;
-use aya::programs::{BtfTracePoint, FEntry, FExit, Lsm, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, FExit, Lsm, Program, ProgramError};
 
 use super::btf::Btf;
 use super::load::KernelError;
@@ -99,40 +102,78 @@ fn release_before(release: &str, than: (u32, u32)) -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < than
 }
 
-/// Loads a program and attaches it. Gives the link and the instructions that the verifier counted; no link where the
-/// kernel has no such hook and may do without.
+/// Has the verifier look at every program, several at a time: that is most of a daemon's start. What the kernel has no hook
+/// for, and may do without, is left out.
+pub fn load(ebpf: &mut Ebpf, btf: &aya::Btf, types: &Btf) -> Result<(), KernelError> {
+    const AT_ONCE: usize = 4;
+    let mut wanted: HashMap<&'static str, &Hook> = PROGRAMS
+        .iter()
+        .filter(|(_, hook)| !matches!(hook, Hook::LsmIfThere(hook) if !has_hook(types, hook)))
+        .map(|(name, hook)| (program_for_kernel(name, types), hook))
+        .collect();
+    let mut queue = Vec::new();
+    for (name, program) in ebpf.programs_mut() {
+        if let Some((name, hook)) = wanted.remove_entry(name) {
+            queue.push((name, hook, program));
+        }
+    }
+    if let Some(name) = wanted.into_keys().next() {
+        return Err(KernelError::Absent(name));
+    }
+    let queue = Mutex::new(queue);
+    let next = || queue.lock().ok()?.pop();
+    let work = || -> Result<(), KernelError> {
+        while let Some((name, hook, program)) = next() {
+            load_one(program, hook, btf)
+                .map_err(|source| KernelError::Program { program: name, source: Box::new(source) })?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        // A panic ends the whole daemon.
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Ok(())))
+    })
+}
+
+fn load_one(program: &mut Program, hook: &Hook, btf: &aya::Btf) -> Result<(), ProgramError> {
+    match hook {
+        Hook::Lsm(hook) | Hook::LsmIfThere(hook) => TryInto::<&mut Lsm>::try_into(program)?.load(hook, btf),
+        Hook::Btf(hook) => TryInto::<&mut BtfTracePoint>::try_into(program)?.load(hook, btf),
+        Hook::Entry(function) => TryInto::<&mut FEntry>::try_into(program)?.load(function, btf),
+        Hook::Return(function) => TryInto::<&mut FExit>::try_into(program)?.load(function, btf),
+    }
+}
+
+/// Attaches a loaded program. Gives the link and the instructions that the verifier counted; no link where the kernel has
+/// no such hook and may do without.
 pub fn attach(
     ebpf: &mut Ebpf,
     name: &'static str,
     hook: &Hook,
-    btf: &aya::Btf,
     types: &Btf,
 ) -> Result<(Option<FdLink>, u32), KernelError> {
     let failed = |source: ProgramError| KernelError::Program { program: name, source: Box::new(source) };
     let program = ebpf.program_mut(name).ok_or(KernelError::Absent(name))?;
     let link = match hook {
         Hook::LsmIfThere(hook) if !has_hook(types, hook) => return Ok((None, 0)),
-        Hook::Lsm(hook) | Hook::LsmIfThere(hook) => {
+        Hook::Lsm(_) | Hook::LsmIfThere(_) => {
             let program: &mut Lsm = program.try_into().map_err(failed)?;
-            program.load(hook, btf).map_err(failed)?;
             let id = program.attach().map_err(failed)?;
             program.take_link(id).map_err(failed)?.into()
         }
-        Hook::Btf(hook) => {
+        Hook::Btf(_) => {
             let program: &mut BtfTracePoint = program.try_into().map_err(failed)?;
-            program.load(hook, btf).map_err(failed)?;
             let id = program.attach().map_err(failed)?;
             program.take_link(id).map_err(failed)?.into()
         }
-        Hook::Entry(function) => {
+        Hook::Entry(_) => {
             let program: &mut FEntry = program.try_into().map_err(failed)?;
-            program.load(function, btf).map_err(failed)?;
             let id = program.attach().map_err(failed)?;
             program.take_link(id).map_err(failed)?.into()
         }
-        Hook::Return(function) => {
+        Hook::Return(_) => {
             let program: &mut FExit = program.try_into().map_err(failed)?;
-            program.load(function, btf).map_err(failed)?;
             let id = program.attach().map_err(failed)?;
             program.take_link(id).map_err(failed)?.into()
         }

@@ -11,7 +11,7 @@ use crate::wait::seconds;
 use crate::{attacks, ctl};
 
 /// Execs of the race. Without the protection, one in a few reads the other script.
-const TURNS: &str = "40";
+const TURNS: &str = "30";
 /// Folder of the two scripts: root's, so that only the link to them is the session's.
 const SCRIPTS: &str = "/usr/local/share/guard-scripts";
 
