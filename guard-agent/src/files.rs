@@ -261,10 +261,10 @@ impl Rights {
         })
     }
 
-    /// Whether the session could make a path mean another file, by writing to one of the folders or links on the way.
+    /// Whether the session could make a path mean another file, by writing to one of the folders on the way.
     /// An interpreter opens its script again by this path.
     pub fn can_redirect(&self, way: &Way) -> bool {
-        way.names.iter().any(|(_, meta)| (meta.is_dir() || meta.is_symlink()) && self.can_write(meta))
+        way.names.iter().any(|(_, meta)| meta.is_dir() && self.can_write(meta))
     }
 
     fn can_write(&self, meta: &std::fs::Metadata) -> bool {
