@@ -16,7 +16,7 @@ pub mod powercut;
 mod units;
 
 /// Power cuts of `p1_record_before_run` in a test run.
-const CUTS: u32 = 20;
+const CUTS: u32 = 10;
 /// The kernel on which what the host drives is run.
 const HOST_DRIVEN_ON: &str = "6.12";
 
