@@ -81,7 +81,7 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     vm::prepare(&series)?;
     for (series, tally) in in_guests(series, |series| {
         let once = whole || series.name == HOST_DRIVEN_ON;
-        let mut tally = guests::run(series, &scenarios, once);
+        let mut tally = guests::run(series, &scenarios, once, whole);
         if series.name == HOST_DRIVEN_ON {
             host_driven(series, filter, args.cuts, &mut tally);
         }

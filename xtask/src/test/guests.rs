@@ -30,13 +30,13 @@ const USER_SPACE: [&str; 8] =
     ["exit_codes_", "terminal_", "bad_policy_", "p4_collector_", "p7_", "review_", "runtimes_", "p2_deletions_far_"];
 
 /// Runs the named scenarios on one series; those about execs once more on a root like a container's. Without `whole` those
-/// that would be the same on any kernel are left to another series.
-pub fn run(series: kernels::Series, names: &[String], whole: bool) -> Tally {
+/// that would be the same on any kernel are left to another series, without `overlay` the second root.
+pub fn run(series: kernels::Series, names: &[String], whole: bool, overlay: bool) -> Tally {
     let mut tally = Tally::default();
     let here = |name: &&String| whole || !USER_SPACE.iter().any(|start| name.starts_with(start));
     let chosen: Vec<String> = names.iter().filter(here).cloned().collect();
     in_guest(series, &chosen, false, &mut tally);
-    if whole {
+    if overlay {
         let rows: Vec<String> = names.iter().filter(|name| name.starts_with(BYPASS)).cloned().collect();
         in_guest(series, &rows, true, &mut tally);
     }
