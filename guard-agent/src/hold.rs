@@ -4,6 +4,7 @@
 //! queue and workers, so that none can starve another. Fails: every error on the way answers "deny"; when the daemon
 //! dies, the kernel answers what is held and denies it for want of a grant.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -132,8 +133,12 @@ fn understand(node: &Arc<Node>, session: &Arc<Session>, attempt: &Attempt, held:
         return refuse_unjudged(node, session, held, Some(attempt), "too_many_held", "");
     }
     match gather(node, session, attempt, &held) {
-        Ok(facts) => judge::judge(node, session, Arc::new(facts), held),
-        Err(why) => {
+        None => {
+            session.set_stage(attempt.exec, Stage::Denied);
+            answer(session, &held, node.observes());
+        }
+        Some(Ok(facts)) => judge::judge(node, session, Arc::new(facts), held),
+        Some(Err(why)) => {
             session.set_stage(attempt.exec, Stage::Denied);
             let reason = if why.what == "file_has_writer" { why.what } else { "not_understood" };
             refuse_unjudged(node, session, held, Some(attempt), reason, &why.to_string());
@@ -141,13 +146,11 @@ fn understand(node: &Arc<Node>, session: &Arc<Session>, attempt: &Attempt, held:
     }
 }
 
-/// Gathers facts while the watchdog knows whose memory is being read.
-fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -> Result<Facts, Misunderstood> {
-    let reading = || session.reading.lock().unwrap_or_else(PoisonError::into_inner);
-    reading().insert(held.tid, (attempt.exec, time::boot_ns()));
-    let memory_read = || {
-        reading().remove(&held.tid);
-    };
+/// Gathers facts while the watchdog knows whose memory is being read; nothing if it gave that up and recorded it.
+fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -> Option<Result<Facts, Misunderstood>> {
+    session.reading.begin(held.tid, attempt.exec, time::boot_ns());
+    let given_up = Cell::new(false);
+    let memory_read = || given_up.set(session.reading.end(held.tid) || given_up.get());
     let mut frozen = Vec::new();
     let place = Place {
         rights: &session.rights,
@@ -161,7 +164,31 @@ fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -
         // The task was killed meanwhile: nobody else will thaw them.
         node.freezes.thaw(&node.kernel, key);
     }
-    facts
+    (!given_up.get()).then_some(facts)
+}
+
+/// Records an attempt whose reader does not come back. Its task is killed.
+pub fn record_overdue(node: &Node, session: &Session, attempt: &Attempt) {
+    session.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let task = proc::process(attempt.tid).unwrap_or_default();
+    let body = ExecUnjudged {
+        identity: Some(session.identity.clone()),
+        exec_id: attempt.exec,
+        pid: attempt.tgid,
+        tid: attempt.tid,
+        uid: task.uid,
+        comm: task.comm,
+        argv_trust: "unreadable".into(),
+        errno: libc::EPERM.cast_unsigned(),
+        reason: "not_understood: its memory cannot be read in time; the task is killed".into(),
+        probes: 1,
+        disposition: Disposition::Denied.into(),
+        root_exec_id: attempt.root,
+        parent_exec_id: attempt.parent_exec,
+        ..ExecUnjudged::default()
+    };
+    session.say("denied", format!("denied: {}", body.reason), "");
+    node.keep(session.id, Body::ExecUnjudged(body));
 }
 
 /// Answers the kernel. An event whose task is gone is answered to nobody.

@@ -34,6 +34,7 @@ mod preflight;
 mod profile;
 mod protect;
 mod reach;
+mod readings;
 mod record;
 mod script;
 mod session;

@@ -25,6 +25,7 @@ use crate::launcher::{Exit, StartSpec, Waiting};
 use crate::mounts::Requests;
 use crate::node::Node;
 use crate::profile::Namespaces;
+use crate::readings::Readings;
 use crate::voice::Voice;
 use crate::{hold, leftover, mounts, outcome};
 
@@ -141,8 +142,8 @@ pub struct Session {
     pub execs: AtomicU32,
     /// Of those, denied.
     pub denied: AtomicU32,
-    /// Tasks whose memory is being read: for which exec, since when (boot time).
-    pub reading: Mutex<HashMap<u32, (u64, u64)>>,
+    /// Tasks whose memory is being read.
+    pub reading: Readings,
     /// What its commands have deleted.
     pub deletes: Deletes,
     attempts: Mutex<HashMap<u64, Attempted>>,
@@ -262,7 +263,7 @@ pub fn start<'a>(
         stop: hold::stop_signal().map_err(|e| format!("making an event descriptor: {e}"))?,
         execs: AtomicU32::new(0),
         denied: AtomicU32::new(0),
-        reading: Mutex::default(),
+        reading: Readings::default(),
         deletes: Deletes::default(),
         attempts: Mutex::default(),
         images: Mutex::default(),

@@ -3,7 +3,7 @@
 //! One thread; nothing here may block for long. Fails: an overdue read costs the task its life, then the session its own.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
@@ -12,9 +12,11 @@ use guard_proto::v1::CanaryResult;
 use guard_proto::v1::record_body::Body;
 
 use crate::kernel::canary::{self, Measured};
-use crate::kernel::{proc, spawn, time};
+use crate::kernel::{spawn, time};
 use crate::node::Node;
-use crate::sweep;
+use crate::readings::Reading;
+use crate::session::Session;
+use crate::{hold, sweep};
 
 /// Rounds of the watching thread: the heartbeat looks whether they go on.
 pub static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -78,26 +80,25 @@ fn sessions(node: &Arc<Node>) {
         if now >= session.expires_boot_ns {
             session.request_end(node, "expired", String::new());
         }
-        let slow: Vec<(u32, u64, u64)> = session
-            .reading
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .map(|(tid, (exec, since))| (*tid, *exec, now.saturating_sub(*since)))
-            .filter(|(_, _, age)| *age >= READ_NS)
-            .collect();
-        for (tid, exec, age) in slow {
-            if node.kernel.attempt(tid).is_none_or(|a| a.exec != exec) {
-                // It is dead already; its number may be another's.
-                continue;
-            }
-            tracing::warn!(session = %session.id, tid, "a held task's memory cannot be read in time; it is killed");
-            let tgid = proc::process(tid).map_or(tid, |p| p.tgid);
-            let _ = spawn::signal(tgid.cast_signed(), libc::SIGKILL);
-            if age >= READ_SESSION_NS {
-                session.request_end(node, "failed", "the memory of a held task could not be read in time".into());
-            }
+        for slow in session.reading.older_than(READ_NS, now) {
+            overdue(node, &session, slow, now);
         }
+    }
+}
+
+/// A held task's memory cannot be read: another of its threads, or a file system's server, keeps the daemon waiting.
+fn overdue(node: &Node, session: &Session, slow: Reading, now: u64) {
+    let Some(attempt) = node.kernel.attempt(slow.tid).filter(|attempt| attempt.exec == slow.exec) else {
+        // It is dead already; its number may be another's.
+        return;
+    };
+    if session.reading.give_up(slow.tid, slow.exec) {
+        tracing::warn!(session = %session.id, slow.tid, "a held task's memory cannot be read in time; it is killed");
+        hold::record_overdue(node, session, &attempt);
+    }
+    let _ = spawn::signal(attempt.tgid.cast_signed(), libc::SIGKILL);
+    if now.saturating_sub(slow.since) >= READ_SESSION_NS {
+        session.request_end(node, "failed", "the memory of a held task could not be read in time".into());
     }
 }
 

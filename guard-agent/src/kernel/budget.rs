@@ -16,7 +16,7 @@ const LIMIT: u32 = 20_000;
 const LIMITS: &[(&str, u32)] = &[
     ("guard_verify", 80_000),
     ("guard_verify_at_once", 80_000),
-    ("guard_inode", 60_000),
+    ("guard_inode", 200_000),
     ("guard_unix_connect", 80_000),
     ("guard_unix_send", 80_000),
     ("guard_connect", 150_000),
