@@ -290,6 +290,11 @@ pub fn release(
 
 fn grant(node: &Node, session: &Session, opening: &Opening) -> Result<(), String> {
     session.set_stage(opening.exec, Stage::Granted);
+    if opening.files.len() > 1 {
+        // A script is read by its interpreter as it runs: the next daemon must know what stays frozen.
+        let files = opening.files.iter().map(|f| f.key).collect();
+        session.notes.freezes(opening.exec, files).map_err(|e| format!("keeping the session's notes: {e}"))?;
+    }
     node.kernel.grant(opening.tid, &opening.grant(session)).map_err(|e| e.to_string())?;
     // A task that died meanwhile must leave no grant behind.
     if node.kernel.attempt(opening.tid).is_none_or(|a| a.exec != opening.exec) {
