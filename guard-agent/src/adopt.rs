@@ -184,7 +184,7 @@ fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Arc<Session>> {
     let parts = session::Parts { former, state, cgroup, group, entry_end, notes };
     let session = Arc::new(Session::of_earlier_daemon(parts)?);
     node.adopt_session(&session);
-    if let Some(why) = failed.filter(|_| session.entry.lives()) {
+    if let Some(why) = failed.filter(|_| !session.entry_end.is_over()) {
         session.request_end(node, "failed", format!("it could not be adopted: {why}"));
     }
     Ok(session)
@@ -229,7 +229,7 @@ pub fn find_images(node: &Node, session: &Session) {
 
 /// Answers held execs again, and sees the session to its end.
 pub fn go_on(node: &Arc<Node>, session: &Arc<Session>) -> io::Result<()> {
-    if !session.entry.lives() {
+    if session.entry_end.is_over() {
         // Before the clock looks: it ended first, whatever came after.
         session.entry_gone(node);
     }

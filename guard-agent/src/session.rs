@@ -175,10 +175,21 @@ pub struct EntryEnd {
     changed: Condvar,
 }
 
+/// Whether the process of a handle has ended, with all its threads.
+fn has_ended(handle: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(handle, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
 impl EntryEnd {
     /// Of a session that an earlier daemon started.
     pub fn adopted(handle: Option<OwnedFd>) -> Self {
         Self { adopted: Some(handle), ..Self::default() }
+    }
+
+    /// Whether an adopted entry process has ended.
+    pub fn is_over(&self) -> bool {
+        self.adopted.as_ref().is_some_and(|handle| handle.as_ref().is_none_or(has_ended))
     }
 
     /// The kernel's event says how it ended. The first one counts: the number may be used again.
@@ -198,11 +209,7 @@ impl EntryEnd {
         const LOOK: Duration = Duration::from_millis(500);
         // Its end is seen before the event is read.
         const EVENT: Duration = Duration::from_secs(3);
-        let gone = |handle: &OwnedFd| {
-            let mut fds = [PollFd::new(handle, PollFlags::IN)];
-            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-        };
-        while handle.is_some_and(|handle| !gone(handle)) {
+        while handle.is_some_and(|handle| !has_ended(handle)) {
             if let Some(status) = self.told(LOOK) {
                 return Some(status);
             }

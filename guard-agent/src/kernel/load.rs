@@ -141,6 +141,8 @@ pub struct Kernel {
     adopted: bool,
     found_lifted: AtomicBool,
     lost_events: u64,
+    /// Programs are loaded with its descriptor: it must outlive that.
+    _pending: Table<u64, Plain<Pending>>,
     _ebpf: Ebpf,
 }
 
@@ -155,9 +157,9 @@ impl Kernel {
         let btf = Btf::of_running_kernel()?;
         let key = random_key()?;
         let mut ebpf = load_object(&btf, &options.cgroup, key, &pins)?;
-        let grants = table(&mut ebpf, maps::GRANTS)?;
+        let (grants, pending) = (table(&mut ebpf, maps::GRANTS)?, table(&mut ebpf, maps::PENDING)?);
         if adopted {
-            quiesce(&grants, &table(&mut ebpf, maps::PENDING)?)?;
+            quiesce(&grants, &pending)?;
         }
         let loader_btf = aya::Btf::from_sys_fs()?;
         let mut instructions = Vec::new();
@@ -202,6 +204,7 @@ impl Kernel {
             adopted,
             found_lifted: AtomicBool::new(false),
             lost_events,
+            _pending: pending,
             _ebpf: ebpf,
         };
         kernel.start_afresh()?;

@@ -15,7 +15,7 @@ use crate::guest::{self, ensure};
 use crate::neighbour::Neighbour;
 use crate::session::{self, ALICE, Ended, Session, Start};
 use crate::wait::{output, seconds, until, until_true};
-use crate::{attacks, ctl};
+use crate::ctl;
 
 /// A session whose entry process starts programs all the time and does what it is told.
 struct Live {
