@@ -18,19 +18,21 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::config::Config;
 use crate::exit::{Code, Failure, failed};
-use crate::hold;
 use crate::kept::{self, Former, Notes, ProcessId, State};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
 use crate::kernel::load::Kernel;
+use crate::kernel::mounts::View;
 use crate::kernel::{proc, time};
 use crate::node::Node;
 use crate::session::{self, EntryEnd, Image, Session};
+use crate::{hold, mounts};
 
 /// A session that goes on.
 pub struct Heir {
     former: Former,
     state: State,
+    known: guard_common::Session,
     cgroup: Cgroup,
     notes: Notes,
 }
@@ -50,13 +52,13 @@ pub struct Plan {
 pub fn plan(config: &Config, kernel: &Kernel, boot_id: &str, found: Vec<Former>) -> Plan {
     let mut plan = Plan { heirs: Vec::new(), ended: Vec::new() };
     for mut former in found {
-        let heir = agreed(config, kernel, boot_id, &former).and_then(|(cgroup, notes)| {
+        let heir = agreed(config, kernel, boot_id, &former).and_then(|(known, cgroup, notes)| {
             let state = std::mem::replace(&mut former.state, Err("taken".into()));
             let state = state.map_err(|why| ("daemon_restarted", why))?;
-            Ok((*state, cgroup, notes))
+            Ok((*state, known, cgroup, notes))
         });
         match heir {
-            Ok((state, cgroup, notes)) => plan.heirs.push(Heir { former, state, cgroup, notes }),
+            Ok((state, known, cgroup, notes)) => plan.heirs.push(Heir { former, state, known, cgroup, notes }),
             Err(why) => plan.ended.push((former, why)),
         }
     }
@@ -64,7 +66,12 @@ pub fn plan(config: &Config, kernel: &Kernel, boot_id: &str, found: Vec<Former>)
 }
 
 /// Whether disk, kernel and host say the same of a session.
-fn agreed(config: &Config, kernel: &Kernel, boot_id: &str, former: &Former) -> Result<(Cgroup, Notes), Why> {
+fn agreed(
+    config: &Config,
+    kernel: &Kernel,
+    boot_id: &str,
+    former: &Former,
+) -> Result<(guard_common::Session, Cgroup, Notes), Why> {
     let restarted = |detail: String| Err(("daemon_restarted", detail));
     if former.head.boot_id != boot_id {
         return restarted("the host was booted again".into());
@@ -103,7 +110,7 @@ fn agreed(config: &Config, kernel: &Kernel, boot_id: &str, former: &Former) -> R
     let state_dir = &config.node.state_dir;
     let notes = Notes::take_over(state_dir, former.key, |exec| running.contains(&exec));
     match notes.or_else(|_| Notes::create(state_dir, former.key)) {
-        Ok(notes) => Ok((cgroup, notes)),
+        Ok(notes) => Ok((known, cgroup, notes)),
         Err(error) => restarted(format!("its notes cannot be kept: {error}")),
     }
 }
@@ -159,35 +166,35 @@ pub fn exited(why: &Why) -> SessionExited {
     SessionExited { status: libc::SIGKILL.cast_unsigned(), reason: why.0.into(), execs: 0, denied: 0 }
 }
 
+/// A session that was taken over, and the sight of its mounts, if anything of it lives.
+pub type Adopted = (Arc<Session>, Option<View>);
+
 /// Makes open sessions of those that go on. Their execs are held from here on, and answered once [`go_on`] was called.
-pub fn take_over(node: &Arc<Node>, heirs: Vec<Heir>) -> Result<Vec<Arc<Session>>, Failure> {
+pub fn take_over(node: &Arc<Node>, heirs: Vec<Heir>) -> Result<Vec<Adopted>, Failure> {
     heirs.into_iter().map(|heir| take_over_one(node, heir).map_err(failed(Code::Unavailable))).collect()
 }
 
-fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Arc<Session>> {
-    let Heir { former, state, cgroup, notes } = heir;
+fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
+    let Heir { former, state, cgroup, notes, known } = heir;
     let handle = handle_of(state.entry);
-    let (group, failed) = match handle.as_ref().map(|_| marked(&state, &cgroup)) {
-        Some(Ok(group)) => (group, None),
-        Some(Err(why)) => (Group::new()?, Some(why)),
+    let (group, view, failed) = match handle.as_ref().map(|_| marked(&state, &cgroup)) {
+        Some(Ok((group, view))) => (group, Some(view), None),
+        Some(Err(why)) => (Group::new()?, None, Some(why)),
         // It ended while there was no daemon; its session follows it.
-        None => (Group::new()?, None),
+        None => (Group::new()?, None, None),
     };
-    let flags = node.kernel.session(former.key).map(|known| {
-        let observe = if node.observes() { session_flags::OBSERVE } else { 0 };
-        guard_common::Session { flags: known.flags & !session_flags::OBSERVE | observe, ..known }
-    });
-    if let Some(known) = flags {
-        node.kernel.open_session(former.key, &known).map_err(io::Error::other)?;
-    }
+    let observe = if node.observes() { session_flags::OBSERVE } else { 0 };
+    let known = guard_common::Session { flags: known.flags & !session_flags::OBSERVE | observe, ..known };
+    node.kernel.shares.open(former.key).map_err(io::Error::other)?;
+    node.kernel.open_session(former.key, &known).map_err(io::Error::other)?;
     let entry_end = EntryEnd::adopted(handle);
-    let parts = session::Parts { former, state, cgroup, group, entry_end, notes };
+    let parts = session::Parts { former, state, known, cgroup, group, entry_end, notes };
     let session = Arc::new(Session::of_earlier_daemon(parts)?);
     node.adopt_session(&session);
     if let Some(why) = failed.filter(|_| !session.entry_end.is_over()) {
         session.request_end(node, "failed", format!("it could not be adopted: {why}"));
     }
-    Ok(session)
+    Ok((session, view))
 }
 
 /// A handle of a process that cannot come to mean another one.
@@ -198,7 +205,7 @@ fn handle_of(process: ProcessId) -> Option<OwnedFd> {
 
 /// New marks on every mount of the session's namespace, seen through a process that is in it: the entry process, or another
 /// one where its first thread has ended.
-fn marked(state: &State, cgroup: &Cgroup) -> Result<Group, String> {
+fn marked(state: &State, cgroup: &Cgroup) -> Result<(Group, View), String> {
     let inside = |pid: &u32| {
         proc::mount_namespace(*pid).is_ok_and(|n| n == state.mount_namespace)
             && Path::new(&format!("/proc/{pid}/root")).read_dir().is_ok()
@@ -228,13 +235,18 @@ pub fn find_images(node: &Node, session: &Session) {
 }
 
 /// Answers held execs again, and sees the session to its end.
-pub fn go_on(node: &Arc<Node>, session: &Arc<Session>) -> io::Result<()> {
+pub fn go_on(node: &Arc<Node>, (session, view): Adopted) -> io::Result<()> {
     if session.entry_end.is_over() {
         // Before the clock looks: it ended first, whatever came after.
         session.entry_gone(node);
     }
-    hold::start(node, session)?;
-    let (node, session) = (Arc::clone(node), Arc::clone(session));
+    hold::start(node, &session)?;
+    if let Some(view) = view {
+        mounts::start(node, &session, view)?;
+        // Namespaces that it made, where it may.
+        session.cgroup.pids().into_iter().for_each(|pid| session.mounts.ask(pid));
+    }
+    let node = Arc::clone(node);
     thread::Builder::new().name("adopted".into()).spawn(move || {
         let ended = session.wait(&node);
         tracing::info!(session = %session.id, reason = ended.reason, "session ended");

@@ -216,6 +216,7 @@ fn succeed(node: &Arc<Node>, plan: Plan, empty: bool) -> Result<(), Failure> {
     let mut reader = node.kernel.take_events().ok_or_else(absent)?;
     if node.kernel.lost_events() > 0 {
         node.note_gap(
+            SessionId::NONE,
             "kernel",
             "events of another version's layout",
             node.kernel.lost_events(),
@@ -236,11 +237,11 @@ fn succeed(node: &Arc<Node>, plan: Plan, empty: bool) -> Result<(), Failure> {
         }
     }
     requests::close_former(node).map_err(failed(Code::Unavailable))?;
-    adopted.iter().for_each(|session| adopt::find_images(node, session));
+    adopted.iter().for_each(|(session, _)| adopt::find_images(node, session));
     outcomes.spawn(reader).map_err(failed(Code::Internal))?;
-    for session in &adopted {
-        adopt::go_on(node, session).map_err(failed(Code::Internal))?;
+    for (session, view) in adopted {
         tracing::info!(session = %session.id, "a session of an earlier daemon goes on");
+        adopt::go_on(node, (session, view)).map_err(failed(Code::Internal))?;
     }
     Ok(())
 }

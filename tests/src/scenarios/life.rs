@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use super::fail_closed::{notes, now};
 use super::log::sequences_are_whole;
+use crate::ctl;
 use crate::guest::{self, ensure};
 use crate::neighbour::Neighbour;
 use crate::session::{self, ALICE, Ended, Session, Start};
 use crate::wait::{output, seconds, until, until_true};
-use crate::ctl;
 
 /// A session whose entry process starts programs all the time and does what it is told.
 struct Live {
