@@ -230,7 +230,7 @@ pub fn find_images(node: &Node, session: &Session) {
             }
         }
         let program = proc::link(tgid, "exe").unwrap_or_default();
-        session.image_found(mark.exec, Image { tgid, started_boot_ns: entered, program, frozen });
+        session.image_found(mark.exec, Image { tgid, started_boot_ns: entered, program, frozen, gone_since: 0 });
     }
 }
 

@@ -573,13 +573,14 @@ impl Session {
     pub fn forget_attempts(&self, read_until: u64, gone: impl Fn(u64, u32) -> bool) -> Vec<Attempted> {
         let mut attempts = lock(&self.attempts);
         let over = attempts.extract_if(|exec, a| over(&mut a.gone_since, read_until, gone(*exec, a.tid)));
-        over.map(|(_, attempt)| attempt).collect()
+        over.inspect(|(exec, _)| self.notes.ended(*exec)).map(|(_, attempt)| attempt).collect()
     }
 
     /// As [`Self::forget_attempts`], for images.
     pub fn forget_images(&self, read_until: u64, gone: impl Fn(u64, u32) -> bool) -> Vec<(u64, Image)> {
         let mut images = lock(&self.images);
-        images.extract_if(|exec, i| over(&mut i.gone_since, read_until, gone(*exec, i.tgid))).collect()
+        let over = images.extract_if(|exec, i| over(&mut i.gone_since, read_until, gone(*exec, i.tgid)));
+        over.inspect(|(exec, _)| self.notes.ended(*exec)).collect()
     }
 
     /// An image runs.
