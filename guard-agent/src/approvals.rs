@@ -4,12 +4,14 @@
 //! Fails: no decision in time, no collector, no record: denied.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Decision, Disposition, ExecDecision, ExecFacts, ExecRequest, Verdict};
+use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::deletes;
@@ -19,6 +21,7 @@ use crate::judge::{self, Cover, Judged};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
 use crate::node::Node;
+use crate::requests;
 use crate::session::{RootApproval, Session, Stage};
 
 /// A right that came after the hold lasts at least this long.
@@ -176,6 +179,9 @@ impl Approvals {
         };
         // Known before it is durable: a decision may come as soon as it is.
         lock(&self.pending).insert(id.clone(), pending);
+        if let Err(error) = keep(node, session, &id, exec) {
+            return self.drop_unrecorded(node, &id, &error.to_string());
+        }
         if node.kernel.attempt(tid).is_none_or(|a| a.exec != exec) {
             // Killed while facts were gathered: its end was seen before the request was there.
             self.task_gone(exec);
@@ -186,10 +192,10 @@ impl Approvals {
                 let (node, session) = (Arc::clone(node), Arc::clone(session));
                 ticket.on_done(move |done| match done {
                     Ok(_) => session.say("review", text, &id),
-                    Err(error) => node.approvals.drop_unrecorded(&id, &error.to_string()),
+                    Err(error) => node.approvals.drop_unrecorded(&node, &id, &error.to_string()),
                 });
             }
-            Err(error) => self.drop_unrecorded(&id, &error.to_string()),
+            Err(error) => self.drop_unrecorded(node, &id, &error.to_string()),
         }
     }
 
@@ -240,21 +246,26 @@ impl Approvals {
             digest: digest.to_vec(),
             timing: None,
         };
+        let exec = pending.first_exec;
         lock(&self.pending).insert(id.clone(), pending);
+        if let Err(error) = keep(node, session, &id, exec) {
+            return self.drop_unrecorded(node, &id, &error.to_string());
+        }
         match node.append(session.id, Body::ExecRequest(record)) {
             Ok(ticket) => {
                 let (node, session) = (Arc::clone(node), Arc::clone(session));
                 ticket.on_done(move |done| match done {
                     Ok(_) => session.say("review", text, &id),
-                    Err(error) => node.approvals.drop_unrecorded(&id, &error.to_string()),
+                    Err(error) => node.approvals.drop_unrecorded(&node, &id, &error.to_string()),
                 });
             }
-            Err(error) => self.drop_unrecorded(&id, &error.to_string()),
+            Err(error) => self.drop_unrecorded(node, &id, &error.to_string()),
         }
     }
 
-    fn drop_unrecorded(&self, id: &str, why: &str) {
+    fn drop_unrecorded(&self, node: &Node, id: &str, why: &str) {
         tracing::error!(why, "a request could not be recorded; it is denied");
+        requests::forget(&node.config.node.state_dir, id);
         if let Some(pending) = lock(&self.pending).remove(id) {
             for waiter in &pending.waiters {
                 pending.session.set_stage(waiter.facts.attempt.exec, Stage::Denied);
@@ -372,6 +383,7 @@ impl Approvals {
                 &decision.reason,
             )
         };
+        let recorded = Closing::of(node, &decision.request_id);
         let ticket = match node.append(session.id, Body::ExecDecision(record)) {
             Ok(ticket) => ticket,
             Err(error) => {
@@ -399,9 +411,14 @@ impl Approvals {
                 session.approve_root(pending.root, approval);
             }
             let (node, opening) = (Arc::clone(node), Opening::of(&waiter.facts, waiter.judged.root));
-            ticket.on_done(move |done| hold::release(&node, &session, &waiter.held, &opening, done));
+            ticket.on_done(move |done| {
+                let durable = done.is_ok();
+                hold::release(&node, &session, &waiter.held, &opening, done);
+                recorded.done(durable);
+            });
             return;
         }
+        ticket.on_done(move |done| recorded.done(done.is_ok()));
         let right = Right {
             request_id: decision.request_id.clone(),
             reviewer: decision.reviewer.clone(),
@@ -437,12 +454,48 @@ impl Approvals {
             _ => format!("denied by {reviewer}: {why}"),
         };
         session.say("denied", said, id);
+        let recorded = Closing::of(node, id);
         match node.append(session.id, Body::ExecDecision(record)) {
-            Ok(ticket) => ticket.on_done(move |_| refuse_all(&session, pending.waiters)),
+            Ok(ticket) => ticket.on_done(move |done| {
+                refuse_all(&session, pending.waiters);
+                recorded.done(done.is_ok());
+            }),
             Err(error) => {
                 tracing::error!(%error, "the end of a request could not be recorded");
                 refuse_all(&session, pending.waiters);
             }
+        }
+    }
+}
+
+/// Keeps a request on disk until its decision is recorded.
+fn keep(node: &Node, session: &Session, id: &str, exec: u64) -> std::io::Result<()> {
+    let kept = requests::Open {
+        request: id.to_owned(),
+        session: session.id.to_string(),
+        identity: hex::encode(session.identity.encode_to_vec()),
+        exec,
+    };
+    requests::opened(&node.config.node.state_dir, &kept)
+}
+
+/// A request whose decision is being recorded.
+struct Closing {
+    state_dir: PathBuf,
+    id: String,
+    seq: u64,
+}
+
+impl Closing {
+    fn of(node: &Node, id: &str) -> Self {
+        let (state_dir, seq) = (node.config.node.state_dir.clone(), node.journal.state().next_seq);
+        requests::closing(&state_dir, id, seq);
+        Self { state_dir, id: id.to_owned(), seq }
+    }
+
+    fn done(self, durable: bool) {
+        if durable {
+            requests::closed(&self.state_dir, &self.id, self.seq);
         }
     }
 }

@@ -15,7 +15,7 @@ use guard_log::record::SessionId;
 use guard_proto::LOCAL_MESSAGE_MAX;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    Done, EmergencyStop, LocalError, LocalReply, LocalRequest, LocalSession, LocalSessions, LocalStatus, SessionExited,
+    Done, EmergencyStop, LocalError, LocalReply, LocalRequest, LocalSession, LocalSessions, LocalStatus,
     SessionStarted, local_reply::Reply, local_request::Request,
 };
 use prost::Message;
@@ -23,9 +23,11 @@ use rustix::net::UCred;
 
 use crate::config::ControlConfig;
 use crate::frame;
+use crate::kept::{Owner, ProcessId};
 use crate::kernel::proc;
 use crate::node::Node;
 use crate::session::{self, Session};
+use crate::voice::Voice;
 use crate::{status, wanted};
 
 /// Connections at the same time.
@@ -166,6 +168,7 @@ fn answer(
             let digest = node.reload_policy().map_err(|e| error("usage", e, "the policy in force is unchanged"))?;
             Ok(Some(Reply::Done(Done { text: format!("policy {digest} is in force") })))
         }
+        Request::AttachSession(attach) => attach_session(node, stream, peer, &attach.session_id),
         Request::Signal(_) => Err(error("usage", "signals belong to the connection that started a session", "")),
     }
 }
@@ -264,11 +267,7 @@ fn run_session(
     let started = session::start(node, &wanted, &stdio, copy).map_err(internal)?;
     drop(stdio);
     let session = Arc::clone(&started.session);
-    session.reply(Reply::Started(SessionStarted {
-        session_id: session.identity.session_id.clone(),
-        instance: session.identity.instance.clone(),
-        expires_unix_ns: session.expires_unix_ns,
-    }));
+    session.reply(started_reply(&session));
     tracing::info!(session = %session.id, agent = session.identity.agent, initiator = session.identity.initiator, "session started");
     if let Err(why) = started.go() {
         session.request_end(node, "failed", why);
@@ -278,14 +277,43 @@ fn run_session(
     }
     let ended = session.wait(node);
     tracing::info!(session = %session.id, reason = ended.reason, "session ended");
-    session.last_reply(Reply::Exited(SessionExited {
-        status: ended.status,
-        reason: ended.reason,
-        execs: ended.execs,
-        denied: ended.denied,
-    }));
-    let _ = stream.shutdown(std::net::Shutdown::Both);
     Ok(())
+}
+
+fn started_reply(session: &Session) -> Reply {
+    Reply::Started(SessionStarted {
+        session_id: session.identity.session_id.clone(),
+        instance: session.identity.instance.clone(),
+        expires_unix_ns: session.expires_unix_ns,
+    })
+}
+
+/// The guardctl that started a session comes again after its daemon was lost. Nobody else may: another process of the same
+/// user would take its messages and could signal and end it.
+fn attach_session(node: &Arc<Node>, stream: &UnixStream, peer: UCred, id: &str) -> Result<Option<Reply>, LocalError> {
+    let process = ProcessId::of(peer.pid.as_raw_nonzero().get().unsigned_abs());
+    let process = process.map_err(|e| error("usage", format!("reading the caller's start: {e}"), ""))?;
+    let owner = Owner { uid: uid(peer), process };
+    let Some(session) = node.session_by_id(id) else { return exited(node, owner, id).map(Some) };
+    if session.owner != owner {
+        return Err(error("denied", format!("session {id} belongs to another guardctl"), ""));
+    }
+    let internal = |e: io::Error| error("internal", e.to_string(), "");
+    let voice = Voice::new(stream.try_clone().map_err(internal)?).map_err(internal)?;
+    if !session.attach(voice, started_reply(&session)) {
+        return exited(node, owner, id).map(Some);
+    }
+    tracing::info!(session = %session.id, "its guardctl has come again");
+    if let Err(error) = listen_to_owner(node, &session, stream) {
+        session.request_end(node, "failed", format!("listening to the caller: {error}"));
+    }
+    Ok(None)
+}
+
+fn exited(node: &Node, owner: Owner, id: &str) -> Result<Reply, LocalError> {
+    let gone =
+        || error("not_found", format!("no session {id} of this guardctl waits for it"), "see `guardctl session show`");
+    node.take_exited(owner, id).map(Reply::Exited).ok_or_else(gone)
 }
 
 /// Signals come on the connection that started the session; when it closes, the session ends.

@@ -16,20 +16,21 @@ use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{JournalRepair, NodeStart, NodeStop};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::adopt::{self, Plan};
 use crate::config::{Config, Mode};
 use crate::exit::{Code, Failure, failed};
+use crate::kept::{self, Former};
 use crate::kernel::canary::{self, Measured};
 use crate::kernel::cgroup;
 use crate::kernel::load::{self, Kernel, LoadOptions};
 use crate::kernel::spawn;
 use crate::launcher::Forked;
-use crate::leftover::{self, Leftover};
 use crate::node::{self, Node, Parts};
 use crate::outcome::{self, Outcomes};
 use crate::protect::{self, Protected};
 use crate::reach::{self, Reach};
-use crate::supervisor::{Heart, SIGNALS};
-use crate::{control, preflight, ship, watch};
+use crate::supervisor::{Heart, LEAVE_SIGNAL, SIGNALS};
+use crate::{control, preflight, requests, ship, watch};
 
 const BEAT: Duration = Duration::from_millis(500);
 /// Part of the journal that only gaps, ends and repairs may use.
@@ -50,8 +51,10 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(mode = crate::status::mode(&node).0, "ready");
     heart.beat();
-    serve(&node, heart, &signals);
-    stop(&node, heart);
+    match serve(&node, heart, &signals) {
+        Asked::Stop => stop(&node, heart),
+        Asked::Leave => leave(&node, heart),
+    }
     Ok(())
 }
 
@@ -60,26 +63,25 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     let policy = node::load_policy(config).map_err(failed(Code::Config))?;
     let host = host_id(&config.node.state_dir)?;
     let (journal, opened) = open_journal(config, host)?;
-    let leftovers = leftover::read(&config.node.state_dir);
+    let found = kept::read(&config.node.state_dir);
+    let boot_id = read_line("/proc/sys/kernel/random/boot_id");
     let launcher = forked.connect().map_err(failed(Code::Internal))?;
     let kernel = load_kernel(config)?;
     let reach = Reach::new(config).map_err(failed(Code::Config))?;
     reach.install(config, &kernel).map_err(failed(Code::Unavailable))?;
+    let plan = adopt::plan(config, &kernel, &boot_id, found);
     let protected = Protected::new(config).map_err(failed(Code::Config))?;
-    protected.refresh(&kernel).map_err(failed(Code::Unavailable))?;
-    let empty = leftover::kill_all(&config.kernel.cgroup);
-    kernel.close_all_sessions().map_err(failed(Code::Unavailable))?;
+    protected.sessions_go_on(&kernel, plan.homes()).map_err(failed(Code::Unavailable))?;
+    let empty = plan.clear_the_rest(config, &kernel)?;
     let measured = canary::measure(&kernel, &launcher, &config.kernel.cgroup).map_err(failed(Code::Unavailable))?;
     if config.kernel.mode == Mode::Enforce && !measured.enforcing() {
-        if empty {
+        // What the kernel does not enforce must not run. The next start that succeeds records these ends.
+        if adopt::kill_all_but(&config.kernel.cgroup, &[]) {
             let _ = load::unpin_all(&config.kernel.pin_dir);
         }
         return Err(not_enforcing(&measured));
     }
-    let boot = (
-        read_line("/proc/sys/kernel/random/boot_id"),
-        rustix::system::uname().release().to_string_lossy().into_owned(),
-    );
+    let boot = (boot_id, rustix::system::uname().release().to_string_lossy().into_owned());
     let node = Node::new(Parts {
         config: config.clone(),
         kernel,
@@ -95,8 +97,8 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     for warning in preflight::support(config, 0, &[]).warnings {
         tracing::warn!("{warning}");
     }
-    record_start(&node, &opened)?;
-    close_leftovers(&node, &leftovers, empty)?;
+    record_start(&node, &opened, plan.adopted())?;
+    succeed(&node, plan, empty)?;
     ship::spawn(&node).map_err(failed(Code::Internal))?;
     reach::spawn(&node).map_err(failed(Code::Internal))?;
     watch::spawn(&node).map_err(failed(Code::Internal))?;
@@ -185,7 +187,7 @@ fn read_line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-fn record_start(node: &Arc<Node>, opened: &OpenReport) -> Result<(), Failure> {
+fn record_start(node: &Arc<Node>, opened: &OpenReport, sessions_adopted: Vec<String>) -> Result<(), Failure> {
     for repair in &opened.repairs {
         tracing::error!(what = repair.what, file = repair.file, bytes = repair.bytes, "the journal was damaged");
         let body = JournalRepair {
@@ -209,6 +211,7 @@ fn record_start(node: &Arc<Node>, opened: &OpenReport) -> Result<(), Failure> {
         journal_dir: config.journal.dir.display().to_string(),
         lsm: read_line("/sys/kernel/security/lsm"),
         adopted: node.kernel.adopted(),
+        sessions_adopted,
     };
     let loaded = node::policy_record(&node.policy(), &node::policy_source(config));
     for body in [Body::NodeStart(body), Body::PolicyLoaded(loaded)] {
@@ -218,26 +221,54 @@ fn record_start(node: &Arc<Node>, opened: &OpenReport) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Records what an earlier daemon's sessions did while there was no daemon, then their end.
-fn close_leftovers(node: &Arc<Node>, leftovers: &[Leftover], empty: bool) -> Result<(), Failure> {
-    let mut outcomes = Outcomes::new(node, leftovers);
+/// Records what an earlier daemon's sessions did while there was no daemon and the end of those that do not go on, then goes
+/// on with the others.
+fn succeed(node: &Arc<Node>, plan: Plan, empty: bool) -> Result<(), Failure> {
+    let ended: Vec<Former> = plan.ended.iter().map(|(former, _)| former.clone()).collect();
+    let adopted = adopt::take_over(node, plan.heirs)?;
+    let mut outcomes = Outcomes::new(node, &ended);
     let absent = || Failure { code: Code::Internal, text: "the event ring has no reader".into() };
     let mut reader = node.kernel.take_events().ok_or_else(absent)?;
+    if node.kernel.lost_events() > 0 {
+        node.note_gap(
+            SessionId::NONE,
+            "kernel",
+            "events of another version's layout",
+            node.kernel.lost_events(),
+            node.kernel.lost_events(),
+        );
+    }
     outcomes.drain(&mut reader);
-    node.losses.close_former(node, &leftovers.iter().map(|l| (l.key, l.id)).collect());
-    for leftover in leftovers {
-        let ticket = node.append(leftover.id, leftover::end_record(leftover)).map_err(failed(Code::Unavailable))?;
+    node.losses.close_former(node, &ended.iter().map(|f| (f.key, f.id)).collect());
+    for (former, why) in &plan.ended {
+        let ticket = node.append(former.id, adopt::end_record(former, why)).map_err(failed(Code::Unavailable))?;
         ticket.wait().map_err(failed(Code::Unavailable))?;
-        tracing::warn!(session = %leftover.id, "closed a session that an earlier daemon left open");
+        tracing::warn!(session = %former.id, reason = why.0, detail = why.1, "a session of an earlier daemon does not go on");
+        if let Ok(state) = &former.state {
+            node.keep_exited(state.owner, &former.identity.session_id, adopt::exited(why));
+        }
         if empty {
-            let _ = leftover::forget(&node.config.node.state_dir, leftover.key);
+            adopt::forget(&node.config.node.state_dir, former);
         }
     }
-    outcomes.spawn(reader).map_err(failed(Code::Internal))
+    requests::close_former(node).map_err(failed(Code::Unavailable))?;
+    adopted.iter().for_each(|(session, _)| adopt::find_images(node, session));
+    outcomes.spawn(reader).map_err(failed(Code::Internal))?;
+    for (session, view) in adopted {
+        tracing::info!(session = %session.id, "a session of an earlier daemon goes on");
+        adopt::go_on(node, (session, view)).map_err(failed(Code::Internal))?;
+    }
+    Ok(())
+}
+
+/// What the daemon was asked for.
+enum Asked {
+    Stop,
+    Leave,
 }
 
 /// The main thread: signals, and a heartbeat that stops when the threads that count stand still.
-fn serve(node: &Arc<Node>, heart: &Heart, signals: &OwnedFd) {
+fn serve(node: &Arc<Node>, heart: &Heart, signals: &OwnedFd) -> Asked {
     let mut seen = (u64::MAX, u64::MAX);
     let pause = Timespec::try_from(BEAT).ok();
     loop {
@@ -247,7 +278,8 @@ fn serve(node: &Arc<Node>, heart: &Heart, signals: &OwnedFd) {
         while rustix::io::read(signals, &mut bytes).is_ok_and(|n| n > 0) {
             match bytes.first_chunk::<4>().map_or(0, |b| u32::from_ne_bytes(*b)).cast_signed() {
                 libc::SIGHUP => reload(node),
-                _ => return,
+                LEAVE_SIGNAL => return Asked::Leave,
+                _ => return Asked::Stop,
             }
         }
         if node.launcher.is_gone() {
@@ -291,13 +323,27 @@ fn stop(node: &Arc<Node>, heart: &Heart) {
         node.link.down_since().is_some() || state.acked_next_seq >= state.next_seq
     });
     node.journal.close();
-    if left == 0 && leftover::kill_all(&node.config.kernel.cgroup) {
+    if left == 0 && adopt::kill_all_but(&node.config.kernel.cgroup, &[]) {
         if let Err(error) = load::unpin_all(&node.config.kernel.pin_dir) {
             tracing::error!(%error, "unpinning the kernel programs");
         }
     } else if !lifted {
         tracing::error!(left, "processes of sessions are left: the kernel programs stay and deny their execs");
     }
+    let _ = fs::remove_file(&node.config.control.socket);
+}
+
+/// Ends at once and leaves sessions, programs and maps to the next daemon. Held execs end in EPERM: with the last descriptor
+/// of a fanotify group the kernel lets them go, and denies them for want of a grant.
+fn leave(node: &Arc<Node>, heart: &Heart) {
+    node.set_stopping();
+    node.sessions().iter().for_each(|session| session.note_counts());
+    let body = NodeStop { reason: "leaves its sessions to the next daemon".into(), sessions_closed: 0 };
+    if let Some(ticket) = node.note(SessionId::NONE, Body::NodeStop(body)) {
+        let _ = ticket.wait();
+    }
+    heart.beat();
+    node.journal.close();
     let _ = fs::remove_file(&node.config.control.socket);
 }
 

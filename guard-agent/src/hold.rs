@@ -245,6 +245,8 @@ fn refuse_unjudged(
 pub struct Opening {
     /// The thread.
     pub tid: u32,
+    /// Its process.
+    pub tgid: u32,
     /// The attempt.
     pub exec: u64,
     /// Root for the new image.
@@ -260,6 +262,7 @@ impl Opening {
     pub fn of(facts: &Facts, root: u64) -> Self {
         Self {
             tid: facts.attempt.tid,
+            tgid: facts.attempt.tgid,
             exec: facts.attempt.exec,
             root,
             image: facts.image,
@@ -317,6 +320,11 @@ pub fn release(
 
 fn grant(node: &Node, session: &Session, opening: &Opening) -> Result<(), String> {
     session.set_stage(opening.exec, Stage::Granted);
+    let kept = session.kept_for(opening.exec, opening.tgid);
+    if !kept.is_empty() {
+        // A script is read by its interpreter as it runs: the next daemon must know what stays as it is.
+        session.notes.keeps(opening.exec, kept).map_err(|e| format!("keeping the session's notes: {e}"))?;
+    }
     node.kernel.grant(opening.tid, &opening.grant(session)).map_err(|e| e.to_string())?;
     // A task that died meanwhile must leave no grant behind.
     if node.kernel.attempt(opening.tid).is_none_or(|a| a.exec != opening.exec) {

@@ -1,8 +1,8 @@
 //! The launcher: a process with one thread, forked before the daemon has threads or a fanotify descriptor, that starts
 //! the entry process of each session and reports how it ended.
 //!
-//! It must not judge, log or hold anything. It ends when the daemon's end of the socket closes, and with it every entry
-//! process: no daemon, no session.
+//! It must not judge, log or hold anything. It ends when the daemon's end of the socket closes. Entry processes that had
+//! their go live on, denied every exec until the next daemon adopts them; those that still wait for it end.
 
 use std::collections::HashMap;
 use std::ffi::CString;

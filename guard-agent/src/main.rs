@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "main.rs is where this binary talks to its terminal")]
 
 mod acts;
+mod adopt;
 mod approvals;
 mod capabilities;
 mod check;
@@ -22,9 +23,10 @@ mod flood;
 mod frame;
 mod hold;
 mod judge;
+mod kept;
 mod kernel;
 mod launcher;
-mod leftover;
+mod lock;
 mod losses;
 mod mounts;
 mod network;
@@ -36,12 +38,14 @@ mod protect;
 mod reach;
 mod readings;
 mod record;
+mod requests;
 mod script;
 mod session;
 mod ship;
 mod status;
 mod supervisor;
 mod sweep;
+mod upgrade;
 mod voice;
 mod wanted;
 mod watch;
@@ -94,6 +98,12 @@ enum Command {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         output: String,
     },
+    /// Lets the running guard-agent go on as the version that is now installed at its path. Sessions stay open.
+    Upgrade {
+        /// Configuration file.
+        #[arg(long, default_value = "/etc/guard/agent.toml")]
+        config: PathBuf,
+    },
     /// What the start-up canary runs.
     #[command(hide = true)]
     CanaryChild,
@@ -115,6 +125,10 @@ fn main() -> ExitCode {
             if report.good { Code::Ok as i32 } else { Code::Config as i32 }
         }),
         Command::Programs { config, output } => programs(&config, &output),
+        Command::Upgrade { config } => upgrade::run(&config).map(|done| {
+            println!("{done}");
+            Code::Ok as i32
+        }),
         Command::EmergencyStop { config, reason } => emergency::stop(&config, &reason).map(|done| {
             println!("guard-agent: {done}");
             Code::Ok as i32
@@ -157,13 +171,30 @@ fn run(path: &std::path::Path) -> Result<i32, Failure> {
     if kernel::object::bytes().is_empty() {
         return Err(Failure { code: Code::Unavailable, text: kernel::load::KernelError::NoObject.to_string() });
     }
+    // As it lies now: later the path may hold the next version.
+    let program = std::fs::read_link("/proc/self/exe").map_err(failed(Code::Internal))?;
+    let locks = lock::take(&config)?;
     let heartbeat = Duration::from_secs(config.supervisor.heartbeat_seconds);
-    supervisor::run(heartbeat, |heart| match daemon::run(&config, &heart) {
+    let end = supervisor::run(heartbeat, |heart| match daemon::run(&config, &heart) {
         Ok(()) => Code::Ok,
         Err(failure) => {
             tracing::error!("{}", failure.text);
             failure.code
         }
-    })
-    .map_err(failed(Code::Internal))
+    });
+    match end.map_err(failed(Code::Internal))? {
+        supervisor::End::Exit(code) => Ok(code),
+        supervisor::End::Upgrade => {
+            drop(locks);
+            Err(become_next(&program))
+        }
+    }
+}
+
+/// Goes on as the program that lies at this path now, under the same process id. Returns only if that fails.
+fn become_next(program: &std::path::Path) -> Failure {
+    use std::os::unix::process::CommandExt;
+    tracing::info!(program = %program.display(), "the next version takes over");
+    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    Failure { code: Code::Unavailable, text: format!("starting {}: {error}", program.display()) }
 }

@@ -16,6 +16,7 @@ use guard_proto::v1::{Gap, PolicyLoaded};
 use crate::approvals::Approvals;
 use crate::config::{Config, Mode};
 use crate::files::{Digests, Freezes};
+use crate::kept::Owner;
 use crate::kernel::canary::Measured;
 use crate::kernel::load::Kernel;
 use crate::launcher::Launcher;
@@ -25,6 +26,7 @@ use crate::reach::Reach;
 use crate::record;
 use crate::session::Session;
 use crate::ship::Link;
+use guard_proto::v1::SessionExited;
 
 /// The policy in force.
 pub struct InForce {
@@ -65,6 +67,7 @@ pub struct Node {
     /// Names and files that governed tasks may not change, or not read.
     pub protected: Protected,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    exited: Mutex<Vec<(Owner, String, SessionExited)>>,
     policy: RwLock<Arc<InForce>>,
     policy_error: Mutex<String>,
     measured: Mutex<(Measured, i64)>,
@@ -119,6 +122,7 @@ impl Node {
             freezes: Freezes::default(),
             reach: parts.reach,
             sessions: Mutex::default(),
+            exited: Mutex::default(),
             policy: RwLock::new(Arc::new(parts.policy)),
             policy_error: Mutex::default(),
             measured: Mutex::new((parts.measured, crate::kernel::time::wall_unix_ns())),
@@ -211,6 +215,28 @@ impl Node {
         }
         sessions.insert(session.key, Arc::clone(session));
         Ok(())
+    }
+
+    /// Adds one that an earlier daemon started: it was within the limits then.
+    pub fn adopt_session(&self, session: &Arc<Session>) {
+        lock(&self.sessions).insert(session.key, Arc::clone(session));
+    }
+
+    /// Keeps how a session ended, for a guardctl that lives and will ask.
+    pub fn keep_exited(&self, owner: Owner, session: &str, exited: SessionExited) {
+        const KEPT_MAX: usize = 1000;
+        let mut kept = lock(&self.exited);
+        kept.retain(|(owner, _, _)| owner.process.lives());
+        if owner.process.lives() && kept.len() < KEPT_MAX {
+            kept.push((owner, session.to_owned(), exited));
+        }
+    }
+
+    /// How a session ended, if its owner has not yet been told.
+    pub fn take_exited(&self, owner: Owner, session: &str) -> Option<SessionExited> {
+        let mut kept = lock(&self.exited);
+        let place = kept.iter().position(|(o, id, _)| *o == owner && id == session)?;
+        Some(kept.swap_remove(place).2)
     }
 
     /// Removes one.

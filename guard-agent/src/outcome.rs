@@ -2,15 +2,15 @@
 //!
 //! It must not decide. Fails: an event that is not understood and events that the ring had no room for become gap records.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 
 use guard_common::{
-    COMM, EVENT_ARG_SLOT, ExecEvent, FailedEvent, GuardEvent, UNREADABLE, attempt_state, guard_outcome, reason,
-    socket_detail,
+    COMM, EVENT_ARG_SLOT, ExecEvent, ExitEvent, FailedEvent, GuardEvent, UNREADABLE, attempt_state, entered_boot_ns,
+    guard_outcome, reason, socket_detail,
 };
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
@@ -21,10 +21,10 @@ use crate::acts::{Acts, reason_name};
 use crate::deletes;
 use crate::files::Kept;
 use crate::flood::AtWill;
+use crate::kept::Former;
 use crate::kernel::canary;
 use crate::kernel::events::{Event, EventReader};
 use crate::kernel::time;
-use crate::leftover::Leftover;
 use crate::node::Node;
 use crate::session::{Image, Session, Stage};
 
@@ -50,6 +50,7 @@ struct Owner {
 pub struct Outcomes {
     node: Arc<Node>,
     leftovers: HashMap<u64, Owner>,
+    exits: VecDeque<(u64, u32)>,
     probes: HashMap<u32, (SessionId, ExecUnjudged, u64)>,
     acts: Acts,
     at_will: AtWill,
@@ -106,12 +107,13 @@ impl Progress {
 pub static PROGRESS: Progress = Progress { rounds: AtomicU64::new(0), read_until: AtomicU64::new(0) };
 
 impl Outcomes {
-    /// For a daemon that found these sessions of an earlier one.
-    pub fn new(node: &Arc<Node>, leftovers: &[Leftover]) -> Self {
-        let owner = |l: &Leftover| Owner { id: l.id, identity: l.identity.clone(), session: None };
+    /// For a daemon that found these sessions of an earlier one and does not go on with them.
+    pub fn new(node: &Arc<Node>, leftovers: &[Former]) -> Self {
+        let owner = |l: &Former| Owner { id: l.id, identity: l.identity.clone(), session: None };
         Self {
             node: Arc::clone(node),
             leftovers: leftovers.iter().map(|l| (l.key, owner(l))).collect(),
+            exits: VecDeque::new(),
             probes: HashMap::new(),
             acts: Acts::default(),
             at_will: AtWill::new(node.config.journal.session_records_per_second),
@@ -170,9 +172,7 @@ impl Outcomes {
             Event::Killed(event) => self.killed(&event),
             Event::Started(event) => self.started(&event),
             Event::Failed(event) => self.failed(&event),
-            Event::Exit(event) => {
-                self.exited(event.header.session, event.exec, event.header.tgid, event.status, event.header.boot_ns)
-            }
+            Event::Exit(event) => self.exited(&event),
             Event::Guard(event) => self.guard(&event),
             Event::Unknown(kind, size) => {
                 let what = format!("event of unknown kind {kind} and {size} bytes");
@@ -357,19 +357,44 @@ impl Outcomes {
         }
     }
 
-    fn exited(&mut self, key: u64, exec: u64, tgid: u32, status: u32, boot_ns: u64) {
-        let Some(owner) = self.owner(key) else { return };
+    fn exited(&mut self, event: &ExitEvent) {
+        let tgid = event.header.tgid;
+        if self.seen_before(event.exec, tgid) {
+            return;
+        }
+        let Some(owner) = self.owner(event.header.session) else { return };
         let Some(session) = &owner.session else { return };
-        let Some(image) = session.process_ended(exec, tgid) else { return };
-        self.thaw(image.frozen);
+        session.seen_exit(tgid, event.status);
+        let started_boot_ns = match session.process_ended(event.exec, tgid) {
+            Some(image) => {
+                self.thaw(image.frozen);
+                image.started_boot_ns
+            }
+            // It ended while there was no daemon, or its start was lost.
+            None if event.exec != 0 && event.image == 1 => entered_boot_ns(event.exec),
+            None => return,
+        };
         let outcome = ExecOutcome {
             started: true,
             exited: true,
-            status,
-            duration_ns: boot_ns.saturating_sub(image.started_boot_ns),
-            ..outcome(&owner, exec)
+            status: event.status,
+            duration_ns: event.header.boot_ns.saturating_sub(started_boot_ns),
+            ..outcome(&owner, event.exec)
         };
         self.node.keep(owner.id, Body::ExecOutcome(outcome));
+    }
+
+    /// While a new daemon's programs take the place of the old ones, both see the same exit.
+    fn seen_before(&mut self, exec: u64, tgid: u32) -> bool {
+        const REMEMBERED: usize = 64;
+        if self.exits.contains(&(exec, tgid)) {
+            return true;
+        }
+        if self.exits.len() >= REMEMBERED {
+            self.exits.pop_front();
+        }
+        self.exits.push_back((exec, tgid));
+        false
     }
 
     fn guard(&mut self, event: &GuardEvent) {
@@ -400,6 +425,7 @@ impl Outcomes {
     }
 
     fn end_attempt(&self, session: &Session, exec: u64) -> Option<Stage> {
+        session.notes.ended(exec);
         let attempt = session.end_attempt(exec)?;
         self.thaw(attempt.frozen);
         Some(attempt.stage)

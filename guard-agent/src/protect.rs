@@ -235,9 +235,18 @@ impl Protected {
 
     /// A session starts: from now on this home is looked after too, and everything is where it is now.
     pub fn session_starts(&self, kernel: &Kernel, home: &[u8]) -> Result<(), KernelError> {
-        if home.first() == Some(&b'/') && home != b"/" {
-            lock(&self.state).homes.insert(home.to_vec());
-        }
+        self.sessions_go_on(kernel, std::iter::once(home))
+    }
+
+    /// The same for sessions of an earlier daemon. To be called before anything else is told to the kernel: what this home
+    /// was protected by must not be left in between.
+    pub fn sessions_go_on<'a>(
+        &self,
+        kernel: &Kernel,
+        homes: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), KernelError> {
+        let homes = homes.filter(|home| home.first() == Some(&b'/') && *home != b"/").map(<[u8]>::to_vec);
+        lock(&self.state).homes.extend(homes);
         self.refresh(kernel)
     }
 

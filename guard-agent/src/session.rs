@@ -7,16 +7,19 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use guard_common::{Mark, SETTING_UP, Session as KernelSession, session_flags};
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Identity, SessionEnd, SessionMessage, SessionStart, local_reply};
+use guard_proto::v1::{Identity, SessionEnd, SessionExited, SessionMessage, SessionStart, local_reply};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::deletes::Deletes;
 use crate::files::{Kept, Rights};
+use crate::kept::{self, Notes, Owner, ProcessId};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
 use crate::kernel::mounts::View;
@@ -27,8 +30,10 @@ use crate::node::Node;
 use crate::profile::Namespaces;
 use crate::readings::Readings;
 use crate::voice::Voice;
-use crate::{hold, leftover, mounts, outcome};
+use crate::{hold, mounts, outcome};
 
+/// Bit of the capability that lets a session mount.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far an exec has come.
@@ -59,6 +64,9 @@ pub struct Attempted {
 fn frozen_max(node: &Node) -> usize {
     (guard_common::FROZEN_MAX as usize / node.config.session.max_sessions.max(1)).max(guard_common::GRANT_FILES)
 }
+
+/// Files and names that are kept for one image.
+const KEPT_MAX: usize = 512;
 
 /// Names that one script may add.
 const NAMES_ROOM: usize = 64;
@@ -122,6 +130,16 @@ pub struct Session {
     pub cgroup: Cgroup,
     /// The entry process.
     pub entry_pid: u32,
+    /// The same, with its start.
+    pub entry: ProcessId,
+    /// Its descriptors are a terminal.
+    pub tty: bool,
+    /// The guardctl that it answers to.
+    pub owner: Owner,
+    /// What the next daemon should know beside the session's state.
+    pub notes: Notes,
+    /// How the entry process's end is learned.
+    pub entry_end: EntryEnd,
     /// End, in boot time.
     pub expires_boot_ns: u64,
     /// End, in wall time.
@@ -149,8 +167,70 @@ pub struct Session {
     attempts: Mutex<HashMap<u64, Attempted>>,
     images: Mutex<HashMap<u64, Image>>,
     roots: Mutex<HashMap<u64, RootApproval>>,
-    voice: Mutex<Option<Voice>>,
+    voice: Mutex<Line>,
     end: Mutex<Option<(&'static str, String)>>,
+}
+
+/// The connection to the guardctl that a session answers to.
+pub enum Line {
+    /// It is there.
+    Open(Voice),
+    /// The daemon that it was connected to is gone; it may come again, and then hears this.
+    Lost(Vec<local_reply::Reply>),
+    /// The last word was said, or is kept.
+    Closed,
+}
+
+/// How the end of an entry process is learned.
+#[derive(Default)]
+pub struct EntryEnd {
+    /// Of one that an earlier daemon started: a handle, if it still lived when it was adopted.
+    pub adopted: Option<Option<OwnedFd>>,
+    told: Mutex<Option<i32>>,
+    changed: Condvar,
+}
+
+/// Whether the process of a handle has ended, with all its threads.
+fn has_ended(handle: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(handle, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+impl EntryEnd {
+    /// Of a session that an earlier daemon started.
+    pub fn adopted(handle: Option<OwnedFd>) -> Self {
+        Self { adopted: Some(handle), ..Self::default() }
+    }
+
+    /// Whether an adopted entry process has ended.
+    pub fn is_over(&self) -> bool {
+        self.adopted.as_ref().is_some_and(|handle| handle.as_ref().is_none_or(has_ended))
+    }
+
+    /// The kernel's event says how it ended. The first one counts: the number may be used again.
+    fn tell(&self, status: u32) {
+        lock(&self.told).get_or_insert(status.cast_signed());
+        self.changed.notify_all();
+    }
+
+    fn told(&self, patience: Duration) -> Option<i32> {
+        let guard = lock(&self.told);
+        let waited = self.changed.wait_timeout_while(guard, patience, |told| told.is_none());
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// Waits for the end of an adopted entry process. Nothing if the event that says how was lost.
+    fn wait(&self, handle: Option<&OwnedFd>) -> Option<i32> {
+        const LOOK: Duration = Duration::from_millis(500);
+        // Its end is seen before the event is read.
+        const EVENT: Duration = Duration::from_secs(3);
+        while handle.is_some_and(|handle| !has_ended(handle)) {
+            if let Some(status) = self.told(LOOK) {
+                return Some(status);
+            }
+        }
+        self.told(EVENT)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -181,18 +261,14 @@ pub struct Wanted {
     pub limits: Vec<(u64, u64)>,
     /// Name of this node, for the instance's URI.
     pub node_name: String,
+    /// The guardctl that asks.
+    pub owner: Owner,
 }
 
 /// How a session ended.
 pub struct Ended {
-    /// Wait status of the entry process.
-    pub status: u32,
     /// Why.
     pub reason: String,
-    /// Execs.
-    pub execs: u32,
-    /// Of those, denied.
-    pub denied: u32,
 }
 
 /// Starts a session. The entry process waits for [`Started::go`].
@@ -253,6 +329,12 @@ pub fn start<'a>(
         workspace: wanted.cwd.clone(),
         cgroup,
         entry_pid: pid,
+        entry: ProcessId::of(pid).map_err(|e| format!("naming the entry process: {e}"))?,
+        tty: wanted.tty,
+        owner: wanted.owner,
+        notes: Notes::create(&node.config.node.state_dir, key)
+            .map_err(|e| format!("keeping the session's notes: {e}"))?,
+        entry_end: EntryEnd::default(),
         expires_boot_ns,
         expires_unix_ns: time::wall_unix_ns().saturating_add(i64::try_from(ttl_ns).unwrap_or(i64::MAX)),
         started_boot_ns: now,
@@ -268,7 +350,7 @@ pub fn start<'a>(
         attempts: Mutex::default(),
         images: Mutex::default(),
         roots: Mutex::default(),
-        voice: Mutex::new(Some(Voice::new(connection).map_err(|e| format!("starting a thread: {e}"))?)),
+        voice: Mutex::new(Line::Open(Voice::new(connection).map_err(|e| format!("starting a thread: {e}"))?)),
         end: Mutex::new(None),
     });
     node.add_session(&session)?;
@@ -314,7 +396,7 @@ impl Drop for Undo<'_> {
             let _ = self.cgroup.kill(PATIENCE);
             let _ = self.node.kernel.unbind_cgroup(self.cgroup.id);
             let _ = self.cgroup.remove();
-            let _ = leftover::forget(&self.node.config.node.state_dir, self.key);
+            let _ = kept::forget(&self.node.config.node.state_dir, self.key);
         }
     }
 }
@@ -347,7 +429,7 @@ fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, id: SessionId) -> StartSp
 }
 
 /// Marks every mount of the entry process's namespace. What is not marked is never held and therefore never granted.
-fn mark_mounts(pid: u32) -> Result<(Group, View), String> {
+pub fn mark_mounts(pid: u32) -> Result<(Group, View), String> {
     let group = Group::new().map_err(|e| {
         format!("making a fanotify group: {e} (fs.fanotify.max_user_groups; `guard-agent check` says what is needed)")
     })?;
@@ -366,7 +448,7 @@ fn begin(node: &Arc<Node>, session: &Arc<Session>, view: View, wanted: &Wanted, 
 }
 
 fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
-    leftover::remember(&node.config.node.state_dir, session)
+    kept::remember(&node.config.node.state_dir, &node.boot_id, session)
         .map_err(|e| format!("keeping the session's state: {e}"))?;
     let body = SessionStart {
         identity: Some(session.identity.clone()),
@@ -400,7 +482,64 @@ fn over(gone_since: &mut u64, read_until: u64, gone: bool) -> bool {
     false
 }
 
+/// What an adopted session is made of.
+pub struct Parts {
+    /// Who, for whom.
+    pub former: kept::Former,
+    /// Its state.
+    pub state: kept::State,
+    /// What the kernel knows of it.
+    pub known: KernelSession,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Marks, as far as there are any.
+    pub group: Group,
+    /// Its entry process's end.
+    pub entry_end: EntryEnd,
+    /// What is noted.
+    pub notes: Notes,
+}
+
 impl Session {
+    /// A session of an earlier daemon. Approvals of roots are lost, held execs have ended.
+    pub fn of_earlier_daemon(parts: Parts) -> std::io::Result<Self> {
+        let (state, (execs, denied)) = (parts.state, parts.notes.counts());
+        Ok(Self {
+            key: parts.former.key,
+            id: parts.former.id,
+            identity: parts.former.identity,
+            rights: Rights { uid: state.uid, groups: state.groups },
+            home: state.home,
+            profile: state.profile,
+            workspace: state.workspace,
+            cgroup: parts.cgroup,
+            entry_pid: state.entry.pid,
+            entry: state.entry,
+            tty: state.tty,
+            owner: state.owner,
+            notes: parts.notes,
+            entry_end: parts.entry_end,
+            expires_boot_ns: state.expires_boot_ns,
+            expires_unix_ns: state.expires_unix_ns,
+            started_boot_ns: state.started_boot_ns,
+            group: parts.group,
+            mounts: Requests::new()?,
+            adopts: parts.known.flags & session_flags::ADOPT_NAMESPACES != 0,
+            makes_mounts: parts.known.flags & session_flags::ADOPT_NAMESPACES != 0
+                || parts.known.caps_denied & CAP_SYS_ADMIN == 0,
+            stop: hold::stop_signal()?,
+            execs: AtomicU32::new(execs),
+            denied: AtomicU32::new(denied),
+            reading: Readings::default(),
+            deletes: Deletes::default(),
+            attempts: Mutex::default(),
+            images: Mutex::default(),
+            roots: Mutex::default(),
+            voice: Mutex::new(Line::Lost(Vec::new())),
+            end: Mutex::new(None),
+        })
+    }
+
     /// Notes an exec's stage. False if it was known already.
     pub fn begin_attempt(&self, exec: u64, tid: u32) -> Result<(), Stage> {
         let mut attempts = lock(&self.attempts);
@@ -458,21 +597,25 @@ impl Session {
     pub fn forget_attempts(&self, read_until: u64, gone: impl Fn(u64, u32) -> bool) -> Vec<Attempted> {
         let mut attempts = lock(&self.attempts);
         let over = attempts.extract_if(|exec, a| over(&mut a.gone_since, read_until, gone(*exec, a.tid)));
-        over.map(|(_, attempt)| attempt).collect()
+        over.inspect(|(exec, _)| self.notes.ended(*exec)).map(|(_, attempt)| attempt).collect()
     }
 
     /// As [`Self::forget_attempts`], for images.
     pub fn forget_images(&self, read_until: u64, gone: impl Fn(u64, u32) -> bool) -> Vec<(u64, Image)> {
         let mut images = lock(&self.images);
-        images.extract_if(|exec, i| over(&mut i.gone_since, read_until, gone(*exec, i.tgid))).collect()
+        let over = images.extract_if(|exec, i| over(&mut i.gone_since, read_until, gone(*exec, i.tgid)));
+        over.inspect(|(exec, _)| self.notes.ended(*exec)).collect()
     }
 
     /// An image runs.
     pub fn image_started(&self, exec: u64, image: Image) -> Option<(u64, Image)> {
         let mut images = lock(&self.images);
         let tgid = image.tgid;
-        let before = images.iter().find(|(_, i)| i.tgid == tgid).map(|(exec, _)| *exec);
+        let before = images.iter().find(|(known, i)| i.tgid == tgid && **known != exec).map(|(exec, _)| *exec);
         let replaced = before.and_then(|exec| images.remove_entry(&exec));
+        if let Some((exec, _)) = &replaced {
+            self.notes.ended(*exec);
+        }
         images.insert(exec, image);
         drop(images);
         let mut roots = lock(&self.roots);
@@ -485,13 +628,32 @@ impl Session {
     /// What the image before had kept stays kept for its successor in the same process. Gives back what is too much.
     #[must_use]
     pub fn keep_on(&self, exec: u64, mut kept: Vec<Kept>) -> Vec<Kept> {
-        const KEPT_MAX: usize = 512;
         let mut images = lock(&self.images);
         let Some(image) = images.get_mut(&exec) else { return kept };
         let room = KEPT_MAX.saturating_sub(image.frozen.len());
         let surplus = kept.split_off(room.min(kept.len()));
         image.frozen.extend(kept);
         surplus
+    }
+
+    /// What must stay as it is while the image runs that an attempt is about to become: its own files and names, and those
+    /// of the image that it replaces (`#!/usr/bin/env python3`).
+    pub fn kept_for(&self, exec: u64, tgid: u32) -> Vec<Kept> {
+        let mut kept = lock(&self.attempts).get(&exec).map(|a| a.frozen.clone()).unwrap_or_default();
+        // One file is the program itself, which the kernel keeps from being written as long as it runs.
+        let before = lock(&self.images);
+        let before = before.values().filter(|i| i.tgid == tgid).flat_map(|i| i.frozen.iter().copied());
+        if kept.len() < 2 {
+            kept.clear();
+        }
+        kept.extend(before);
+        kept.truncate(KEPT_MAX);
+        kept
+    }
+
+    /// Adds an image that an earlier daemon saw start, unless it is known.
+    pub fn image_found(&self, exec: u64, image: Image) {
+        lock(&self.images).entry(exec).or_insert(image);
     }
 
     /// Path of the program that an exec started, for people; empty when it is not known.
@@ -504,7 +666,10 @@ impl Session {
         lock(&self.roots).retain(|_, root| root.tgid != tgid);
         let mut images = lock(&self.images);
         match images.get(&exec) {
-            Some(image) if image.tgid == tgid => images.remove(&exec),
+            Some(image) if image.tgid == tgid => {
+                self.notes.ended(exec);
+                images.remove(&exec)
+            }
             _ => None,
         }
     }
@@ -545,19 +710,64 @@ impl Session {
         self.reply(local_reply::Reply::Message(message));
     }
 
-    /// Sends a reply on the connection that started the session. Never waits: holds and the journal call this.
+    /// Sends a reply to the guardctl that the session answers to. Never waits: holds and the journal call this.
     pub fn reply(&self, reply: local_reply::Reply) {
-        if let Some(voice) = lock(&self.voice).as_ref() {
-            voice.say(reply);
+        const KEPT_MAX: usize = 32;
+        match &mut *lock(&self.voice) {
+            Line::Open(voice) => voice.say(reply),
+            Line::Lost(kept) if kept.len() < KEPT_MAX => kept.push(reply),
+            Line::Lost(_) | Line::Closed => {}
         }
     }
 
-    /// The last reply. Waits, for as long as a slow reader may take, until all were sent.
-    pub fn last_reply(&self, reply: local_reply::Reply) {
-        self.reply(reply);
-        let voice = lock(&self.voice).take();
-        if let Some(voice) = voice {
+    /// The last reply. Waits, for as long as a slow reader may take, until all were sent; kept for one that is to come again.
+    fn last_reply(&self, node: &Node, exited: SessionExited) {
+        let line = {
+            let mut line = lock(&self.voice);
+            if let Line::Open(voice) = &*line {
+                voice.say(local_reply::Reply::Exited(exited));
+            } else {
+                node.keep_exited(self.owner, &self.identity.session_id, exited);
+            }
+            std::mem::replace(&mut *line, Line::Closed)
+        };
+        if let Line::Open(voice) = line {
             voice.finish();
+        }
+    }
+
+    /// Takes the connection of the guardctl that it answers to, after an earlier daemon's was lost, and says the first word
+    /// on it. False if it is not lost.
+    pub fn attach(&self, voice: Voice, first: local_reply::Reply) -> bool {
+        let mut line = lock(&self.voice);
+        let Line::Lost(kept) = &mut *line else { return false };
+        std::iter::once(first).chain(std::mem::take(kept)).for_each(|reply| voice.say(reply));
+        *line = Line::Open(voice);
+        true
+    }
+
+    /// Whether its guardctl is still to come again.
+    pub fn is_detached(&self) -> bool {
+        matches!(*lock(&self.voice), Line::Lost(_))
+    }
+
+    /// Keeps what the next daemon should know.
+    pub fn note_counts(&self) {
+        let counts = (self.execs.load(Ordering::Relaxed), self.denied.load(Ordering::Relaxed));
+        if let Err(error) = self.notes.count(counts) {
+            tracing::error!(session = %self.id, %error, "keeping a session's counts");
+        }
+    }
+
+    /// An adopted session whose entry process ended while there was no daemon.
+    pub fn entry_gone(&self, node: &Node) {
+        self.request_end(node, "exited", "the entry process ended while no daemon ran".into());
+    }
+
+    /// The kernel says that a process of the session ended.
+    pub fn seen_exit(&self, tgid: u32, status: u32) {
+        if tgid == self.entry_pid {
+            self.entry_end.tell(status);
         }
     }
 
@@ -592,27 +802,38 @@ impl Session {
         let _ = crate::kernel::spawn::signal(-self.entry_pid.cast_signed(), signal);
     }
 
-    /// Waits for the entry process, then ends the session and records it.
+    /// Waits for the entry process, then ends the session, records it and says so to whom it answers.
     pub fn wait(&self, node: &Arc<Node>) -> Ended {
-        let exit = loop {
-            match node.launcher.wait(self.entry_pid, Duration::from_secs(3600)) {
-                Ok(exit) => break exit,
-                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
-                Err(error) => {
-                    self.request_end(node, "failed", error.to_string());
-                    break Exit { status: libc::SIGKILL, ..Exit::default() };
-                }
-            }
+        let (exit, known) = match &self.entry_end.adopted {
+            None => (self.launched_exit(node), true),
+            Some(handle) => match self.entry_end.wait(handle.as_ref()) {
+                Some(status) => (Exit { status, ..Exit::default() }, true),
+                None => (Exit::default(), false),
+            },
         };
         let detail = match exit.exec_errno {
             Some(errno) => format!("{}: {}", exit.step, std::io::Error::from_raw_os_error(errno)),
-            None => String::new(),
+            None if known => String::new(),
+            None => "the event that says how the entry process ended was lost;".into(),
         };
-        self.request_end(node, "exited", detail.clone());
-        self.finish(node, &exit)
+        self.request_end(node, "exited", detail);
+        self.finish(node, &exit, known)
     }
 
-    fn finish(&self, node: &Arc<Node>, exit: &Exit) -> Ended {
+    fn launched_exit(&self, node: &Arc<Node>) -> Exit {
+        loop {
+            match node.launcher.wait(self.entry_pid, Duration::from_secs(3600)) {
+                Ok(exit) => return exit,
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
+                Err(error) => {
+                    self.request_end(node, "failed", error.to_string());
+                    return Exit { status: libc::SIGKILL, ..Exit::default() };
+                }
+            }
+        }
+    }
+
+    fn finish(&self, node: &Arc<Node>, exit: &Exit, known: bool) -> Ended {
         if let Err(error) = self.cgroup.kill(PATIENCE) {
             tracing::error!(session = %self.id, %error, "killing a session's processes");
         }
@@ -626,7 +847,7 @@ impl Session {
         let body = SessionEnd {
             identity: Some(self.identity.clone()),
             reason: reason.into(),
-            has_status: true,
+            has_status: known,
             status: exit.status.cast_unsigned(),
             execs,
             duration_ns: time::boot_ns().saturating_sub(self.started_boot_ns),
@@ -639,10 +860,13 @@ impl Session {
             let _ = self.cgroup.remove();
         }
         if durable && empty {
-            let _ = leftover::forget(&node.config.node.state_dir, self.key);
+            let _ = kept::forget(&node.config.node.state_dir, self.key);
         }
-        node.remove_session(self.key);
         let denied = self.denied.load(Ordering::SeqCst);
-        Ended { status: exit.status.cast_unsigned(), reason: reason.into(), execs, denied }
+        // A session that ended in an unknown way was no success.
+        let status = if known { exit.status.cast_unsigned() } else { 255 << 8 };
+        self.last_reply(node, SessionExited { status, reason: reason.into(), execs, denied });
+        node.remove_session(self.key);
+        Ended { reason: reason.into() }
     }
 }

@@ -18,6 +18,7 @@ const WAITING: usize = 256;
 
 /// One connection.
 pub struct Voice {
+    stream: UnixStream,
     queue: SyncSender<Vec<u8>>,
     thread: JoinHandle<()>,
 }
@@ -25,6 +26,7 @@ pub struct Voice {
 impl Voice {
     /// Takes the connection over.
     pub fn new(stream: UnixStream) -> io::Result<Self> {
+        let own = stream.try_clone()?;
         let (queue, waiting) = sync_channel::<Vec<u8>>(WAITING);
         let thread = thread::Builder::new().name("voice".into()).spawn(move || {
             for bytes in waiting {
@@ -34,7 +36,7 @@ impl Voice {
                 }
             }
         })?;
-        Ok(Self { queue, thread })
+        Ok(Self { stream: own, queue, thread })
     }
 
     /// Queues a reply; drops it when too many wait.
@@ -42,10 +44,11 @@ impl Voice {
         let _ = self.queue.try_send(LocalReply { reply: Some(reply) }.encode_to_vec());
     }
 
-    /// Waits until all is sent, or the peer has shown that it does not read.
+    /// Waits until all is sent, or the peer has shown that it does not read; then closes the connection.
     pub fn finish(self) {
         drop(self.queue);
         let _ = self.thread.join();
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 }
 

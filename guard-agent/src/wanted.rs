@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::SessionConfig;
 use crate::control::error;
+use crate::kept::{Owner, ProcessId};
 use crate::kernel::proc::{self, User};
 use crate::node::Node;
 use crate::session::Wanted;
@@ -48,7 +49,9 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
         return Err(error("usage", "the working folder must be an absolute path", ""));
     }
     let gone = |e: std::io::Error| error("usage", format!("reading the caller's limits: {e}"), "");
-    let limits = proc::limits(peer.pid.as_raw_nonzero().get().unsigned_abs()).map_err(gone)?;
+    let process = peer.pid.as_raw_nonzero().get().unsigned_abs();
+    let limits = proc::limits(process).map_err(gone)?;
+    let owner = Owner { uid: peer.uid.as_raw(), process: ProcessId::of(process).map_err(gone)? };
     let peer = user(peer.uid.as_raw())?;
     let user = acting_user(config, &peer, &wish.initiator)?;
     if user.uid == 0 && !config.allow_root {
@@ -80,6 +83,7 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
         tty: wish.tty,
         umask: wish.umask & 0o777,
         limits,
+        owner,
         node_name: node.config.node.name.clone(),
     })
 }

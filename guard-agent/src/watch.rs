@@ -80,6 +80,10 @@ fn sessions(node: &Arc<Node>) {
         if now >= session.expires_boot_ns {
             session.request_end(node, "expired", String::new());
         }
+        if session.is_detached() && !session.owner.process.lives() {
+            session.request_end(node, "ended", "the caller went away".into());
+        }
+        session.note_counts();
         for slow in session.reading.older_than(READ_NS, now) {
             overdue(node, &session, slow, now);
         }

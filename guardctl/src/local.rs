@@ -109,7 +109,7 @@ pub fn refused(error: LocalError) -> CliError {
 /// The connection broke.
 pub fn lost(error: &io::Error) -> CliError {
     CliError::new(Exit::Unavailable, format_args!("lost the daemon: {error}"))
-        .hint("if it was killed or restarted, its sessions are closed; see `guardctl session list`")
+        .hint("sessions go on when it is back; one whose guardctl is gone is ended; see `guardctl session list`")
 }
 
 #[cfg(test)]

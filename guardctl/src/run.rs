@@ -1,8 +1,9 @@
 //! `guardctl run`: asks the daemon for a governed session, hands it three descriptors, relays between them and the
 //! caller's own, and ends as the command ended.
 //!
-//! It must not start anything itself: the daemon's launcher does. Fails: a refusal becomes the exit code of its kind; a
-//! daemon that goes away ends the command with `unavailable` and the terminal restored.
+//! It must not start anything itself: the daemon's launcher does. The bytes do not pass through the daemon: when that goes
+//! away, the session goes on, and guardctl waits for the next daemon, which tells it the rest. Fails: a refusal becomes the
+//! exit code of its kind; no daemon by the end of the session's life ends the command with `unavailable`.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -10,9 +11,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::time::Duration;
 
-use guard_proto::v1::{ForwardSignal, SessionMessage, StartSession, local_reply, local_request};
+use guard_proto::v1::{AttachSession, ForwardSignal, SessionMessage, StartSession, local_reply, local_request};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -31,6 +34,11 @@ mod terminal;
 use relay::{Relay, RelayEvent};
 use signals::{Signals, Work};
 
+/// How often a daemon that went away is looked for.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How long after the end of the session's life a daemon may still come and say how it ended.
+const AFTER_EXPIRY_NS: i64 = 60_000_000_000;
+
 /// Runs the command and returns the code to exit with.
 pub async fn run(args: &RunArgs, config: &Config, json: bool) -> Result<u8> {
     let socket = local::connect(&config.socket_path())?;
@@ -44,8 +52,12 @@ pub async fn run(args: &RunArgs, config: &Config, json: bool) -> Result<u8> {
     }
     socket.set_nonblocking(true).map_err(|e| local::lost(&e))?;
     let socket = UnixStream::from_std(socket).map_err(|e| local::lost(&e))?;
-    let outcome =
-        Conversation { socket, buffer: Vec::new(), json, started: None }.drive(&mut relay, &mut signals).await;
+    let conversation = Conversation {
+        line: Line { path: config.socket_path(), socket: Some(socket), buffer: Vec::new() },
+        json,
+        started: None,
+    };
+    let outcome = conversation.drive(&mut relay, &mut signals).await;
     relay.finish().await;
     outcome
 }
@@ -73,23 +85,30 @@ fn env_entry(name: &OsStr, value: OsString) -> Vec<u8> {
     entry
 }
 
+/// The session, as far as it is known.
+struct Session {
+    id: String,
+    /// When its life ends at the latest, in wall time.
+    expires_unix_ns: i64,
+}
+
 /// The connection that owns the session.
 struct Conversation {
-    socket: UnixStream,
-    buffer: Vec<u8>,
+    line: Line,
     json: bool,
-    started: Option<String>,
+    started: Option<Session>,
 }
 
 impl Conversation {
     async fn drive(mut self, relay: &mut Relay, signals: &mut Signals) -> Result<u8> {
         loop {
             tokio::select! {
-                reply = next_reply(&mut self.socket, &mut self.buffer) => {
-                    if let Some(code) = self.on_reply(reply?, relay)? {
+                reply = self.line.next_reply() => match reply {
+                    Ok(reply) => if let Some(code) = self.on_reply(reply, relay)? {
                         return Ok(code);
-                    }
-                }
+                    },
+                    Err(error) => self.on_lost(error, relay, signals).await?,
+                },
                 work = signals.next() => self.on_signal(work, relay).await?,
                 event = relay.next_event() => match event {
                     RelayEvent::StopKey => self.suspend(relay).await?,
@@ -98,15 +117,53 @@ impl Conversation {
         }
     }
 
+    /// The daemon is gone; what runs goes on, but can start nothing. Waits for the next daemon and asks it for the session.
+    async fn on_lost(&mut self, error: CliError, relay: &mut Relay, signals: &mut Signals) -> Result<()> {
+        self.line.socket = None;
+        let Some(session) = &self.started else { return Err(error) };
+        let ask =
+            local::frame(local_request::Request::AttachSession(AttachSession { session_id: session.id.clone() }))?;
+        let last = session.expires_unix_ns.saturating_add(AFTER_EXPIRY_NS);
+        self.say_lost("lost", "the daemon is gone; what runs goes on, new programs are denied until it is back");
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TRY_AGAIN) => {
+                    if self.line.reconnect(&ask).await {
+                        return Ok(());
+                    }
+                    if crate::time::now_ns() > last {
+                        return Err(error);
+                    }
+                }
+                work = signals.next() => match work {
+                    // Nobody can pass it on: whoever wants guardctl to end gets that. The next daemon ends the session.
+                    Work::Forward(_) => return Err(error),
+                    work => self.on_signal(work, relay).await?,
+                },
+                event = relay.next_event() => match event {
+                    RelayEvent::StopKey => self.suspend(relay).await?,
+                },
+            }
+        }
+    }
+
+    fn say_lost(&self, kind: &str, text: &str) {
+        self.say(&SessionMessage { kind: kind.into(), text: text.into(), request_id: String::new() });
+    }
+
     fn on_reply(&mut self, reply: local_reply::Reply, relay: &mut Relay) -> Result<Option<u8>> {
         match reply {
             local_reply::Reply::Started(started) => {
+                if self.started.is_some() {
+                    self.say_lost("adopted", "the daemon is back; the session goes on");
+                    return Ok(None);
+                }
                 if self.json {
                     let expires = crate::time::rfc3339(started.expires_unix_ns);
                     self.say_json(&json!({"event": "started", "session": started.session_id,
                         "instance": started.instance, "expires": expires}));
                 }
-                self.started = Some(started.session_id);
+                self.started = Some(Session { id: started.session_id, expires_unix_ns: started.expires_unix_ns });
                 relay.start()?;
                 Ok(None)
             }
@@ -117,7 +174,7 @@ impl Conversation {
             local_reply::Reply::Exited(exited) => {
                 let code = exit_code(exited.status, &exited.reason);
                 if self.json {
-                    self.say_json(&json!({"event": "exited", "session": self.started, "reason": exited.reason,
+                    self.say_json(&json!({"event": "exited", "session": self.started.as_ref().map(|s| &s.id), "reason": exited.reason,
                         "code": code, "execs": exited.execs, "denied": exited.denied}));
                 } else if exited.reason != "exited" && !exited.reason.is_empty() {
                     note(&format!("guard: session ended: {}\r", escape_str(&exited.reason)));
@@ -175,25 +232,51 @@ impl Conversation {
         self.forward(signals::CONT).await
     }
 
+    /// Without a daemon there is nobody to pass a signal on. A connection that just broke is seen where replies are read.
     async fn forward(&mut self, signal: u32) -> Result<()> {
         let frame = local::frame(local_request::Request::Signal(ForwardSignal { signal }))?;
-        self.socket.write_all(&frame).await.map_err(|e| local::lost(&e))
+        if let Some(socket) = &mut self.line.socket {
+            let _ = socket.write_all(&frame).await;
+        }
+        Ok(())
     }
 }
 
-/// Reads the next reply; safe to drop in between, since everything read so far stays in `buffer`.
-async fn next_reply(socket: &mut UnixStream, buffer: &mut Vec<u8>) -> Result<local_reply::Reply> {
-    loop {
-        if let Some((prefix, rest)) = buffer.split_first_chunk::<4>() {
-            let length = local::checked_length(*prefix)?;
-            if let Some(body) = rest.get(..length) {
-                let reply = local::decode(body);
-                buffer.drain(..length + 4);
-                return reply;
-            }
+/// The connection, which can be lost and made again.
+struct Line {
+    path: PathBuf,
+    socket: Option<UnixStream>,
+    buffer: Vec<u8>,
+}
+
+impl Line {
+    /// Connects and asks. What was half received is not continued by another daemon.
+    async fn reconnect(&mut self, ask: &[u8]) -> bool {
+        let Ok(mut socket) = UnixStream::connect(&self.path).await else { return false };
+        if socket.write_all(ask).await.is_err() {
+            return false;
         }
-        if socket.read_buf(buffer).await.map_err(|e| local::lost(&e))? == 0 {
-            return Err(local::lost(&io::Error::from(io::ErrorKind::UnexpectedEof)));
+        self.buffer.clear();
+        self.socket = Some(socket);
+        true
+    }
+
+    /// Reads the next reply; safe to drop in between, since everything read so far stays in `buffer`.
+    async fn next_reply(&mut self) -> Result<local_reply::Reply> {
+        loop {
+            if let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() {
+                let length = local::checked_length(*prefix)?;
+                if let Some(body) = rest.get(..length) {
+                    let reply = local::decode(body);
+                    self.buffer.drain(..length + 4);
+                    return reply;
+                }
+            }
+            let gone = || local::lost(&io::Error::from(io::ErrorKind::UnexpectedEof));
+            let socket = self.socket.as_mut().ok_or_else(gone)?;
+            if socket.read_buf(&mut self.buffer).await.map_err(|e| local::lost(&e))? == 0 {
+                return Err(gone());
+            }
         }
     }
 }

@@ -85,6 +85,12 @@ impl Cgroup {
         std::fs::read_to_string(self.dir.join("cgroup.procs")).map_or(0, |text| text.lines().count())
     }
 
+    /// Their numbers.
+    pub fn pids(&self) -> Vec<u32> {
+        let text = std::fs::read_to_string(self.dir.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// Whether any process lives in it or below.
     pub fn populated(&self) -> bool {
         std::fs::read_to_string(self.dir.join("cgroup.events")).is_ok_and(|text| text.contains("populated 1"))

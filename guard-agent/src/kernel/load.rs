@@ -4,11 +4,12 @@
 //! old ones go. Fails: before anything is attached where possible; the error names the program, map or field.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -19,6 +20,7 @@ use guard_common::{
     ABI_VERSION, ADDRESS_KEY, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending,
     PortRules, Runtime, Session, Share, SocketFile, SocketName, maps,
 };
+use guard_common::path::PathKey;
 use thiserror::Error;
 
 use super::btf::{Btf, BtfError};
@@ -140,6 +142,10 @@ pub struct Kernel {
     instructions: Vec<(String, u32)>,
     missing: Vec<String>,
     adopted: bool,
+    found_lifted: AtomicBool,
+    lost_events: u64,
+    /// Programs are loaded with its descriptor: it must outlive that.
+    _pending: Table<u64, Plain<Pending>>,
     ebpf: Ebpf,
 }
 
@@ -154,6 +160,10 @@ impl Kernel {
         let btf = Btf::of_running_kernel()?;
         let key = random_key()?;
         let mut ebpf = load_object(&btf, &options.cgroup, key, &pins)?;
+        let (grants, pending) = (table(&mut ebpf, maps::GRANTS)?, table(&mut ebpf, maps::PENDING)?);
+        if adopted {
+            quiesce(&grants, &pending)?;
+        }
         let loader_btf = aya::Btf::from_sys_fs()?;
         let begun = Instant::now();
         programs::load(&mut ebpf, &loader_btf, &btf)?;
@@ -170,7 +180,7 @@ impl Kernel {
             instructions.push((name.to_owned(), verified));
             pin_link(link, &pins, name)?;
         }
-        remove_other_layouts(&options.pin_dir, &pins);
+        let lost_events = remove_other_layouts(&options.pin_dir, &pins);
         let log = aya_log::EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Io {
             what: "reading the log of the kernel programs".into(),
             source: std::io::Error::other(error.to_string()),
@@ -181,7 +191,7 @@ impl Kernel {
             cgroups: table(&mut ebpf, maps::CGROUPS)?,
             marks: table(&mut ebpf, maps::MARKS)?,
             attempts: table(&mut ebpf, maps::ATTEMPTS)?,
-            grants: table(&mut ebpf, maps::GRANTS)?,
+            grants,
             frozen: table(&mut ebpf, maps::FROZEN)?,
             probes: table(&mut ebpf, maps::PROBES)?,
             unix_files: table(&mut ebpf, maps::UNIX_FILES)?,
@@ -206,18 +216,21 @@ impl Kernel {
             instructions,
             missing,
             adopted,
+            found_lifted: AtomicBool::new(false),
+            lost_events,
+            _pending: pending,
             ebpf,
         };
         kernel.start_afresh()?;
         Ok(kernel)
     }
 
-    /// What a former daemon granted is void: its key is gone.
+    /// What a former daemon granted is void: its key is gone. What it froze stays so until it is known whose that is.
     fn start_afresh(&self) -> Result<(), KernelError> {
         clear(&self.grants, maps::GRANTS)?;
-        clear(&self.frozen, maps::FROZEN)?;
         clear(&self.probes, maps::PROBES)?;
         self.set_runtime(|runtime| {
+            self.found_lifted.store(runtime.lifted == 1, Ordering::Relaxed);
             *runtime = Runtime { daemon_tgid: std::process::id(), lifted: 0, heartbeat_boot_ns: time::boot_ns() };
         })
     }
@@ -268,10 +281,55 @@ impl Kernel {
         remove(&self.sessions, maps::SESSIONS, &key)
     }
 
-    /// Ends every session that is known.
-    pub fn close_all_sessions(&self) -> Result<(), KernelError> {
-        clear(&self.sessions, maps::SESSIONS)?;
-        clear(&self.cgroups, maps::CGROUPS)
+    /// Ends every session that is not among these, and lets go what is not kept as it is for one of them.
+    pub fn keep_only(
+        &self,
+        sessions: &[u64],
+        files: &HashSet<FileKey>,
+        names: &HashSet<PathKey>,
+    ) -> Result<(), KernelError> {
+        for key in keys(&self.sessions).into_iter().filter(|key| !sessions.contains(key)) {
+            remove(&self.sessions, maps::SESSIONS, &key)?;
+            self.clear_delete_budget(key);
+        }
+        for cgroup in keys(&self.cgroups) {
+            if get(&self.cgroups, &cgroup).is_none_or(|session| !sessions.contains(&session)) {
+                remove(&self.cgroups, maps::CGROUPS, &cgroup)?;
+            }
+        }
+        for key in keys(&self.frozen).into_iter().filter(|key| !files.contains(&key.0)) {
+            remove(&self.frozen, maps::FROZEN, &key)?;
+        }
+        for name in self.kept_names().into_iter().filter(|name| !names.contains(name)) {
+            self.free_name(name);
+        }
+        Ok(())
+    }
+
+    /// A session as the kernel knows it.
+    pub fn session(&self, key: u64) -> Option<Session> {
+        get(&self.sessions, &key).map(|s| s.0)
+    }
+
+    /// The session that a cgroup is bound to.
+    pub fn session_of_cgroup(&self, cgroup: u64) -> Option<u64> {
+        get(&self.cgroups, &cgroup)
+    }
+
+    /// Every marked process of a session.
+    pub fn marks_of(&self, session: u64) -> Vec<(u32, Mark)> {
+        let marked = keys(&self.marks).into_iter().filter_map(|tgid| Some((tgid, self.mark_of(tgid)?)));
+        marked.filter(|(_, mark)| mark.session == session).collect()
+    }
+
+    /// Events of programs with another layout that nobody had read and that cannot be read now.
+    pub fn lost_events(&self) -> u64 {
+        self.lost_events
+    }
+
+    /// Whether enforcement was lifted when the programs of an earlier daemon were found.
+    pub fn found_lifted(&self) -> bool {
+        self.found_lifted.load(Ordering::Relaxed)
     }
 
     /// Says which session a cgroup below Guard's belongs to.
@@ -397,13 +455,39 @@ impl Kernel {
     }
 }
 
-/// Programs of another layout know no session and would deny everything that is governed now.
-fn remove_other_layouts(pin_dir: &Path, ours: &Path) {
+/// Waits until no exec is between check and commit: the programs of an earlier daemon hash under another key, and an image
+/// that one half of them checked and the other verifies would be killed. Without grants, none can come to it any more.
+fn quiesce(grants: &Table<u32, Plain<GrantSet>>, pending: &Table<u64, Plain<Pending>>) -> Result<(), KernelError> {
+    const STEP: Duration = Duration::from_millis(10);
+    const STEPS: u32 = 100;
+    clear(grants, maps::GRANTS)?;
+    for _ in 0..STEPS {
+        // First a moment for checks that have seen their grant already.
+        std::thread::sleep(STEP);
+        if keys(pending).is_empty() {
+            return Ok(());
+        }
+    }
+    tracing::warn!("execs of an earlier daemon do not come to their end; their images will be killed");
+    Ok(())
+}
+
+/// Programs of another layout know no session and would deny everything that is governed now. Gives the number of their events
+/// that nobody has read: they cannot be understood, only counted.
+fn remove_other_layouts(pin_dir: &Path, ours: &Path) -> u64 {
+    let mut unread = 0;
     for entry in std::fs::read_dir(pin_dir).into_iter().flatten().flatten().filter(|e| e.path() != ours) {
+        let ring = MapData::from_pin(entry.path().join(maps::EVENTS)).ok();
+        let ring = ring.and_then(|data| RingBuf::try_from(Map::RingBuf(data)).ok());
         if let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::error!(pins = %entry.path().display(), %error, "removing the programs of another version");
         }
+        let mut ring = ring;
+        while ring.as_mut().is_some_and(|ring| ring.next().is_some()) {
+            unread += 1;
+        }
     }
+    unread
 }
 
 /// Removes every pin, so that enforcement ends when no process holds the links any more.
@@ -514,7 +598,11 @@ fn set_keys<K: Shared + Ord>(
     wanted.iter().try_for_each(|key| insert(table, map, Plain(*key), 1))
 }
 
+fn keys<K: Pod, V: Pod>(table: &Table<K, V>) -> Vec<K> {
+    table.lock().map(|t| t.keys().filter_map(Result::ok).collect()).unwrap_or_default()
+}
+
 fn clear<K: Pod, V: Pod>(table: &Table<K, V>, map: &'static str) -> Result<(), KernelError> {
-    let keys: Vec<K> = table.lock().map(|t| t.keys().filter_map(Result::ok).collect()).unwrap_or_default();
+    let keys = keys(table);
     keys.iter().try_for_each(|key| remove(table, map, key))
 }

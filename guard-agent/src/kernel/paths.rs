@@ -87,6 +87,12 @@ impl Kernel {
         Ok(())
     }
 
+    /// Names that are kept at the moment.
+    pub fn kept_names(&self) -> Vec<PathKey> {
+        let passing = |key: &PathKey| get(&self.path_tables.paths, &Plain(*key)).is_some_and(|r| r.0.passing != 0);
+        keys(&self.path_tables.paths).into_iter().filter(|key| key.hash != ANY && passing(key)).collect()
+    }
+
     /// Ends that.
     pub fn free_name(&self, key: PathKey) {
         let table = &self.path_tables.paths;

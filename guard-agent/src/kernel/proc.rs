@@ -52,6 +52,20 @@ pub fn process(pid: u32) -> io::Result<Process> {
     })
 }
 
+/// When a process started, in clock ticks since boot. Number and start together name one process of this boot.
+pub fn start_time(pid: u32) -> io::Result<u64> {
+    const FIELDS_AFTER_NAME: usize = 19;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(FIELDS_AFTER_NAME)?.parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no start time")))
+}
+
+/// Number of a process's mount namespace.
+pub fn mount_namespace(pid: u32) -> io::Result<u64> {
+    Ok(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(format!("/proc/{pid}/ns/mnt"))?))
+}
+
 /// A link below `/proc/PID`, as bytes.
 pub fn link(pid: u32, name: &str) -> io::Result<Vec<u8>> {
     Ok(std::fs::read_link(format!("/proc/{pid}/{name}"))?.into_os_string().into_vec())
@@ -204,6 +218,17 @@ mod tests {
         let me = process(std::process::id()).unwrap();
         assert_eq!(me.tgid, std::process::id());
         assert!(!me.exe.is_empty());
+    }
+
+    #[test]
+    fn a_process_is_named_by_number_and_start() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("10").spawn().unwrap();
+        let (own, other) = (start_time(std::process::id()).unwrap(), start_time(child.id()).unwrap());
+        assert!(own > 0 && own <= other);
+        assert_eq!(mount_namespace(child.id()).unwrap(), mount_namespace(std::process::id()).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(start_time(child.id()).is_err());
     }
 
     #[test]

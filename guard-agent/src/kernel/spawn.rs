@@ -1,6 +1,7 @@
 //! Starts the entry process of a session: straight into its cgroup, in a mount namespace of its own.
 //!
-//! Only for the launcher, a process with one thread. The child does nothing but what stands here until its exec.
+//! Only for the launcher, a process with one thread. The child does nothing but what stands here until its exec. Before its
+//! go it ends with the launcher; afterwards it outlives launcher and daemon.
 //! Fails: the child reports the failed step and errno through a pipe and exits with 126.
 
 use std::ffi::CString;
@@ -115,7 +116,6 @@ fn prepare(plan: &Plan, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
     // SAFETY: system calls on this process only, with constants, checked descriptors and NUL-terminated strings that
     // the plan owns.
     unsafe {
-        check("die with the launcher", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
         let mut byte = [0_u8; 1];
         match rustix::io::read(go, &mut byte) {
             Ok(1) => {}
@@ -149,8 +149,6 @@ fn prepare(plan: &Plan, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
         check("groups", libc::setgroups(plan.groups.len(), plan.groups.as_ptr()))?;
         check("group", libc::setresgid(plan.gid, plan.gid, plan.gid))?;
         check("user", libc::setresuid(plan.uid, plan.uid, plan.uid))?;
-        // A change of user clears it.
-        check("die with the launcher", libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
         libc::umask(plan.umask & 0o777);
         check("working folder", libc::chdir(plan.cwd.as_ptr()))?;
         if plan.no_new_privs {
@@ -201,6 +199,15 @@ pub fn die_with_parent() {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
+/// Makes this process the parent of whatever its descendants leave behind.
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: constants only.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Collects one ended child, if there is one: pid and wait status.
 pub fn reap() -> Option<(i32, i32)> {
     let mut status = 0;
@@ -213,6 +220,11 @@ pub fn reap() -> Option<(i32, i32)> {
 pub fn signal(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: integers only.
     if unsafe { libc::kill(pid, signal) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether a process of this number exists.
+pub fn exists(pid: i32) -> bool {
+    signal(pid, 0).is_ok()
 }
 
 /// Blocks a signal for this thread and gives a descriptor that becomes readable when it is pending.

@@ -77,7 +77,7 @@ fn identity(identity: &Option<Identity>) -> Value {
 fn node_start(b: &NodeStart) -> Value {
     json!({"version": b.version, "kernel": b.kernel, "mode": b.mode, "canary": b.canary.as_ref().map(canary),
         "boot_id": b.boot_id, "pid": b.pid, "policy_digest": b.policy_digest, "journal_dir": b.journal_dir, "lsm": b.lsm,
-        "adopted": b.adopted})
+        "adopted": b.adopted, "sessions_adopted": b.sessions_adopted})
 }
 
 fn canary(b: &CanaryResult) -> Value {

@@ -10,7 +10,7 @@ use crate::wait::{seconds, until_true};
 use crate::{attacks, ctl, session};
 
 /// Every host's records carry every number once, in order.
-fn sequences_are_whole(from: u64) -> Result<()> {
+pub fn sequences_are_whole(from: u64) -> Result<()> {
     let mut next: HashMap<String, u64> = HashMap::new();
     for record in ctl::records_from(from)? {
         let host = record["host"].as_str().context("a record without host")?.to_owned();

@@ -38,7 +38,7 @@ fn waiting(session: &str) -> Result<Vec<Value>> {
 
 /// Every way at once: the requests wait together while the attacks go on, then all are approved.
 pub fn bypass_file_changed_in_review() -> Result<()> {
-    guest::restart_daemon("[hold]\nmax_seconds = 40\nreview_deadline_seconds = 120")?;
+    guest::restart_daemon("[hold]\nmax_seconds = 90\nreview_deadline_seconds = 180")?;
     bypass::install()?;
     let dir = guest::fresh_dir("swaps")?;
     let (ran, evil) = (bypass::program("ran"), bypass::program("evil"));
@@ -47,7 +47,7 @@ pub fn bypass_file_changed_in_review() -> Result<()> {
     // Two of them have a writer and are refused without a request.
     let held = WAYS.len() - 2;
     let asked = Instant::now();
-    until("all execs are held", seconds(30), || {
+    until("all execs are held", seconds(70), || {
         Ok(Some(()).filter(|()| waiting(&session.id).is_ok_and(|w| w.len() >= held)))
     })?;
     let file = format!("{dir}/write");

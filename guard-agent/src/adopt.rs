@@ -1,0 +1,275 @@
+//! Sessions of an earlier daemon: which go on, which end and why, and how they are taken over.
+//!
+//! The kernel denied every exec of theirs since that daemon's end, with entries that it alone could change; they go on only
+//! where those entries, the state on disk and the processes agree. It must not make anything longer or wider: no expiry
+//! moves, approvals of roots are lost. Fails: a session that cannot go on is ended, with a record that says why.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{io, thread};
+
+use guard_common::{ABI_VERSION, entered_boot_ns, session_flags};
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{SessionEnd, SessionExited};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::config::Config;
+use crate::exit::{Code, Failure, failed};
+use crate::files::Kept;
+use crate::kept::{self, Former, Notes, ProcessId, State};
+use crate::kernel::cgroup::Cgroup;
+use crate::kernel::fanotify::Group;
+use crate::kernel::load::Kernel;
+use crate::kernel::mounts::View;
+use crate::kernel::{proc, time};
+use crate::node::Node;
+use crate::session::{self, EntryEnd, Image, Session};
+use crate::{hold, mounts};
+
+/// A session that goes on.
+pub struct Heir {
+    former: Former,
+    state: State,
+    known: guard_common::Session,
+    cgroup: Cgroup,
+    notes: Notes,
+}
+
+/// Why a session does not: reason and detail of its end.
+pub type Why = (&'static str, String);
+
+/// What becomes of each.
+pub struct Plan {
+    /// They go on.
+    pub heirs: Vec<Heir>,
+    /// They end.
+    pub ended: Vec<(Former, Why)>,
+}
+
+/// Looks at each session that is kept. Nothing is changed yet.
+pub fn plan(config: &Config, kernel: &Kernel, boot_id: &str, found: Vec<Former>) -> Plan {
+    let mut plan = Plan { heirs: Vec::new(), ended: Vec::new() };
+    for mut former in found {
+        let heir = agreed(config, kernel, boot_id, &former).and_then(|(known, cgroup, notes)| {
+            let state = std::mem::replace(&mut former.state, Err("taken".into()));
+            let state = state.map_err(|why| ("daemon_restarted", why))?;
+            Ok((*state, known, cgroup, notes))
+        });
+        match heir {
+            Ok((state, known, cgroup, notes)) => plan.heirs.push(Heir { former, state, known, cgroup, notes }),
+            Err(why) => plan.ended.push((former, why)),
+        }
+    }
+    plan
+}
+
+/// Whether disk, kernel and host say the same of a session.
+fn agreed(
+    config: &Config,
+    kernel: &Kernel,
+    boot_id: &str,
+    former: &Former,
+) -> Result<(guard_common::Session, Cgroup, Notes), Why> {
+    let restarted = |detail: String| Err(("daemon_restarted", detail));
+    if former.head.boot_id != boot_id {
+        return restarted("the host was booted again".into());
+    }
+    if kernel.found_lifted() {
+        return Err(("emergency_stop", "enforcement was lifted while it ran".into()));
+    }
+    if former.head.abi != ABI_VERSION {
+        return restarted(format!(
+            "it was started by a version whose kernel maps have layout {}; this one's have layout {ABI_VERSION}, so that it \
+             cannot be adopted",
+            former.head.abi
+        ));
+    }
+    let state = match &former.state {
+        Ok(state) => state,
+        Err(why) => return restarted(why.clone()),
+    };
+    let Some(known) = kernel.session(former.key) else {
+        return match time::boot_ns() >= state.expires_boot_ns {
+            true => Err(("expired", String::new())),
+            false => restarted("the kernel does not know it any more: its end had begun".into()),
+        };
+    };
+    if (known.expires_boot_ns, known.cgroup, known.uid) != (state.expires_boot_ns, state.cgroup_id, state.uid) {
+        return restarted("the kernel and its file disagree about end, cgroup or user".into());
+    }
+    let cgroup = Cgroup::open(state.cgroup.clone()).ok().filter(|c| c.id == state.cgroup_id);
+    let Some(cgroup) = cgroup.filter(|c| c.dir.parent() == Some(&config.kernel.cgroup)) else {
+        return restarted("its cgroup is not there any more".into());
+    };
+    if kernel.session_of_cgroup(cgroup.id) != Some(former.key) {
+        return restarted("the kernel does not bind its cgroup to it".into());
+    }
+    let running: HashSet<u64> = kernel.marks_of(former.key).into_iter().map(|(_, mark)| mark.exec).collect();
+    let state_dir = &config.node.state_dir;
+    let notes = Notes::take_over(state_dir, former.key, |exec| running.contains(&exec));
+    match notes {
+        Ok(notes) => Ok((known, cgroup, notes)),
+        // Without them nobody knows which scripts it is running.
+        Err(error) => restarted(format!("its notes: {error}")),
+    }
+}
+
+impl Plan {
+    /// Ids of those that go on.
+    pub fn adopted(&self) -> Vec<String> {
+        self.heirs.iter().map(|h| h.former.identity.session_id.clone()).collect()
+    }
+
+    /// Home folders of those that go on.
+    pub fn homes(&self) -> impl Iterator<Item = &[u8]> {
+        self.heirs.iter().map(|h| h.state.home.as_slice())
+    }
+
+    /// Ends in the kernel, and kills, whatever does not go on. Says whether all of that is gone.
+    pub fn clear_the_rest(&self, config: &Config, kernel: &Kernel) -> Result<bool, Failure> {
+        let keys: Vec<u64> = self.heirs.iter().map(|h| h.former.key).collect();
+        let (mut files, mut names) = (HashSet::new(), HashSet::new());
+        for kept in self.heirs.iter().flat_map(|h| h.notes.all_kept()) {
+            match kept {
+                Kept::File(key) => files.insert(key),
+                Kept::Name(key) => names.insert(key),
+            };
+        }
+        kernel.keep_only(&keys, &files, &names).map_err(failed(Code::Unavailable))?;
+        let cgroups: Vec<u64> = self.heirs.iter().map(|h| h.cgroup.id).collect();
+        Ok(kill_all_but(&config.kernel.cgroup, &cgroups))
+    }
+}
+
+/// Kills everything in the cgroups of sessions other than these. Returns whether all of them are empty.
+pub fn kill_all_but(guard_cgroup: &Path, keep: &[u64]) -> bool {
+    let Ok(entries) = std::fs::read_dir(guard_cgroup) else { return true };
+    let mut empty = true;
+    for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+        let Ok(cgroup) = Cgroup::open(entry.path()) else { continue };
+        if keep.contains(&cgroup.id) {
+            continue;
+        }
+        let _ = cgroup.kill(Duration::from_secs(5));
+        if cgroup.populated() {
+            tracing::error!(cgroup = %cgroup.dir.display(), "processes of a former session cannot be killed");
+            empty = false;
+        } else if let Err(error) = cgroup.remove() {
+            tracing::error!(cgroup = %cgroup.dir.display(), %error, "removing the cgroup of a former session");
+        }
+    }
+    empty
+}
+
+/// The record of the end of a session that does not go on.
+pub fn end_record(former: &Former, why: &Why) -> Body {
+    Body::SessionEnd(SessionEnd {
+        identity: Some(former.identity.clone()),
+        reason: why.0.into(),
+        detail: why.1.clone(),
+        ..SessionEnd::default()
+    })
+}
+
+/// How such an end looks to the guardctl that waits.
+pub fn exited(why: &Why) -> SessionExited {
+    SessionExited { status: libc::SIGKILL.cast_unsigned(), reason: why.0.into(), execs: 0, denied: 0 }
+}
+
+/// A session that was taken over, and the sight of its mounts, if anything of it lives.
+pub type Adopted = (Arc<Session>, Option<View>);
+
+/// Makes open sessions of those that go on. Their execs are held from here on, and answered once [`go_on`] was called.
+pub fn take_over(node: &Arc<Node>, heirs: Vec<Heir>) -> Result<Vec<Adopted>, Failure> {
+    heirs.into_iter().map(|heir| take_over_one(node, heir).map_err(failed(Code::Unavailable))).collect()
+}
+
+fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
+    let Heir { former, state, cgroup, notes, known } = heir;
+    let handle = handle_of(state.entry);
+    let (group, view, failed) = match handle.as_ref().map(|_| marked(&state, &cgroup)) {
+        Some(Ok((group, view))) => (group, Some(view), None),
+        Some(Err(why)) => (Group::new()?, None, Some(why)),
+        // It ended while there was no daemon; its session follows it.
+        None => (Group::new()?, None, None),
+    };
+    let observe = if node.observes() { session_flags::OBSERVE } else { 0 };
+    let known = guard_common::Session { flags: known.flags & !session_flags::OBSERVE | observe, ..known };
+    node.kernel.shares.open(former.key).map_err(io::Error::other)?;
+    node.kernel.open_session(former.key, &known).map_err(io::Error::other)?;
+    let entry_end = EntryEnd::adopted(handle);
+    let parts = session::Parts { former, state, known, cgroup, group, entry_end, notes };
+    let session = Arc::new(Session::of_earlier_daemon(parts)?);
+    node.adopt_session(&session);
+    if let Some(why) = failed.filter(|_| !session.entry_end.is_over()) {
+        session.request_end(node, "failed", format!("it could not be adopted: {why}"));
+    }
+    Ok((session, view))
+}
+
+/// A handle of a process that cannot come to mean another one.
+fn handle_of(process: ProcessId) -> Option<OwnedFd> {
+    let handle = pidfd_open(Pid::from_raw(process.pid.cast_signed())?, PidfdFlags::empty()).ok()?;
+    process.lives().then_some(handle)
+}
+
+/// New marks on every mount of the session's namespace, seen through a process that is in it: the entry process, or another
+/// one where its first thread has ended.
+fn marked(state: &State, cgroup: &Cgroup) -> Result<(Group, View), String> {
+    let inside = |pid: &u32| {
+        proc::mount_namespace(*pid).is_ok_and(|n| n == state.mount_namespace)
+            && Path::new(&format!("/proc/{pid}/root")).read_dir().is_ok()
+    };
+    let others = cgroup.pids();
+    let witness = std::iter::once(state.entry.pid).chain(others).find(inside);
+    session::mark_mounts(witness.ok_or("no process of it is in its mount namespace any more")?)
+}
+
+/// What runs, as the marks say: for outcomes still to come, and so that scripts stay frozen. After the ring was drained.
+pub fn find_images(node: &Node, session: &Session) {
+    for (tgid, mark) in node.kernel.marks_of(session.key) {
+        let entered = entered_boot_ns(mark.exec);
+        // A process that was forked after the exec only shares its image.
+        if mark.exec == 0 || mark.forked_boot_ns >= entered {
+            continue;
+        }
+        let frozen = session.notes.kept(mark.exec);
+        for what in &frozen {
+            if let Err(error) = node.freezes.freeze(&node.kernel, *what) {
+                tracing::error!(session = %session.id, %error, "a running script cannot be kept from being written");
+            }
+        }
+        let program = proc::link(tgid, "exe").unwrap_or_default();
+        session.image_found(mark.exec, Image { tgid, started_boot_ns: entered, program, frozen, gone_since: 0 });
+    }
+}
+
+/// Answers held execs again, and sees the session to its end.
+pub fn go_on(node: &Arc<Node>, (session, view): Adopted) -> io::Result<()> {
+    if session.entry_end.is_over() {
+        // Before the clock looks: it ended first, whatever came after.
+        session.entry_gone(node);
+    }
+    hold::start(node, &session)?;
+    if let Some(view) = view {
+        mounts::start(node, &session, view)?;
+        // Namespaces that it made, where it may.
+        session.cgroup.pids().into_iter().for_each(|pid| session.mounts.ask(pid));
+    }
+    let node = Arc::clone(node);
+    thread::Builder::new().name("adopted".into()).spawn(move || {
+        let ended = session.wait(&node);
+        tracing::info!(session = %session.id, reason = ended.reason, "session ended");
+    })?;
+    Ok(())
+}
+
+/// Forgets the sessions that ended, once that is recorded.
+pub fn forget(state_dir: &Path, former: &Former) {
+    if let Err(error) = kept::forget(state_dir, former.key) {
+        tracing::error!(session = %former.id, %error, "forgetting a session");
+    }
+}
