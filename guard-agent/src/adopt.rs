@@ -231,11 +231,11 @@ fn marked(state: &State, cgroup: &Cgroup) -> Result<(Group, View), String> {
 /// What runs, as the marks say: for outcomes still to come, and so that scripts stay frozen. After the ring was drained.
 pub fn find_images(node: &Node, session: &Session) {
     for (tgid, mark) in node.kernel.marks_of(session.key) {
-        let entered = entered_boot_ns(mark.exec);
         // A process that was forked after the exec only shares its image.
-        if mark.exec == 0 || mark.forked_boot_ns >= entered {
+        if mark.exec == 0 || mark.forked_boot_ns != 0 {
             continue;
         }
+        let entered = entered_boot_ns(mark.exec);
         let frozen = session.notes.kept(mark.exec);
         for what in &frozen {
             if let Err(error) = node.freezes.freeze(&node.kernel, *what) {

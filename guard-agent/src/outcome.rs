@@ -371,7 +371,7 @@ impl Outcomes {
                 image.started_boot_ns
             }
             // It ended while there was no daemon, or its start was lost.
-            None if event.exec != 0 && event.image == 1 => entered_boot_ns(event.exec),
+            None if event.exec != 0 => entered_boot_ns(event.exec),
             None => return,
         };
         let outcome = ExecOutcome {

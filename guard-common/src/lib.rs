@@ -639,8 +639,8 @@ pub struct ExitEvent {
     pub root: u64,
     /// Exit status in `wait` form (code << 8 | signal).
     pub status: u32,
-    /// 1 if this process started the image itself; 0 if it was forked from the one that did.
-    pub image: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Boot-time ns at which the syscall of an exec was entered, to within a microsecond: its number is made of it.

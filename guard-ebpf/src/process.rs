@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use guard_common::{Counter, EventHeader, ExitEvent, Mark, entered_boot_ns, event_kind};
+use guard_common::{Counter, EventHeader, ExitEvent, Mark, event_kind};
 
 use crate::check::task;
 use crate::maps::{GRANTS, MARKS, PENDING, count, now};
@@ -83,13 +83,7 @@ fn emit(mark: &Mark, status: u32) {
         exec: mark.exec,
         root: mark.root,
         status,
-        image: started_itself(mark) as u32,
+        reserved: 0,
     });
     entry.submit(0);
-}
-
-/// A mark keeps the time of the fork, also over an exec: whoever was forked after the exec only shares its image.
-#[inline(always)]
-fn started_itself(mark: &Mark) -> bool {
-    mark.exec != 0 && mark.forked_boot_ns < entered_boot_ns(mark.exec)
 }
