@@ -147,7 +147,12 @@ fn finish_root(root: &Path) -> Result<()> {
     std::fs::write(root.join("etc/passwd"), passwd)?;
     std::fs::write(root.join("etc/group"), group)?;
     let shadow = root.join("etc/shadow");
-    std::fs::write(&shadow, "root:*:19000:0:99999:7:::\n")?;
+    let locked = ["root", "alice", "bob", "agent"].map(|name| format!("{name}:*:19000:0:99999:7:::\n"));
+    std::fs::write(&shadow, locked.concat())?;
+    for service in ["auth", "account", "session", "password"] {
+        let file = root.join(format!("etc/pam.d/common-{service}"));
+        std::fs::write(file, format!("{service} required pam_unix.so\n"))?;
+    }
     std::fs::set_permissions(&shadow, PermissionsExt::from_mode(0o640))?;
     std::fs::write(root.join("etc/hosts"), "127.0.0.1 localhost guest\n::1 localhost\n")?;
     std::fs::write(root.join("etc/hostname"), "guest\n")?;

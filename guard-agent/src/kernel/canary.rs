@@ -5,7 +5,7 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guard_common::{FileStamp, GRANT_FILES, GrantSet, Mark, Session, session_flags};
 
@@ -20,6 +20,7 @@ pub const SESSION: u64 = guard_common::CANARY_SESSION;
 /// Exit code of a canary that ran.
 pub const RAN: u8 = 42;
 const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What was measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +46,20 @@ enum Trial {
     Ungranted,
     Granted,
     WrongArguments,
+}
+
+/// As [`measure`], for a start. Programs of another version's layout, which know neither session nor grant and deny, may
+/// take a moment to be gone after their pins: the kernel frees a link behind the caller's back.
+pub fn measure_at_start(kernel: &Kernel, launcher: &Launcher, guard_cgroup: &Path) -> Result<Measured, KernelError> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let measured = measure(kernel, launcher, guard_cgroup)?;
+        if measured.enforcing() || !kernel.has_replaced_layouts() || Instant::now() > end {
+            return Ok(measured);
+        }
+        tracing::info!(measured.detail, "programs of another version are still there; measuring again");
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Runs the three trials.

@@ -143,7 +143,7 @@ pub struct Kernel {
     missing: Vec<String>,
     adopted: bool,
     found_lifted: AtomicBool,
-    lost_events: u64,
+    replaced: Replaced,
     /// Programs are loaded with its descriptor: it must outlive that.
     _pending: Table<u64, Plain<Pending>>,
     ebpf: Ebpf,
@@ -180,7 +180,7 @@ impl Kernel {
             instructions.push((name.to_owned(), verified));
             pin_link(link, &pins, name)?;
         }
-        let lost_events = remove_other_layouts(&options.pin_dir, &pins);
+        let replaced = remove_other_layouts(&options.pin_dir, &pins);
         let log = aya_log::EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Io {
             what: "reading the log of the kernel programs".into(),
             source: std::io::Error::other(error.to_string()),
@@ -217,7 +217,7 @@ impl Kernel {
             missing,
             adopted,
             found_lifted: AtomicBool::new(false),
-            lost_events,
+            replaced,
             _pending: pending,
             ebpf,
         };
@@ -324,7 +324,12 @@ impl Kernel {
 
     /// Events of programs with another layout that nobody had read and that cannot be read now.
     pub fn lost_events(&self) -> u64 {
-        self.lost_events
+        self.replaced.unread
+    }
+
+    /// Whether programs with another layout were there.
+    pub fn has_replaced_layouts(&self) -> bool {
+        self.replaced.layouts > 0
     }
 
     /// Whether enforcement was lifted when the programs of an earlier daemon were found.
@@ -472,22 +477,30 @@ fn quiesce(grants: &Table<u32, Plain<GrantSet>>, pending: &Table<u64, Plain<Pend
     Ok(())
 }
 
-/// Programs of another layout know no session and would deny everything that is governed now. Gives the number of their events
-/// that nobody has read: they cannot be understood, only counted.
-fn remove_other_layouts(pin_dir: &Path, ours: &Path) -> u64 {
-    let mut unread = 0;
+/// What was found of other layouts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Replaced {
+    /// How many there were.
+    layouts: usize,
+    /// Their events that nobody has read: they cannot be understood, only counted.
+    unread: u64,
+}
+
+/// Programs of another layout know no session and would deny everything that is governed now.
+fn remove_other_layouts(pin_dir: &Path, ours: &Path) -> Replaced {
+    let mut replaced = Replaced::default();
     for entry in std::fs::read_dir(pin_dir).into_iter().flatten().flatten().filter(|e| e.path() != ours) {
         let ring = MapData::from_pin(entry.path().join(maps::EVENTS)).ok();
-        let ring = ring.and_then(|data| RingBuf::try_from(Map::RingBuf(data)).ok());
+        let mut ring = ring.and_then(|data| RingBuf::try_from(Map::RingBuf(data)).ok());
+        replaced.layouts += 1;
         if let Err(error) = std::fs::remove_dir_all(entry.path()) {
             tracing::error!(pins = %entry.path().display(), %error, "removing the programs of another version");
         }
-        let mut ring = ring;
         while ring.as_mut().is_some_and(|ring| ring.next().is_some()) {
-            unread += 1;
+            replaced.unread += 1;
         }
     }
-    unread
+    replaced
 }
 
 /// Removes every pin, so that enforcement ends when no process holds the links any more.
