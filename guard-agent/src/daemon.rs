@@ -73,7 +73,8 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     let protected = Protected::new(config).map_err(failed(Code::Config))?;
     protected.sessions_go_on(&kernel, plan.homes()).map_err(failed(Code::Unavailable))?;
     let empty = plan.clear_the_rest(config, &kernel)?;
-    let measured = canary::measure_at_start(&kernel, &launcher, &config.kernel.cgroup).map_err(failed(Code::Unavailable))?;
+    let measured =
+        canary::measure_at_start(&kernel, &launcher, &config.kernel.cgroup).map_err(failed(Code::Unavailable))?;
     if config.kernel.mode == Mode::Enforce && !measured.enforcing() {
         // What the kernel does not enforce must not run. The next start that succeeds records these ends.
         if adopt::kill_all_but(&config.kernel.cgroup, &[]) {

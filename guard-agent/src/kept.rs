@@ -232,12 +232,16 @@ pub struct Notes {
     open: Mutex<Open>,
 }
 
+/// Execs and, of those, denied ones.
+type Counts = (u32, u32);
+type KeptByExec = HashMap<u64, Vec<Kept>>;
+
 #[derive(Default)]
 struct Open {
     file: Option<File>,
     end: u64,
-    counts: (u32, u32),
-    kept: HashMap<u64, Vec<Kept>>,
+    counts: Counts,
+    kept: KeptByExec,
 }
 
 impl Notes {
@@ -316,7 +320,7 @@ impl Notes {
     }
 
     /// Keeps the counts, if they have changed: execs and, of those, denied ones.
-    pub fn count(&self, counts: (u32, u32)) -> io::Result<()> {
+    pub fn count(&self, counts: Counts) -> io::Result<()> {
         let mut open = self.lock();
         if open.counts == counts {
             return Ok(());
@@ -329,12 +333,12 @@ impl Notes {
     }
 
     /// The counts as they were kept last.
-    pub fn counts(&self) -> (u32, u32) {
+    pub fn counts(&self) -> Counts {
         self.lock().counts
     }
 }
 
-fn counts_line(counts: (u32, u32)) -> String {
+fn counts_line(counts: Counts) -> String {
     format!("{:020} {:020}\n", counts.0, counts.1)
 }
 
@@ -352,7 +356,7 @@ fn kept_line(exec: u64, kept: &[Kept]) -> String {
 
 /// Counts, and what is kept by exec. A last line that is not whole is the one that was being written: its exec had no grant
 /// yet. Any other one that cannot be read is damage.
-fn parse_notes(text: &str) -> io::Result<((u32, u32), HashMap<u64, Vec<Kept>>)> {
+fn parse_notes(text: &str) -> io::Result<(Counts, KeptByExec)> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the notes are damaged");
     let counts = text.get(..COUNTS).ok_or_else(damaged)?;
     let (execs, denied) = counts.strip_suffix('\n').and_then(|l| l.split_once(' ')).ok_or_else(damaged)?;

@@ -2,8 +2,8 @@
 //!
 //! One thread; nothing here may block for long. Fails: an overdue read costs the task its life, then the session its own.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{io, thread};
 

@@ -1,7 +1,7 @@
 """live.py LOG: the entry process of a session, tries /usr/bin/true again and again and notes every result.
 
 Meanwhile it takes commands from standard input, one a line, and answers each with a line:
-`exit N`, `write PATH` (opens for writing), `start CMD…` (starts and does not wait), `say WORD`.
+`exit N`, `write PATH` (opens for writing), `turn PATH` (renames it), `start CMD…` (starts and does not wait), `say WORD`.
 """
 import os
 import select
@@ -19,6 +19,14 @@ def write(path):
         say("write errno %d" % error.errno)
 
 
+def turn(path):
+    try:
+        os.rename(path, path + ".turned")
+        say("turn ok")
+    except OSError as error:
+        say("turn errno %d" % error.errno)
+
+
 def start(argv):
     try:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL)
@@ -33,6 +41,8 @@ def take(words):
         sys.exit(int(words[1]))
     if words[0] == "write":
         write(words[1])
+    if words[0] == "turn":
+        turn(words[1])
     if words[0] == "start":
         start(words[1:])
     if words[0] == "say":

@@ -16,11 +16,11 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::ProgramError;
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader, Pod};
+use guard_common::path::PathKey;
 use guard_common::{
     ABI_VERSION, ADDRESS_KEY, Attempt, Counter, FileKey, FileStamp, GrantSet, Mark, PROBE_FCNTL_CMD, Pending,
     PortRules, Runtime, Session, Share, SocketFile, SocketName, maps,
 };
-use guard_common::path::PathKey;
 use thiserror::Error;
 
 use super::btf::{Btf, BtfError};

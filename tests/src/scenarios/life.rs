@@ -220,6 +220,7 @@ pub fn p2_requests_and_scripts_outlive_the_daemon() -> Result<()> {
     ctl::approve(&ctl::pending(&id)?, &[])?;
     live.session.line("start ok", seconds(20))?;
     ensure(live.tell(&format!("write {script}"), "write ")? == "errno 1", "a script that runs was opened for writing")?;
+    ensure(live.tell(&format!("turn {script}"), "turn ")? == "errno 1", "the name of a script that runs was turned")?;
     writeln!(live.stdin, "start /usr/bin/mkdir {made}")?;
     let request = ctl::pending(&id)?;
     Down::new()?.up()?;
@@ -233,11 +234,14 @@ pub fn p2_requests_and_scripts_outlive_the_daemon() -> Result<()> {
     ensure(body["disposition"] == "denied" && body["reason"].as_str().is_some_and(|r| r.contains("restarted")), body)?;
     ensure(ctl::approve(&request, &[]).is_err(), "a request of a dead daemon was approved")?;
     ensure(!Path::new(&made).exists(), "it ran")?;
-    writeln!(live.stdin, "write {script}")?;
-    let second = until("the answer about the script", seconds(20), || {
-        Ok(live.session.out().lines().filter_map(|l| l.strip_prefix("write ").map(str::to_owned)).nth(1))
-    })?;
-    ensure(second == "errno 1", format!("after the restart a script that runs was opened for writing: {second}"))?;
+    for what in ["write", "turn"] {
+        writeln!(live.stdin, "{what} {script}")?;
+        let second = until("the answer about the script", seconds(20), || {
+            let start = format!("{what} ");
+            Ok(live.session.out().lines().filter_map(|l| l.strip_prefix(&start).map(str::to_owned)).nth(1))
+        })?;
+        ensure(second == "errno 1", format!("after the restart, on a script that runs: {what}: {second}"))?;
+    }
     ended_well(&live.exit(3)?, 3)
 }
 
