@@ -2,6 +2,29 @@
 # Second script of a guest: a small system, then Guard if asked for, then the command of this boot.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=${TERM:-xterm}
 . /mnt/payload/flags
+if [ "$SYSTEMD" = 1 ] && [ $$ = 1 ]; then
+    # systemd first; this script again as its one service.
+    cat > /etc/systemd/system/guest.service << 'END'
+[Unit]
+After=basic.target systemd-user-sessions.service
+[Service]
+Type=simple
+ExecStart=/bin/bash /mnt/payload/init.sh
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/console
+END
+    mkdir -p /etc/systemd/system/multi-user.target.wants
+    ln -sfn ../guest.service /etc/systemd/system/multi-user.target.wants/guest.service
+    ln -sfn /usr/lib/systemd/system/multi-user.target /etc/systemd/system/default.target
+    # No questions, no login on a console that no device manager announces.
+    tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id
+    for unit in systemd-firstboot.service serial-getty@ttyS0.service nftables.service; do
+        ln -sfn /dev/null "/etc/systemd/system/$unit"
+    done
+    exec /usr/lib/systemd/systemd --log-target=console
+fi
+if [ "$SYSTEMD" != 1 ]; then
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
@@ -11,6 +34,7 @@ mount -t securityfs securityfs /sys/kernel/security
 mount -t tracefs tracefs /sys/kernel/tracing
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+fi
 mount -t ext4 /dev/vdc /var/lib/guard
 ln -sfn /proc/self/fd /dev/fd; ln -sfn /proc/self/fd/0 /dev/stdin; ln -sfn /proc/self/fd/1 /dev/stdout; ln -sfn /proc/self/fd/2 /dev/stderr
 ip link set lo up

@@ -16,6 +16,7 @@ mod same_bytes;
 mod script_names;
 mod sockets;
 mod swaps;
+pub mod units;
 mod usage;
 
 /// One scenario.

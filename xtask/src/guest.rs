@@ -13,7 +13,7 @@ use crate::cpio::Archive;
 use crate::{apt, host, kernels};
 
 /// Programs of the guest, as real agent sessions use them.
-const PACKAGES: [&str; 39] = [
+const PACKAGES: [&str; 40] = [
     "base-files",
     "base-passwd",
     "bash",
@@ -49,6 +49,7 @@ const PACKAGES: [&str; 39] = [
     "sed",
     "strace",
     "sudo",
+    "systemd",
     "tar",
     "tmux",
     "tree",

@@ -130,8 +130,9 @@ fn chosen(names: &[String]) -> Result<Vec<kernels::Series>> {
 /// What needs more than one boot, or a kernel without Guard's hooks.
 fn host_driven(series: kernels::Series, filter: &str, cuts: u32, tally: &mut Tally) {
     type Test<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
-    let tests: [Test<'_>; 2] = [
+    let tests: [Test<'_>; 3] = [
         ("p8_refuses_to_start_without_bpf_lsm", &|| guests::without_lsm(series)),
+        ("units_under_systemd", &|| guests::under_systemd(series)),
         ("p1_record_before_run", &|| powercut::run(series, cuts).map(|_| ())),
     ];
     for (name, test) in tests.iter().filter(|(name, _)| name.contains(filter)) {

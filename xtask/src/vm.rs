@@ -35,6 +35,9 @@ pub struct VmArgs {
     /// Starts neither collector nor daemon.
     #[arg(long)]
     no_guard: bool,
+    /// Runs systemd as the first process.
+    #[arg(long)]
+    systemd: bool,
     /// Files or folders to be found under /mnt/copy in the guest.
     #[arg(long)]
     copy: Vec<PathBuf>,
@@ -70,6 +73,8 @@ pub struct Spec<'a> {
     pub deadline: Duration,
     /// Whether the root is an overlay: the image below, memory above.
     pub overlay: bool,
+    /// Whether systemd is the first process.
+    pub systemd: bool,
     /// Connects the console to this terminal and gives a shell there after the command.
     pub shell: bool,
 }
@@ -89,6 +94,7 @@ impl<'a> Spec<'a> {
             keep_payload: false,
             deadline: Duration::from_secs(600),
             overlay: false,
+            systemd: false,
             shell: false,
         }
     }
@@ -126,6 +132,7 @@ pub fn command(args: &VmArgs) -> Result<u8> {
         lsm: args.lsm.as_deref(),
         guard: !args.no_guard,
         overlay: args.overlay,
+        systemd: args.systemd,
         policy: args.policy.as_deref(),
         copy: &args.copy,
         deadline: Duration::from_secs(args.deadline),
@@ -353,7 +360,12 @@ fn payload(spec: &Spec<'_>, dir: &Path) -> Result<()> {
     command.push('\n');
     std::fs::write(tree.join("command.sh"), command)?;
     std::fs::set_permissions(tree.join("command.sh"), PermissionsExt::from_mode(0o755))?;
-    let flags = format!("GUARD={}\nSHELL_AFTER={}\n", u8::from(spec.guard), u8::from(spec.shell));
+    let flags = format!(
+        "GUARD={}\nSHELL_AFTER={}\nSYSTEMD={}\n",
+        u8::from(spec.guard),
+        u8::from(spec.shell),
+        u8::from(spec.systemd)
+    );
     std::fs::write(tree.join("flags"), flags)?;
     guest::make_image(&tree, &dir.join("payload.ext4"))?;
     let _ = std::fs::remove_dir_all(&tree);

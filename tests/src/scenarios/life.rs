@@ -18,7 +18,7 @@ use crate::session::{self, ALICE, Ended, Session, Start};
 use crate::wait::{output, seconds, until, until_true};
 
 /// A session whose entry process starts programs all the time and does what it is told.
-struct Live {
+pub struct Live {
     session: Session,
     stdin: ChildStdin,
     log: String,
@@ -26,7 +26,8 @@ struct Live {
 }
 
 impl Live {
-    fn start(ttl: &str) -> Result<Self> {
+    /// Starts it, and waits until an exec of it has run.
+    pub fn start(ttl: &str) -> Result<Self> {
         let log = format!("/tmp/live-{}.log", std::process::id());
         let _ = std::fs::remove_file(&log);
         let mut session = Session::attack(&Start { ttl, stdin: true, ..ALICE }, "live.py", &[&log])?;
@@ -39,7 +40,7 @@ impl Live {
     }
 
     /// One of its execs, begun after a moment, has run.
-    fn runs_after(&self, moment: f64) -> Result<()> {
+    pub fn runs_after(&self, moment: f64) -> Result<()> {
         until_true("execs of the session run", seconds(30), || {
             Ok(notes(&self.log)?.iter().any(|n| n.0 > moment && n.1 == "true" && n.2 == "ran 0"))
         })
@@ -61,6 +62,11 @@ impl Live {
     fn tell(&mut self, line: &str, answer: &str) -> Result<String> {
         writeln!(self.stdin, "{line}")?;
         self.session.line(answer, seconds(20))
+    }
+
+    /// Waits for its end, whatever ends it.
+    pub fn ended(self) -> Result<Ended> {
+        self.session.wait(seconds(60))
     }
 
     fn exit(mut self, code: i32) -> Result<Ended> {

@@ -119,6 +119,21 @@ pub fn without_lsm(series: kernels::Series) -> Result<()> {
     Ok(())
 }
 
+/// The shipped units under a real systemd, installed as the manual says.
+pub fn under_systemd(series: kernels::Series) -> Result<()> {
+    let deploy = host::root().join("deploy");
+    let copy = [deploy.join("systemd"), deploy.join("agent.toml")];
+    let spec = Spec {
+        guard: false,
+        systemd: true,
+        copy: &copy,
+        deadline: Duration::from_secs(480),
+        ..Spec::new("test-systemd", series, "guard-guest-tests units 2>&1")
+    };
+    let ended = Vm::boot(&spec, Stdio::piped())?.wait()?;
+    if ended.code == 0 { Ok(()) } else { bail!("{}", ended.stdout.trim()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
