@@ -1,7 +1,8 @@
 """flood.py MODE SECONDS WORKERS: workers that do nothing but MODE; prints how often they did, all together.
 
 MODE: names (execs of ever new names that do not exist), allowed, denied, acts (refused tracing). Or: `forks`, as many
-processes as the session may have; `calm N`, some ordinary execs with the time that each took.
+processes as the session may have; `calm N`, some ordinary execs with the time that each took; `slow N`, some execs of
+names that do not exist, one after the other.
 """
 import ctypes
 import errno
@@ -101,11 +102,21 @@ def calm(count):
         say("calm", status, int((time.monotonic() - begun) * 1000))
 
 
+def slow(count):
+    say("flooding")
+    for number in range(count):
+        names(0, number)
+        time.sleep(0.03)
+    say("made", count)
+
+
 def run(args):
     if args[0] == "forks":
         forks()
     elif args[0] == "calm":
         calm(int(args[1]))
+    elif args[0] == "slow":
+        slow(int(args[1]))
     else:
         flood(MODES[args[0]], float(args[1]), int(args[2]))
 

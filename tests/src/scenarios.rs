@@ -102,6 +102,7 @@ scenarios! {
     review_after_hold_max_is_a_one_use_right in review, 150 s;
     runtimes_live_through_a_minute_of_review in review, 300 s;
     flood_of_execs_harms_no_other_session in floods, 240 s;
+    flood_of_events_leaves_room_for_others in floods, 120 s;
     flood_of_acts_is_counted in floods, 120 s;
     flood_of_forks_ends_at_the_limit in floods, 120 s;
     flood_of_records_leaves_room_for_others in floods, 180 s;

@@ -1,6 +1,7 @@
 //! Floods of one session: nothing of another is lost or stands still, everything of the own is counted.
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::guest::{self, ensure};
@@ -102,6 +103,30 @@ pub fn flood_of_execs_harms_no_other_session() -> Result<()> {
     ensure(after <= 150, format!("{after} MiB resident after the floods"))?;
     ensure(after <= before + 16, format!("{before} MiB grew to {after} in a second flood"))?;
     ctl::verify().map(|_| ())
+}
+
+/// While the daemon reads no events, one session fills its share of the ring and no more: what it loses is counted to the
+/// last, and another session loses nothing.
+pub fn flood_of_events_leaves_room_for_others() -> Result<()> {
+    guest::restart_daemon(&format!("{}\n[supervisor]\nheartbeat_seconds = 30", guest::USUAL))?;
+    let slow = Session::attack(&ALICE, "flood.py", &["slow", "150"])?;
+    slow.line("flooding", seconds(30))?;
+    let wild = Session::attack(&ALICE, "flood.py", &["names", "7", "4"])?;
+    wild.line("flooding", seconds(30))?;
+    let daemon = guest::daemon()?;
+    guest::signal(daemon, Signal::STOP)?;
+    std::thread::sleep(seconds(3));
+    guest::signal(daemon, Signal::CONT)?;
+    let (slow, wild) = (slow.wait(seconds(60))?, wild.wait(seconds(60))?);
+    let records = ctl::records(&wild.id)?;
+    let (found, lost) = (accounted(&records), lost(&records, "attempts"));
+    ensure(lost > 0, "the flood did not fill its share: nothing was tried")?;
+    let made = wild.out.lines().find_map(|l| l.strip_prefix("made ")?.trim().parse().ok()).unwrap_or(0);
+    ensure(found == made, format!("{made} execs were made, {found} are accounted for, {lost} of them lost"))?;
+    let records = ctl::records(&slow.id)?;
+    ensure(ctl::of_kind(&records, "gap").is_empty(), "another session lost events")?;
+    let found = accounted(&records);
+    ensure(found == 150, format!("{found} of 150 failing execs of another session are accounted for"))
 }
 
 /// Refused acts: counted to the last.
