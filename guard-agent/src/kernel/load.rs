@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -131,6 +132,7 @@ pub struct Kernel {
     runtime: Mutex<Array<MapData, Plain<Runtime>>>,
     /// Each session's account of the event ring.
     pub shares: Shares,
+    lifted: AtomicBool,
     events: Mutex<Option<RingBuf<MapData>>>,
     log: Mutex<Option<ProgramLog>>,
     key: [u64; 2],
@@ -187,6 +189,7 @@ impl Kernel {
                 typed(take(&mut ebpf, maps::SHARES)?, maps::SHARES)?,
                 typed(take(&mut ebpf, maps::TAKEN)?, maps::TAKEN)?,
             )?,
+            lifted: AtomicBool::new(false),
             events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
             key,
             instructions,
@@ -340,12 +343,14 @@ impl Kernel {
 
     /// Lifts enforcement, or puts it back.
     pub fn lift(&self, lifted: bool) -> Result<(), KernelError> {
-        self.set_runtime(|runtime| runtime.lifted = u32::from(lifted))
+        self.set_runtime(|runtime| runtime.lifted = u32::from(lifted))?;
+        self.lifted.store(lifted, Ordering::SeqCst);
+        Ok(())
     }
 
-    /// Whether enforcement is lifted.
+    /// Whether enforcement is lifted. Only this daemon lifts it.
     pub fn lifted(&self) -> bool {
-        self.runtime.lock().is_ok_and(|r| r.get(&0, 0).is_ok_and(|r| r.0.lifted == 1))
+        self.lifted.load(Ordering::SeqCst)
     }
 
     fn set_runtime(&self, change: impl FnOnce(&mut Runtime)) -> Result<(), KernelError> {
