@@ -5,6 +5,7 @@
 
 pub mod addresses;
 pub mod btf;
+pub mod budget;
 pub mod canary;
 pub mod cgroup;
 pub mod events;

@@ -82,6 +82,15 @@ enum Command {
         #[arg(long, default_value = "")]
         reason: String,
     },
+    /// Lists the loaded kernel programs: instructions that the verifier counted, their limit, run time.
+    Programs {
+        /// Configuration file.
+        #[arg(long, default_value = "/etc/guard/agent.toml")]
+        config: PathBuf,
+        /// Form of the answer.
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        output: String,
+    },
     /// What the start-up canary runs.
     #[command(hide = true)]
     CanaryChild,
@@ -102,6 +111,7 @@ fn main() -> ExitCode {
             println!("{}", report.text);
             if report.good { Code::Ok as i32 } else { Code::Config as i32 }
         }),
+        Command::Programs { config, output } => programs(&config, &output),
         Command::EmergencyStop { config, reason } => emergency::stop(&config, &reason).map(|done| {
             println!("guard-agent: {done}");
             Code::Ok as i32
@@ -114,6 +124,23 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code as u8)
         }
     }
+}
+
+/// Fails with [`Code::Internal`] when a program is above its limit.
+fn programs(path: &std::path::Path, output: &str) -> Result<i32, Failure> {
+    let config = Config::read(path).map_err(failed(Code::Config))?;
+    let loaded = kernel::budget::loaded(&config.kernel.pin_dir).map_err(failed(Code::Unavailable))?;
+    if output == "json" {
+        let programs: Vec<_> = loaded.iter().map(kernel::budget::Loaded::json).collect();
+        println!("{}", serde_json::json!({ "programs": programs }));
+    } else {
+        for program in &loaded {
+            let over = if program.instructions > program.limit { "  OVER" } else { "" };
+            println!("{:<28} {:>7} of {:>7} instructions{over}", program.name, program.instructions, program.limit);
+        }
+    }
+    let good = !loaded.is_empty() && loaded.iter().all(|p| p.instructions <= p.limit);
+    Ok(if good { Code::Ok as i32 } else { Code::Internal as i32 })
 }
 
 fn run(path: &std::path::Path) -> Result<i32, Failure> {

@@ -84,6 +84,7 @@ scenarios! {
     flood_of_forks_ends_at_the_limit in floods, 120 s;
     flood_of_records_leaves_room_for_others in floods, 180 s;
     p1_no_room_no_exec in log, 240 s;
+    verifier_budget in neighbours, 30 s;
 }
 
 #[cfg(test)]

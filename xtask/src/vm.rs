@@ -70,6 +70,10 @@ pub struct Spec<'a> {
     pub deadline: Duration,
     /// Whether the root is an overlay: the image below, memory above.
     pub overlay: bool,
+    /// Take the release builds.
+    pub release: bool,
+    /// Packages beyond those of every guest; the image is one of its own.
+    pub packages: &'a [&'a str],
     /// Connects the console to this terminal and gives a shell there after the command.
     pub shell: bool,
 }
@@ -89,6 +93,8 @@ impl<'a> Spec<'a> {
             keep_payload: false,
             deadline: Duration::from_secs(600),
             overlay: false,
+            release: false,
+            packages: &[],
             shell: false,
         }
     }
@@ -165,7 +171,7 @@ impl Vm {
     pub fn boot(spec: &Spec<'_>, stdout: Stdio) -> Result<Self> {
         qemu()?;
         let kernel = kernels::get(spec.series)?;
-        let root = guest::root_image()?;
+        let root = guest::root_image(spec.packages)?;
         let dir = dir_of(spec.name);
         std::fs::create_dir_all(&dir)?;
         let initramfs = dir.join("initramfs");
@@ -328,7 +334,7 @@ fn payload(spec: &Spec<'_>, dir: &Path) -> Result<()> {
         std::fs::copy(policy, tree.join("etc/policy.yaml")).with_context(|| policy.display().to_string())?;
     }
     for name in build::BINARIES.into_iter().chain(["guard-guest-tests"]) {
-        let built = host::target().join("debug").join(name);
+        let built = host::target().join(if spec.release { "release" } else { "debug" }).join(name);
         if built.exists() {
             host::run_quiet(host::cmd("strip", ["-g", "-o"]).arg(tree.join("bin").join(name)).arg(&built))?;
         } else if spec.guard {

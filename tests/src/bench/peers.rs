@@ -51,6 +51,11 @@ fn sudo(setting: &str, execs: usize) -> Result<Vec<f64>> {
     std::fs::create_dir_all("/etc/sudoers.d")?;
     std::fs::write(place, format!("Defaults {setting}\nDefaults logfile=/var/log/sudo-bench.log\nDefaults !syslog\n"))?;
     std::fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(0o440))?;
+    // The guest's packages were unpacked, not installed: nobody has put PAM's common parts together.
+    std::fs::write(
+        "/etc/pam.d/sudo",
+        "auth required pam_permit.so\naccount required pam_permit.so\nsession required pam_permit.so\n",
+    )?;
     let mut command = Command::new("sudo");
     command.args(["-n", "-u", "alice", "/usr/local/bin/guard-guest-tests", "bench-loop", NOOP]);
     let measured = Looping::start(command).and_then(|looping| looping.round(execs));
@@ -81,7 +86,20 @@ fn auditctl(args: &[&str]) -> Result<()> {
 }
 
 fn fapolicyd(execs: usize) -> Result<Vec<f64>> {
-    let daemon = Daemon::start(Command::new("/usr/sbin/fapolicyd").args(["--debug", "--permissive", "--no-details"]))?;
+    for dir in ["/etc/fapolicyd", "/var/lib/fapolicyd", "/var/log", "/run/fapolicyd"] {
+        std::fs::create_dir_all(dir)?;
+    }
+    // Its defaults, but for a user and a package database that the guest does not have, and one rule.
+    let settings = "permissive = 0\nnice_val = 14\nq_size = 800\nuid = root\ngid = root\ndo_stat_report = 1\n\
+                    detailed_report = 0\ndb_max_size = 50\nsubj_cache_size = 1549\nobj_cache_size = 8191\n\
+                    watch_fs = ext2,ext3,ext4,tmpfs,xfs,vfat,iso9660,btrfs\ntrust = file\nintegrity = none\n\
+                    syslog_format = rule,dec,perm,auid,pid,exe,:,path,ftype\nrpm_sha256_only = 0\nallow_filesystem_mark = 0\n";
+    std::fs::write("/etc/fapolicyd/fapolicyd.conf", settings)?;
+    for rules in ["/etc/fapolicyd/fapolicyd.rules", "/etc/fapolicyd/compiled.rules"] {
+        std::fs::write(rules, "allow perm=any all : all\n")?;
+    }
+    std::fs::write("/etc/fapolicyd/fapolicyd.trust", "")?;
+    let daemon = Daemon::start(Command::new("/usr/sbin/fapolicyd").args(["--debug-deny", "--no-details"]))?;
     until_true("fapolicyd listens", seconds(60), || {
         let fds = std::fs::read_dir(format!("/proc/{}/fd", daemon.0.id()))?;
         Ok(fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|l| l.ends_with("anon_inode:[fanotify]"))))

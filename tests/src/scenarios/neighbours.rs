@@ -28,3 +28,12 @@ pub fn p6_neighbours() -> Result<()> {
     drop(session);
     guest::enforcing()
 }
+
+/// Prints what the verifier counted for each program; none may be above its limit.
+pub fn verifier_budget() -> Result<()> {
+    let said = std::process::Command::new("guard-agent").arg("programs").output()?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    print!("{text}");
+    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+    ensure(said.status.success() && text.contains("guard_verify"), format!("{text}{errors}"))
+}
