@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use crate::vm::{self, Spec, Vm};
+use crate::vm::{Spec, Vm};
 use crate::{build, guest, host, kernels};
 
 /// `cargo xtask bench`.
