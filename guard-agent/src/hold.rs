@@ -141,6 +141,7 @@ fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -
         rights: &session.rights,
         entry_pid: session.entry_pid,
         makes_mounts: session.makes_mounts,
+        processes: &session.processes,
         memory_read: &memory_read,
     };
     let facts = facts::gather(node, &place, attempt, held.file.as_fd(), &mut frozen);

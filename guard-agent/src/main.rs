@@ -30,6 +30,7 @@ mod network;
 mod node;
 mod outcome;
 mod preflight;
+mod processes;
 mod profile;
 mod reach;
 mod record;

@@ -15,7 +15,7 @@ use guard_proto::v1::{Gap, PolicyLoaded};
 
 use crate::approvals::Approvals;
 use crate::config::{Config, Mode};
-use crate::files::{Digests, Freezes};
+use crate::files::{Contents, Freezes};
 use crate::kernel::canary::Measured;
 use crate::kernel::load::Kernel;
 use crate::launcher::Launcher;
@@ -53,8 +53,8 @@ pub struct Node {
     pub approvals: Approvals,
     /// Connection to the collector.
     pub link: Link,
-    /// Digests of files.
-    pub digests: Digests,
+    /// Contents of files.
+    pub contents: Contents,
     /// Files that must not be written now.
     pub freezes: Freezes,
     /// What was lost and has its record.
@@ -109,7 +109,7 @@ impl Node {
             release: parts.boot.1,
             approvals: Approvals::default(),
             link: Link::default(),
-            digests: Digests::default(),
+            contents: Contents::default(),
             freezes: Freezes::default(),
             reach: parts.reach,
             sessions: Mutex::default(),

@@ -23,6 +23,7 @@ use crate::kernel::{proc, time};
 use crate::launcher::{Exit, StartSpec, Waiting};
 use crate::mounts::Requests;
 use crate::node::Node;
+use crate::processes::Processes;
 use crate::profile::Namespaces;
 use crate::voice::Voice;
 use crate::{hold, leftover, mounts, outcome};
@@ -120,6 +121,8 @@ pub struct Session {
     pub started_boot_ns: u64,
     /// Held execs come from here.
     pub group: Group,
+    /// Its processes, as far as they are known.
+    pub processes: Processes,
     /// Tasks whose mount namespace is to be looked at.
     pub mounts: Requests,
     /// Namespaces made inside are adopted.
@@ -243,6 +246,7 @@ pub fn start<'a>(
         expires_unix_ns: time::wall_unix_ns().saturating_add(i64::try_from(ttl_ns).unwrap_or(i64::MAX)),
         started_boot_ns: now,
         group,
+        processes: Processes::default(),
         mounts: Requests::new().map_err(|e| format!("making an event descriptor: {e}"))?,
         adopts: profile.namespaces == Namespaces::Adopt,
         makes_mounts: profile.namespaces == Namespaces::Adopt || profile.capabilities.has("sys_admin"),

@@ -25,6 +25,10 @@ offsets! {
     OFF_BPRM_ARGC => "linux_binprm.argc";
     OFF_BPRM_ENVC => "linux_binprm.envc";
     OFF_BPRM_FILENAME => "linux_binprm.filename";
+    OFF_TASK_CRED => "task_struct.cred";
+    OFF_TASK_REAL_PARENT => "task_struct.real_parent";
+    OFF_CRED_EUID => "cred.euid";
+    OFF_CRED_EGID => "cred.egid";
     OFF_REGS_DI => "pt_regs.di";
     OFF_REGS_SI => "pt_regs.si";
     OFF_REGS_DX => "pt_regs.dx";

@@ -282,9 +282,9 @@ impl Kernel {
         let _ = remove(&self.grants, maps::GRANTS, &tid);
     }
 
-    /// Keeps governed tasks from opening a file for writing until then.
-    pub fn freeze(&self, key: FileKey, until_boot_ns: u64) -> Result<(), KernelError> {
-        insert(&self.frozen, maps::FROZEN, Plain(key), until_boot_ns)
+    /// Keeps governed tasks from opening a file for writing until then. Gives its state after that.
+    pub fn freeze(&self, file: BorrowedFd<'_>, until_boot_ns: u64) -> Result<FileStamp, KernelError> {
+        self.ask(file, until_boot_ns)
     }
 
     /// Ends a freeze.
@@ -319,9 +319,13 @@ impl Kernel {
 
     /// Identity and state of an open file, as the kernel programs will see it.
     pub fn probe_file(&self, file: BorrowedFd<'_>) -> Result<FileStamp, KernelError> {
+        self.ask(file, 0)
+    }
+
+    fn ask(&self, file: BorrowedFd<'_>, frozen_until: u64) -> Result<FileStamp, KernelError> {
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         // SAFETY: fcntl with an unknown command and no pointer: the hook runs, then the kernel answers EINVAL.
-        unsafe { libc::fcntl(file.as_raw_fd(), PROBE_FCNTL_CMD.cast_signed(), 0) };
+        unsafe { libc::fcntl(file.as_raw_fd(), PROBE_FCNTL_CMD.cast_signed(), frozen_until) };
         let stamp = get(&self.probes, &tid).map(|s| s.0);
         let _ = remove(&self.probes, maps::PROBES, &tid);
         stamp.ok_or(KernelError::Io {
