@@ -123,7 +123,7 @@ impl Freezes {
     /// while: nobody may thaw it in between.
     pub fn freeze(&self, kernel: &Kernel, file: BorrowedFd<'_>) -> io::Result<FileStamp> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = kernel.freeze(file, time::boot_ns() + FREEZE_NS).map_err(io::Error::other)?;
+        let stamp = kernel.freeze_open(file, time::boot_ns() + FREEZE_NS).map_err(io::Error::other)?;
         *counts.entry(stamp.key).or_default() += 1;
         Ok(stamp)
     }

@@ -282,8 +282,13 @@ impl Kernel {
         let _ = remove(&self.grants, maps::GRANTS, &tid);
     }
 
-    /// Keeps governed tasks from opening a file for writing until then. Gives its state after that.
-    pub fn freeze(&self, file: BorrowedFd<'_>, until_boot_ns: u64) -> Result<FileStamp, KernelError> {
+    /// Keeps governed tasks from opening a file for writing until then.
+    pub fn freeze(&self, key: FileKey, until_boot_ns: u64) -> Result<(), KernelError> {
+        insert(&self.frozen, maps::FROZEN, Plain(key), until_boot_ns)
+    }
+
+    /// As [`Self::freeze`], for an open file. Gives its identity and state after that.
+    pub fn freeze_open(&self, file: BorrowedFd<'_>, until_boot_ns: u64) -> Result<FileStamp, KernelError> {
         self.ask(file, until_boot_ns)
     }
 
