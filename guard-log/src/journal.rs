@@ -229,6 +229,15 @@ impl Slot {
     }
 }
 
+/// How a record is queued.
+#[derive(Clone, Copy)]
+struct How {
+    /// Something waits for it.
+    urgent: bool,
+    /// It may use the reserve, and no share bounds it.
+    reserve: bool,
+}
+
 struct Queued {
     record: Record,
     slot: Arc<Slot>,
@@ -391,14 +400,14 @@ impl Journal {
     /// Queues a record. The order of calls is the order of sequence numbers. A session that has its share is refused
     /// while others go on.
     pub fn append(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        let ticket = self.queue(entry, self.unreserved(), Arc::default(), (true, true))?;
+        let ticket = self.queue(entry, Arc::default(), How { urgent: true, reserve: false })?;
         self.0.work.notify_one();
         Ok(ticket)
     }
 
     /// As [`Self::append`], but may use the reserve: for records that say why others are refused.
     pub fn append_reserved(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        let ticket = self.queue(entry, self.0.options.max_bytes, Arc::default(), (true, false))?;
+        let ticket = self.queue(entry, Arc::default(), How { urgent: true, reserve: true })?;
         self.0.work.notify_one();
         Ok(ticket)
     }
@@ -406,7 +415,7 @@ impl Journal {
     /// As [`Self::append`], for a record that nothing waits for: it is written with the next one that something does
     /// wait for, or a moment later.
     pub fn append_later(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        let ticket = self.queue(entry, self.unreserved(), Arc::default(), (false, true))?;
+        let ticket = self.queue(entry, Arc::default(), How { urgent: false, reserve: false })?;
         self.0.work.notify_one();
         Ok(ticket)
     }
@@ -416,23 +425,15 @@ impl Journal {
     pub fn append_then(&self, entry: Entry, call: impl FnOnce(Result<Appended, JournalError>) + Send + 'static) {
         let slot = Slot { state: Mutex::new(SlotState::Callback(Box::new(call))), done: Condvar::new() };
         let slot = Arc::new(slot);
-        match self.queue(entry, self.unreserved(), Arc::clone(&slot), (true, true)) {
+        match self.queue(entry, Arc::clone(&slot), How { urgent: true, reserve: false }) {
             Ok(_) => self.0.lead(ROUNDS),
             Err(error) => slot.complete(Err(error)),
         }
     }
 
-    fn unreserved(&self) -> u64 {
-        self.0.options.max_bytes.saturating_sub(self.0.options.reserve_bytes)
-    }
-
-    fn queue(
-        &self,
-        entry: Entry,
-        max: u64,
-        slot: Arc<Slot>,
-        (urgent, shared): (bool, bool),
-    ) -> Result<Ticket, JournalError> {
+    fn queue(&self, entry: Entry, slot: Arc<Slot>, how: How) -> Result<Ticket, JournalError> {
+        let options = &self.0.options;
+        let max = if how.reserve { options.max_bytes } else { options.max_bytes.saturating_sub(options.reserve_bytes) };
         let mut inner = lock(&self.0.inner);
         if let Some(why) = &inner.failed {
             return Err(JournalError::Closed(why.clone()));
@@ -442,8 +443,8 @@ impl Journal {
         if bytes + size > max {
             return Err(JournalError::Full { bytes, max });
         }
-        let (own, share) = (inner.shares.of(entry.session), (max - bytes) / 100 * self.0.options.session_percent);
-        if shared && own + size > share && entry.session != SessionId::NONE {
+        let (own, share) = (inner.shares.of(entry.session), (max - bytes) / 100 * options.session_percent);
+        if !how.reserve && own + size > share && entry.session != SessionId::NONE {
             return Err(JournalError::Share { bytes: own, max: share });
         }
         let header = Header {
@@ -464,7 +465,7 @@ impl Journal {
         inner.shares.charge(entry.session, header.seq, size);
         inner.queue.push(Queued { record, slot: Arc::clone(&slot) });
         inner.queued_since.get_or_insert_with(Instant::now);
-        inner.urgent |= urgent;
+        inner.urgent |= how.urgent;
         Ok(Ticket { seq: header.seq, slot })
     }
 
