@@ -35,8 +35,8 @@ const FRAME_RECORDS: usize = 512;
 const LATER: Duration = Duration::from_millis(25);
 /// Batches that a thread writes for others, before the journal's own thread goes on.
 const ROUNDS: usize = 2;
-/// Zeros written at once, each piece with a sync of its own: nothing else waits long for the disk meanwhile.
-const ZEROS: usize = 128 << 10;
+/// Zeros written at once.
+const ZEROS: usize = 256 << 10;
 /// Name of the segment that is being prepared.
 const SPARE: &str = "spare";
 
@@ -680,7 +680,7 @@ impl Writer {
         let path = segment_path(&options.dir, first);
         let file = open_segment(&path)?;
         // A disk that has no room for the zeros may have some for records: then syncs have more to do.
-        if let Err(error) = zero(&file, at, options.segment_bytes) {
+        if let Err(error) = zero(&file, at, options.segment_bytes, Pace::Fast) {
             file.set_len(at).map_err(io_error("cutting", &path))?;
             if error.raw_os_error() != Some(rustix::io::Errno::NOSPC.raw_os_error()) {
                 return Err(io_error("filling", &path)(error));
@@ -736,7 +736,7 @@ impl Writer {
         }
         let ready = Arc::clone(&self.spare);
         let making = move || {
-            let made = File::create(&path).and_then(|file| zero(&file, 0, bytes));
+            let made = File::create(&path).and_then(|file| zero(&file, 0, bytes, Pace::Gentle));
             match made {
                 Ok(()) => ready.store(true, Ordering::SeqCst),
                 Err(_) => drop(std::fs::remove_file(&path)),
@@ -753,14 +753,25 @@ impl Writer {
     }
 }
 
+/// How zeros are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// With one sync at the end: nothing else wants the disk yet.
+    Fast,
+    /// With a sync after each piece, so that records that are written meanwhile do not wait for all of it.
+    Gentle,
+}
+
 /// Writes zeros up to a length, durably.
-fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
+fn zero(file: &File, from: u64, to: u64, pace: Pace) -> io::Result<()> {
     let zeros = vec![0_u8; ZEROS];
     let mut at = from;
     while at < to {
         let length = usize::try_from(to - at).unwrap_or(ZEROS).min(ZEROS);
         file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
-        file.sync_data()?;
+        if pace == Pace::Gentle {
+            file.sync_data()?;
+        }
         at += length as u64;
     }
     file.sync_all()

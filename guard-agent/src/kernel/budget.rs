@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// Limit of a program that has no line below.
 const LIMIT: u32 = 20_000;
 /// Programs that loop over files, arguments or folders.
-const LIMITS: &[(&str, u32)] = &[("guard_verify", 80_000), ("guard_verify_at_once", 80_000)];
+const LIMITS: &[(&str, u32)] = &[("guard_verify", 80_000), ("guard_verify_at_once", 80_000), ("guard_inode", 60_000)];
 
 /// One loaded program.
 pub struct Loaded {
