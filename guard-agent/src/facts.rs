@@ -220,6 +220,8 @@ fn keep_names(
             node.freezes.keep(&node.kernel, kept).map_err(wrong("keeping the script's name"))?;
             frozen.push(kept);
         }
+        // A turn that was let through just before is under way until its folder is free.
+        files::wait_for_changes(tid, &way).map_err(wrong("waiting for changes of the script's name"))?;
         still_leads_to(node, tid, cwd, name, &way, &file.stamp)?;
     }
     Ok(())
@@ -241,8 +243,7 @@ fn still_leads_to(
     }
     let end = again.end().unwrap_or(std::path::Path::new("/"));
     let file = files::open_as(tid, end.as_os_str().as_bytes()).map_err(wrong("opening the script by its name"))?;
-    let found = node.kernel.probe_file(file.as_fd()).map_err(|e| io::Error::other(e.to_string()));
-    let found = found.map_err(wrong("identifying the file"))?;
+    let found = probe(node, file.as_fd())?;
     if (found.key, found.inode_addr) != (stamp.key, stamp.inode_addr) {
         return Err(turned("its name leads to another file than the one that was judged"));
     }
@@ -273,6 +274,14 @@ fn judge_file(
     };
     let foreign = files::is_foreign(file).map_err(wrong("asking for the file system"))?;
     Ok((JudgedFile { path, stamp, sha256, role: Role::Program, writable, foreign, loader }, shebang))
+}
+
+/// Identity as the kernel programs see it; in observe mode, where they may not run, what `fstat` says.
+fn probe(node: &Node, file: BorrowedFd<'_>) -> Result<FileStamp, Misunderstood> {
+    match node.kernel.probe_file(file) {
+        Err(_) if node.observes() => files::stat_stamp(file).map_err(wrong("identifying the file")),
+        probed => probed.map_err(|e| io::Error::other(e.to_string())).map_err(wrong("identifying the file")),
+    }
 }
 
 /// Freezes the file, and gives its identity as the kernel programs see it from then on; in observe mode, where they may

@@ -2,7 +2,7 @@
 //!
 //! It must not judge. Fails: a file that cannot be identified or read whole is an error; the exec is then denied.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -262,6 +262,22 @@ pub fn open_as(pid: u32, path: &[u8]) -> io::Result<OwnedFd> {
 pub fn is_hosts(kernel: &Kernel, path: &[u8], stamp: &FileStamp) -> bool {
     let Ok(file) = open_as(std::process::id(), path) else { return false };
     kernel.probe_file(file.as_fd()).is_ok_and(|host| host.key == stamp.key && host.inode_addr == stamp.inode_addr)
+}
+
+/// Waits until what is being done to the entries of the folders on a way is done: the kernel asks its security modules, and
+/// makes, renames or removes the entry, under one lock of the folder, which reading the folder takes too (`iterate_dir`
+/// and `do_renameat2`, 6.1 to 7.2).
+pub fn wait_for_changes(pid: u32, way: &Way) -> io::Result<()> {
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let folders: BTreeSet<&Path> = way.names.iter().filter_map(|(path, _)| path.parent()).collect();
+    let mut entries = [std::mem::MaybeUninit::<u8>::uninit(); 1 << 10];
+    for folder in folders {
+        let inside = root.join(folder.strip_prefix("/").unwrap_or(folder));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(inside, flags, Mode::empty())?;
+        rustix::fs::RawDir::new(&folder, &mut entries).next().transpose()?;
+    }
+    Ok(())
 }
 
 /// Whose rights a session has.

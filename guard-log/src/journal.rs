@@ -41,6 +41,8 @@ const ROUNDS: usize = 2;
 const ZEROS: usize = 256 << 10;
 /// Zeros written when the journal is opened, which is waited for: by the time they are used up, the next segment is ready.
 const FIRST_ZEROS: u64 = 512 << 10;
+/// A segment is prepared only where so many times its size are free.
+const SPARE_ROOM: u64 = 4;
 /// Name of the segment that is being prepared.
 const SPARE: &str = "spare";
 
@@ -748,7 +750,8 @@ impl Writer {
     /// Makes the next segment, on a thread of its own: nobody shall wait for it. Without one, syncs have more to do.
     fn prepare(&self, bytes: u64) {
         let path = self.dir.join(SPARE);
-        if self.spare.load(Ordering::SeqCst) || path.exists() {
+        // Zeros must not take the last room from records: a write that finds none closes the journal.
+        if self.spare.load(Ordering::SeqCst) || path.exists() || room(&self.dir) < bytes.saturating_mul(SPARE_ROOM) {
             return;
         }
         // A file that is there is another thread's, which may write to it for as long as it likes.
@@ -766,6 +769,11 @@ impl Writer {
         let _ = self.file.set_len(self.at);
         let _ = std::fs::remove_file(self.dir.join(SPARE));
     }
+}
+
+/// Bytes that are free on the disk; none if that cannot be told.
+fn room(dir: &Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// How zeros are written.

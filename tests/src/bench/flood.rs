@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::NOOP;
@@ -46,6 +46,9 @@ pub fn measured() -> Result<Value> {
             numbers?.try_into().ok()
         })
         .collect();
+    if said.len() != WORKERS {
+        bail!("{} of {WORKERS} workers said what they did: {}", said.len(), ended.out);
+    }
     let (calls, ran) = said.iter().fold((0, 0), |(calls, ran), worker| (calls + worker[0], ran + worker[1]));
     let records = ctl::records(&ended.id)?;
     let judged = ctl::execs_of(&records, NOOP).len() as u64;

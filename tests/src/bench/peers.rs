@@ -12,11 +12,14 @@ use crate::wait::{seconds, until_true};
 /// Who could take part.
 pub const NAMES: [&str; 5] = ["fapolicyd", "auditd", "sudo_intercept", "sudo_log_subcmds", "strace"];
 
+/// Starts a peer, measures so many execs, stops it.
+type Round = fn(usize) -> Result<Vec<f64>>;
+
 /// One peer that is installed here.
 pub struct Peer {
     /// Its name.
     pub name: &'static str,
-    run: fn(usize) -> Result<Vec<f64>>,
+    run: Round,
 }
 
 impl Peer {
@@ -28,7 +31,7 @@ impl Peer {
 
 /// Those that are there.
 pub fn all() -> Result<Vec<Peer>> {
-    let known: [(&'static str, &str, fn(usize) -> Result<Vec<f64>>); 5] = [
+    let known: [(&'static str, &str, Round); 5] = [
         ("fapolicyd", "/usr/sbin/fapolicyd", fapolicyd),
         ("auditd", "/usr/sbin/auditd", auditd),
         ("sudo_intercept", "/usr/bin/sudo", |execs| sudo("intercept", execs)),
