@@ -4,6 +4,7 @@
 //! Each round measures every contestant once; ratios are of one round. Prints one JSON object to standard output, progress
 //! to standard error. Fails: when a contestant cannot be measured; a peer that is not installed is said to be so.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -37,6 +38,7 @@ pub fn run(rounds: Option<&str>) -> Result<bool> {
     guest::recover()?;
     let programs = programs::measured()?;
     let flood = flood::measured()?;
+    eprintln!("flood: {flood}");
     let mut times = Times::default();
     let mut work = neighbours::Work::prepare()?;
     for round in 0..rounds {
@@ -77,7 +79,16 @@ fn unloaded(times: &mut Times, work: &mut neighbours::Work) -> Result<()> {
     times.add("bare", Looping::start(timed::bare())?.round(EXECS)?);
     work.without()?;
     for peer in peers::all()? {
-        times.add(peer.name, peer.round(EXECS)?);
+        if times.out.contains_key(peer.name) {
+            continue;
+        }
+        match peer.round(EXECS) {
+            Ok(measured) => times.add(peer.name, measured),
+            Err(error) => {
+                eprintln!("{} does not go on: {error:#}", peer.name);
+                times.out.insert(peer.name, format!("not measured: {error:#}"));
+            }
+        }
     }
     Ok(())
 }
@@ -121,6 +132,8 @@ fn parts(session: &str) -> Result<Value> {
 #[derive(Default)]
 struct Times {
     all: Vec<(String, Vec<Vec<f64>>)>,
+    /// Peers that could not be measured, and why.
+    out: BTreeMap<&'static str, String>,
     /// The last session whose execs were allowed.
     allowed_session: String,
 }
@@ -165,7 +178,8 @@ impl Times {
             }
         }
         for name in peers::NAMES.iter().filter(|name| self.of(name).is_empty()) {
-            peers[name] = json!("not measured: not in this guest");
+            let why = self.out.get(name).map_or("not measured: not in this guest", String::as_str);
+            peers[name] = json!(why);
         }
         json!({
             "ungoverned_ratio": contestants["ungoverned"]["p50_ratio"]["mean"],
