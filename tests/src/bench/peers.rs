@@ -68,7 +68,7 @@ fn sudo(setting: &str, execs: usize) -> Result<Vec<f64>> {
 
 fn auditd(execs: usize) -> Result<Vec<f64>> {
     std::fs::create_dir_all("/var/log/audit")?;
-    let daemon = Daemon::start(Command::new("/usr/sbin/auditd").args(["-n", "-s", "enable"]))?;
+    let daemon = Daemon::start(Command::new("/usr/sbin/auditd").args(["-f", "-s", "enable"]))?;
     let mut last = String::new();
     until_true("auditd listens", seconds(20), || {
         let said = Command::new("auditctl").arg("-s").output()?;
