@@ -238,7 +238,7 @@ pub fn find_images(node: &Node, session: &Session) {
         let entered = entered_boot_ns(mark.exec);
         let frozen = session.notes.kept(mark.exec);
         for what in &frozen {
-            if let Err(error) = node.freezes.freeze(&node.kernel, *what) {
+            if let Err(error) = node.freezes.keep(&node.kernel, *what) {
                 tracing::error!(session = %session.id, %error, "a running script cannot be kept from being written");
             }
         }

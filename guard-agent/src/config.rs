@@ -197,7 +197,8 @@ pub struct SessionConfig {
     pub no_new_privs: bool,
     /// Sessions open at the same time.
     pub max_sessions: usize,
-    /// Execs of one session that wait at the same time; more are denied.
+    /// Execs of one session that wait for a person at the same time; more are denied. Others wait in the kernel, for their
+    /// turn.
     pub max_held: usize,
     /// Profile by name of the agent; others have the profile `default`.
     pub profiles: std::collections::BTreeMap<String, String>,

@@ -12,12 +12,12 @@ use guard_policy::{FileRef, Role, Stdin};
 use guard_proto::v1::{ExecFacts, FileFact, ProcessRef};
 use sha2::{Digest, Sha256};
 
-use crate::elf;
-use crate::files::{self, Kept, Rights, Way};
+use crate::files::{self, Content, Kept, Rights, Way};
 use crate::kernel::hash::{self, ImageArgs};
 use crate::kernel::memory::{Memory, PATH_MAX};
 use crate::kernel::{proc, time};
 use crate::node::Node;
+use crate::processes::Processes;
 use crate::protect::Mounts;
 use crate::record;
 use crate::script::{self, Shebang};
@@ -79,8 +79,8 @@ pub struct Facts {
     pub path_arg: Vec<u8>,
     /// The task.
     pub task: proc::Process,
-    /// Parents, nearest first.
-    pub ancestry: Vec<proc::Process>,
+    /// Parents, nearest first, each with the exec whose image it runs.
+    pub ancestry: Vec<(proc::Process, u64)>,
     /// Boot-time ns at which the daemon read the event.
     pub read_boot_ns: u64,
     /// Boot-time ns at which memory was read.
@@ -95,6 +95,8 @@ pub struct Place<'a> {
     pub rights: &'a Rights,
     /// The session's entry process.
     pub entry_pid: u32,
+    /// Processes of the session that are known.
+    pub processes: &'a Processes,
     /// The session could mount any file anywhere: a name counts only where the host means the same file by it.
     pub makes_mounts: bool,
     /// Called when the task's memory has been read: the watchdog has nothing to wait for any more.
@@ -122,12 +124,12 @@ pub fn gather(
     keep_names(node, place, attempt.tid, (&cwd, &script_path), &chain, &mut judged, frozen)?;
     let image_argv = script::rewrite(&argv, &script_path, &chain);
     let image = hash::image_args(node.kernel.hash_key(), &image_argv, &env);
-    let task = proc::process(attempt.tid).map_err(wrong("reading the task's status"))?;
+    let task = place.processes.caller(attempt);
     Ok(Facts {
         attempt: *attempt,
         cwd,
         stdin: files::stdin_of(attempt.tid),
-        ancestry: ancestry(&task, place.entry_pid),
+        ancestry: place.processes.ancestry(|pid| node.kernel.mark_of(pid), &task, place.entry_pid),
         argv,
         env,
         files: judged,
@@ -138,10 +140,6 @@ pub fn gather(
         memory_boot_ns,
         digest_boot_ns: time::boot_ns(),
     })
-}
-
-fn ancestry(task: &proc::Process, entry: u32) -> Vec<proc::Process> {
-    if task.tgid == entry { Vec::new() } else { proc::ancestry(task.parent, entry) }
 }
 
 /// The chain of files that the kernel will check: scripts, then the interpreter that is none.
@@ -157,11 +155,9 @@ fn follow(
     let mut opened: Option<OwnedFd> = None;
     loop {
         let file = opened.as_ref().map_or(first, |f| f.as_fd());
-        let next = judge_file(node, place, attempt.tid, file, frozen)?;
-        let head = files::head(file, script::HEAD).map_err(wrong("reading the program"))?;
-        let loader = elf::is_loader(file, &head).map_err(wrong("reading the program"))?;
-        judged.push(JudgedFile { loader, ..next });
-        let Some(line) = script::parse(&head) else { break };
+        let (next, line) = judge_file(node, place, attempt.tid, file, frozen)?;
+        judged.push(next);
+        let Some(line) = line else { break };
         if chain.len() >= script::DEPTH || judged.len() >= GRANT_FILES {
             let cause = io::Error::from_raw_os_error(libc::ELOOP);
             return Err(Misunderstood { what: "following script interpreters", cause });
@@ -221,9 +217,11 @@ fn keep_names(
             // Every mount of the namespace is in the table: only the root of a file system has no name to turn.
             let Some(key) = mounts.place(path) else { continue };
             let kept = Kept::Name(key);
-            node.freezes.freeze(&node.kernel, kept).map_err(wrong("keeping the script's name"))?;
+            node.freezes.keep(&node.kernel, kept).map_err(wrong("keeping the script's name"))?;
             frozen.push(kept);
         }
+        // A turn that was let through just before is under way until its folder is free.
+        files::wait_for_changes(tid, &way).map_err(wrong("waiting for changes of the script's name"))?;
         still_leads_to(node, tid, cwd, name, &way, &file.stamp)?;
     }
     Ok(())
@@ -258,20 +256,15 @@ fn judge_file(
     tid: u32,
     file: BorrowedFd<'_>,
     frozen: &mut Vec<Kept>,
-) -> Result<JudgedFile, Misunderstood> {
-    // Twice: what is frozen must be what is read, and nothing may have been written in between.
-    let before = probe(node, file)?;
-    let kept = Kept::File(before.key);
-    node.freezes.freeze(&node.kernel, kept).map_err(wrong("freezing the file"))?;
-    frozen.push(kept);
+) -> Result<(JudgedFile, Option<Shebang>), Misunderstood> {
     // Having been asked for its change time, a kernel since 6.13 gives the next change a time of its own.
     rustix::fs::fstat(file).map_err(wrong("asking for the file's times"))?;
-    let stamp = probe(node, file)?;
+    let stamp = freeze(node, file, frozen)?;
     if stamp.writers > 0 {
         let cause = io::Error::new(io::ErrorKind::ExecutableFileBusy, "somebody has it open for writing");
         return Err(Misunderstood { what: "file_has_writer", cause });
     }
-    let sha256 = node.digests.of(file, &stamp).map_err(wrong("reading the program"))?;
+    let Content { sha256, shebang, loader } = node.contents.of(file, &stamp).map_err(wrong("reading the program"))?;
     let path = files::path_of(file);
     let writable = match place.makes_mounts {
         false => place.rights.can_replace(tid, file, &path),
@@ -280,7 +273,7 @@ fn judge_file(
         }
     };
     let foreign = files::is_foreign(file).map_err(wrong("asking for the file system"))?;
-    Ok(JudgedFile { path, stamp, sha256, role: Role::Program, writable, foreign, loader: false })
+    Ok((JudgedFile { path, stamp, sha256, role: Role::Program, writable, foreign, loader }, shebang))
 }
 
 /// Identity as the kernel programs see it; in observe mode, where they may not run, what `fstat` says.
@@ -288,6 +281,19 @@ fn probe(node: &Node, file: BorrowedFd<'_>) -> Result<FileStamp, Misunderstood> 
     match node.kernel.probe_file(file) {
         Err(_) if node.observes() => files::stat_stamp(file).map_err(wrong("identifying the file")),
         probed => probed.map_err(|e| io::Error::other(e.to_string())).map_err(wrong("identifying the file")),
+    }
+}
+
+/// Freezes the file, and gives its identity as the kernel programs see it from then on; in observe mode, where they may
+/// not run, what `fstat` says.
+fn freeze(node: &Node, file: BorrowedFd<'_>, frozen: &mut Vec<Kept>) -> Result<FileStamp, Misunderstood> {
+    match node.freezes.freeze(&node.kernel, file) {
+        Ok(stamp) => {
+            frozen.push(Kept::File(stamp.key));
+            Ok(stamp)
+        }
+        Err(_) if node.observes() => files::stat_stamp(file).map_err(wrong("identifying the file")),
+        Err(error) => Err(wrong("freezing and identifying the file")(error)),
     }
 }
 
@@ -344,7 +350,7 @@ impl Facts {
             argv_omitted,
             cwd: self.cwd.clone(),
             files: self.files.iter().map(file_fact).collect(),
-            ancestry: self.ancestry.iter().map(|p| process_ref(node, p)).collect(),
+            ancestry: self.ancestry.iter().map(process_ref).collect(),
             parent_exec_id: self.attempt.parent_exec,
             root_exec_id: root,
             entry,
@@ -385,12 +391,12 @@ fn file_fact(file: &JudgedFile) -> FileFact {
     }
 }
 
-fn process_ref(node: &Node, process: &proc::Process) -> ProcessRef {
+fn process_ref((process, exec): &(proc::Process, u64)) -> ProcessRef {
     ProcessRef {
         pid: process.tgid,
         uid: process.uid,
         comm: process.comm.clone(),
-        exec_id: node.kernel.mark_of(process.tgid).map_or(0, |m| m.exec),
+        exec_id: *exec,
         exe: process.exe.clone(),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It must not judge. Fails: a file that cannot be identified or read whole is an error; the exec is then denied.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,8 +16,10 @@ use guard_common::{FileKey, FileStamp};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest, Sha256};
 
+use crate::elf;
 use crate::kernel::load::Kernel;
 use crate::kernel::time;
+use crate::script::{self, Shebang};
 
 /// Files above this size are not read whole; they are denied.
 const FILE_MAX: u64 = 2 << 30;
@@ -28,48 +30,67 @@ const SETTLED_S: u64 = 2;
 /// A freeze ends by itself after this time, should its end be missed.
 const FREEZE_NS: u64 = 400_000_000_000;
 
-/// Digests by stamp, in two generations: what is asked for again outlives a flood of files that are run once.
+/// What a file's content says; it cannot change without the stamp.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// SHA-256.
+    pub sha256: [u8; 32],
+    /// Its `#!` line, if it is a script.
+    pub shebang: Option<Shebang>,
+    /// It is a dynamic loader.
+    pub loader: bool,
+}
+
+impl Content {
+    fn read(file: BorrowedFd<'_>, size: u64) -> io::Result<Self> {
+        let sha256 = read_digest(file, size)?;
+        let head = head(file, script::HEAD)?;
+        Ok(Self { sha256, shebang: script::parse(&head), loader: elf::is_loader(file, &head)? })
+    }
+}
+
+/// Contents by stamp, in two generations: what is asked for again outlives a flood of files that are run once.
 #[derive(Default)]
-pub struct Digests(Mutex<Generations>);
+pub struct Contents(Mutex<Generations>);
 
 #[derive(Default)]
 struct Generations {
-    young: HashMap<FileStamp, [u8; 32]>,
-    old: HashMap<FileStamp, [u8; 32]>,
+    young: HashMap<FileStamp, Content>,
+    old: HashMap<FileStamp, Content>,
 }
 
 impl Generations {
-    fn get(&mut self, key: &FileStamp) -> Option<[u8; 32]> {
+    fn get(&mut self, key: &FileStamp) -> Option<Content> {
         if let Some(known) = self.young.get(key) {
-            return Some(*known);
+            return Some(known.clone());
         }
-        let digest = self.old.remove(key)?;
-        self.insert(*key, digest);
-        Some(digest)
+        let content = self.old.remove(key)?;
+        self.insert(*key, content.clone());
+        Some(content)
     }
 
-    fn insert(&mut self, key: FileStamp, digest: [u8; 32]) {
+    fn insert(&mut self, key: FileStamp, content: Content) {
         if self.young.len() >= CACHE_MAX / 2 {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key, digest);
+        self.young.insert(key, content);
     }
 }
 
-impl Digests {
-    /// SHA-256 of a file whose stamp is known, from its descriptor.
-    pub fn of(&self, file: BorrowedFd<'_>, stamp: &FileStamp) -> io::Result<[u8; 32]> {
+impl Contents {
+    /// Content of a file whose stamp is known, from its descriptor.
+    pub fn of(&self, file: BorrowedFd<'_>, stamp: &FileStamp) -> io::Result<Content> {
         // Writers and links may change without the content doing so.
         let key = FileStamp { writers: 0, nlink: 0, ..*stamp };
         if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(known);
         }
-        let digest = read_digest(file, stamp.size)?;
+        let content = Content::read(file, stamp.size)?;
         let now = u64::try_from(time::wall_unix_ns() / 1_000_000_000).unwrap_or(0);
         if now >= stamp.ctime_s.saturating_add(SETTLED_S) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, digest);
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, content.clone());
         }
-        Ok(digest)
+        Ok(content)
     }
 }
 
@@ -108,8 +129,17 @@ pub enum Kept {
 pub struct Freezes(Mutex<HashMap<Kept, u32>>);
 
 impl Freezes {
-    /// Keeps governed tasks from opening the file for writing, or from turning the name to something else.
-    pub fn freeze(&self, kernel: &Kernel, what: Kept) -> io::Result<()> {
+    /// Keeps governed tasks from opening the file for writing, and gives its state after that. The counts are locked all
+    /// the while: nobody may thaw it in between.
+    pub fn freeze(&self, kernel: &Kernel, file: BorrowedFd<'_>) -> io::Result<FileStamp> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = kernel.freeze_open(file, time::boot_ns() + FREEZE_NS).map_err(io::Error::other)?;
+        *counts.entry(Kept::File(stamp.key)).or_default() += 1;
+        Ok(stamp)
+    }
+
+    /// Counts what is in force already, or keeps a name from being turned to something else.
+    pub fn keep(&self, kernel: &Kernel, what: Kept) -> io::Result<()> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let until = time::boot_ns() + FREEZE_NS;
         match what {
@@ -232,6 +262,22 @@ pub fn open_as(pid: u32, path: &[u8]) -> io::Result<OwnedFd> {
 pub fn is_hosts(kernel: &Kernel, path: &[u8], stamp: &FileStamp) -> bool {
     let Ok(file) = open_as(std::process::id(), path) else { return false };
     kernel.probe_file(file.as_fd()).is_ok_and(|host| host.key == stamp.key && host.inode_addr == stamp.inode_addr)
+}
+
+/// Waits until what is being done to the entries of the folders on a way is done: the kernel asks its security modules, and
+/// makes, renames or removes the entry, under one lock of the folder, which reading the folder takes too (`iterate_dir`
+/// and `do_renameat2`, 6.1 to 7.2).
+pub fn wait_for_changes(pid: u32, way: &Way) -> io::Result<()> {
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let folders: BTreeSet<&Path> = way.names.iter().filter_map(|(path, _)| path.parent()).collect();
+    let mut entries = [std::mem::MaybeUninit::<u8>::uninit(); 1 << 10];
+    for folder in folders {
+        let inside = root.join(folder.strip_prefix("/").unwrap_or(folder));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(inside, flags, Mode::empty())?;
+        rustix::fs::RawDir::new(&folder, &mut entries).next().transpose()?;
+    }
+    Ok(())
 }
 
 /// Whose rights a session has.
@@ -370,13 +416,14 @@ mod tests {
     fn a_flood_of_files_does_not_drive_out_what_is_used() {
         let mut digests = Generations::default();
         let file = |ino| FileStamp { key: FileKey { dev: 1, ino }, ..FileStamp::default() };
-        digests.insert(file(0), [7; 32]);
+        let content = |byte| Content { sha256: [byte; 32], shebang: None, loader: false };
+        digests.insert(file(0), content(7));
         for ino in 1..20_000 {
-            digests.insert(file(ino), [0; 32]);
-            assert_eq!(digests.get(&file(0)), Some([7; 32]));
+            digests.insert(file(ino), content(0));
+            assert_eq!(digests.get(&file(0)).unwrap().sha256, [7; 32]);
         }
         assert!(digests.young.len() + digests.old.len() <= CACHE_MAX);
-        assert_eq!(digests.get(&file(1)), None);
+        assert!(digests.get(&file(1)).is_none());
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! Held execs: read from the session's fanotify group, understood, judged, recorded, then granted or refused.
 //!
-//! The grant is written in the completion of the record's `fdatasync`, never before. Each session has its own group,
-//! queue and workers, so that none can starve another. Fails: every error on the way answers "deny"; when the daemon
-//! dies, the kernel answers what is held and denies it for want of a grant.
+//! The grant is written in the completion of the record's `fdatasync`, never before. Each session has its own group
+//! and threads, so that none can starve another; what they cannot take yet waits in the kernel, bounded by the session's
+//! limit of processes. Fails: every error on the way answers "deny"; when the daemon dies, the kernel answers what is held
+//! and denies it for want of a grant.
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::{io, thread};
 
 use guard_common::{Attempt, FileStamp, GRANT_FILES, GrantSet};
 use guard_log::journal::{Appended, JournalError};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, ExecUnjudged};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use crate::facts::{self, Facts, Misunderstood, Place};
 use crate::judge;
@@ -26,6 +27,8 @@ use crate::session::{Session, Stage};
 
 /// Workers of one session: one may read slow memory while the other goes on.
 const WORKERS: usize = 2;
+const EVENT: u64 = 0;
+const STOP: u64 = 1;
 /// Time from the grant to the kernel's last check.
 const GRANT_NS: u64 = 30_000_000_000;
 
@@ -39,36 +42,42 @@ pub fn stop(session: &Session) {
     let _ = rustix::io::write(&session.stop, &1_u64.to_ne_bytes());
 }
 
-/// Starts the threads of a session.
+/// Starts the threads of a session. Each takes events itself and sees them through: nothing is handed over.
 pub fn start(node: &Arc<Node>, session: &Arc<Session>) -> io::Result<()> {
-    let (sender, receiver) = sync_channel::<Held>(node.config.session.max_held);
-    let receiver = Arc::new(Mutex::new(receiver));
     for _ in 0..WORKERS {
-        let (node, session, receiver) = (Arc::clone(node), Arc::clone(session), Arc::clone(&receiver));
-        thread::Builder::new().name("judge".into()).spawn(move || work(&node, &session, &receiver))?;
+        let queue = wake_one(session)?;
+        let (node, session) = (Arc::clone(node), Arc::clone(session));
+        thread::Builder::new().name("hold".into()).spawn(move || work(&node, &session, &queue))?;
     }
-    let (node, session) = (Arc::clone(node), Arc::clone(session));
-    thread::Builder::new().name("hold".into()).spawn(move || dispatch(&node, &session, &sender))?;
     Ok(())
 }
 
-fn dispatch(node: &Arc<Node>, session: &Arc<Session>, sender: &SyncSender<Held>) {
+/// A descriptor on which one of several waiting threads is woken for an event, and all of them for the end.
+fn wake_one(session: &Session) -> io::Result<OwnedFd> {
+    let queue = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let event = |data| epoll::EventData::new_u64(data);
+    epoll::add(&queue, &session.group, event(EVENT), epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)?;
+    epoll::add(&queue, &session.stop, event(STOP), epoll::EventFlags::IN)?;
+    Ok(queue)
+}
+
+fn work(node: &Arc<Node>, session: &Arc<Session>, queue: &OwnedFd) {
     loop {
-        let mut fds = [PollFd::new(&session.group, PollFlags::IN), PollFd::new(&session.stop, PollFlags::IN)];
-        match poll(&mut fds, None) {
+        match session.group.read() {
+            Ok(Some(held)) => {
+                handle(node, session, held);
+                continue;
+            }
+            Ok(None) => {}
+            Err(error) => return fail(node, session, &error.to_string()),
+        }
+        let mut ready = Vec::with_capacity(2);
+        match epoll::wait(queue, spare_capacity(&mut ready), None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return fail(node, session, &error.to_string()),
         }
-        let [events, stop] = &fds;
-        if !stop.revents().is_empty() {
+        if ready.iter().any(|event: &epoll::Event| event.data.u64() == STOP) {
             return;
-        }
-        if events.revents().is_empty() {
-            continue;
-        }
-        match session.group.read() {
-            Ok(held) => held.into_iter().for_each(|held| queue(node, session, sender, held)),
-            Err(error) => return fail(node, session, &error.to_string()),
         }
     }
 }
@@ -76,26 +85,6 @@ fn dispatch(node: &Arc<Node>, session: &Arc<Session>, sender: &SyncSender<Held>)
 fn fail(node: &Node, session: &Session, why: &str) {
     tracing::error!(session = %session.id, why, "held execs of a session cannot be read; it is ended");
     session.request_end(node, "failed", format!("reading held execs: {why}"));
-}
-
-fn queue(node: &Arc<Node>, session: &Arc<Session>, sender: &SyncSender<Held>, held: Held) {
-    match sender.try_send(held) {
-        Ok(()) => {}
-        Err(TrySendError::Full(held) | TrySendError::Disconnected(held)) => {
-            let attempt = node.kernel.attempt(held.tid);
-            refuse_unjudged(node, session, held, attempt.as_ref(), "too_many_held", "");
-        }
-    }
-}
-
-fn work(node: &Arc<Node>, session: &Arc<Session>, receiver: &Mutex<Receiver<Held>>) {
-    loop {
-        let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match next {
-            Ok(held) => handle(node, session, held),
-            Err(_) => return,
-        }
-    }
 }
 
 fn handle(node: &Arc<Node>, session: &Arc<Session>, held: Held) {
@@ -156,6 +145,7 @@ fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -
         rights: &session.rights,
         entry_pid: session.entry_pid,
         makes_mounts: session.makes_mounts,
+        processes: &session.processes,
         memory_read: &memory_read,
     };
     let facts = facts::gather(node, &place, attempt, held.file.as_fd(), &mut frozen);
@@ -234,10 +224,7 @@ fn refuse_unjudged(
     }
     let allow = node.observes();
     let waiting = Arc::clone(session);
-    match node.keep(session.id, Body::ExecUnjudged(body)) {
-        Some(ticket) => ticket.on_done(move |_| answer(&waiting, &held, allow)),
-        None => answer(session, &held, false),
-    }
+    node.keep_then(session.id, Body::ExecUnjudged(body), move |kept| answer(&waiting, &held, kept && allow));
 }
 
 /// What a grant is made of.

@@ -177,13 +177,10 @@ pub fn admit(node: &Arc<Node>, session: &Arc<Session>, facts: &Facts, held: Held
         }
     }
     let opening = Opening::of(facts, judged.root);
-    match node.append(session.id, Body::Exec(record)) {
-        Ok(ticket) => {
-            let (node, session) = (Arc::clone(node), Arc::clone(session));
-            ticket.on_done(move |recorded| hold::release(&node, &session, &held, &opening, recorded));
-        }
-        Err(error) => hold::release(node, session, &held, &opening, Err(error)),
-    }
+    let (of, open) = (Arc::clone(node), Arc::clone(session));
+    node.append_then(session.id, Body::Exec(record), move |recorded| {
+        hold::release(&of, &open, &held, &opening, recorded);
+    });
 }
 
 fn tier_name(tier: guard_proto::v1::Tier) -> &'static str {
@@ -214,13 +211,8 @@ pub fn deny(
         (detail, _) => detail.into(),
     };
     session.say("denied", format!("denied: {}: {why}", command(facts)), request_id);
-    match node.keep(session.id, Body::Exec(record)) {
-        Some(ticket) => {
-            let session = Arc::clone(session);
-            ticket.on_done(move |_| hold::answer(&session, &held, false));
-        }
-        None => hold::answer(session, &held, false),
-    }
+    let waiting = Arc::clone(session);
+    node.keep_then(session.id, Body::Exec(record), move |_| hold::answer(&waiting, &held, false));
 }
 
 /// A command for people, short.

@@ -33,6 +33,7 @@ mod network;
 mod node;
 mod outcome;
 mod preflight;
+mod processes;
 mod profile;
 mod protect;
 mod reach;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use guard_log::journal::{Journal, JournalError, Ticket};
+use guard_log::journal::{Appended, Journal, JournalError, Ticket};
 use guard_log::record::{HostId, SessionId};
 use guard_policy::{Policy, Source};
 use guard_proto::v1::record_body::Body;
@@ -15,7 +15,7 @@ use guard_proto::v1::{Gap, PolicyLoaded};
 
 use crate::approvals::Approvals;
 use crate::config::{Config, Mode};
-use crate::files::{Digests, Freezes};
+use crate::files::{Contents, Freezes};
 use crate::kept::Owner;
 use crate::kernel::canary::Measured;
 use crate::kernel::load::Kernel;
@@ -56,8 +56,8 @@ pub struct Node {
     pub approvals: Approvals,
     /// Connection to the collector.
     pub link: Link,
-    /// Digests of files.
-    pub digests: Digests,
+    /// Contents of files.
+    pub contents: Contents,
     /// Files that must not be written now.
     pub freezes: Freezes,
     /// What was lost and has its record.
@@ -118,7 +118,7 @@ impl Node {
             release: parts.boot.1,
             approvals: Approvals::default(),
             link: Link::default(),
-            digests: Digests::default(),
+            contents: Contents::default(),
             freezes: Freezes::default(),
             reach: parts.reach,
             sessions: Mutex::default(),
@@ -141,16 +141,43 @@ impl Node {
         queued
     }
 
-    /// Queues a record of something that has happened whether or not there is room for it. What finds none is counted
-    /// and becomes a gap record.
+    /// Records what a held task waits for: calls back when it is durable, or with what is in the way, which is counted. No
+    /// thread is woken for it unless another one is writing.
+    pub fn append_then(
+        self: &Arc<Self>,
+        session: SessionId,
+        body: Body,
+        call: impl FnOnce(Result<Appended, JournalError>) + Send + 'static,
+    ) {
+        let node = Arc::clone(self);
+        self.journal.append_then(record::fitting(session, body), move |done| {
+            if let Err(error) = &done {
+                node.lose(session, error);
+            }
+            call(done);
+        });
+    }
+
+    /// Queues a record of something that has happened whether or not there is room for it, and that nothing waits for.
+    /// What finds no room is counted and becomes a gap record.
     pub fn keep(&self, session: SessionId, body: Body) -> Option<Ticket> {
-        match self.append(session, body) {
+        match self.journal.append_later(record::fitting(session, body)) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
-                tracing::debug!(%error, "a record could not be kept; it is counted");
+                self.lose(session, &error);
                 None
             }
         }
+    }
+
+    /// As [`Self::keep`], for a refusal that a held task waits for: calls back when it is recorded or counted as lost.
+    pub fn keep_then(self: &Arc<Self>, session: SessionId, body: Body, call: impl FnOnce(bool) + Send + 'static) {
+        self.append_then(session, body, move |done| call(done.is_ok()));
+    }
+
+    fn lose(&self, session: SessionId, error: &JournalError) {
+        self.give_back_lost_records(session, 1);
+        tracing::debug!(%error, "a record could not be kept; it is counted");
     }
 
     /// Counts records of a session that could not be kept.

@@ -37,6 +37,9 @@ const PROBES_MAX: usize = 1024;
 /// Accounts of the ring are put right this often, when it is found empty.
 const ACCOUNTS_NS: u64 = 500_000_000;
 const PAUSE: Duration = Duration::from_millis(100);
+/// Events are gathered for this long once the first has come: reading each at once would cost an exec's processor two
+/// changes of thread. The ring holds some 10,000.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Who an event belongs to.
 #[derive(Clone, Default)]
@@ -440,7 +443,9 @@ impl Outcomes {
 
 fn wait(reader: &EventReader) {
     let pause = Timespec::try_from(PAUSE).ok();
-    let _ = poll(&mut [PollFd::new(reader, PollFlags::IN)], pause.as_ref());
+    if poll(&mut [PollFd::new(reader, PollFlags::IN)], pause.as_ref()).is_ok_and(|ready| ready > 0) {
+        thread::sleep(GATHER);
+    }
 }
 
 /// At a session's end: waits until the ring is read, thaws what is left and records images that were killed with it.

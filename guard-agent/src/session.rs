@@ -27,6 +27,7 @@ use crate::kernel::{proc, time};
 use crate::launcher::{Exit, StartSpec, Waiting};
 use crate::mounts::Requests;
 use crate::node::Node;
+use crate::processes::Processes;
 use crate::profile::Namespaces;
 use crate::readings::Readings;
 use crate::voice::Voice;
@@ -148,6 +149,8 @@ pub struct Session {
     pub started_boot_ns: u64,
     /// Held execs come from here.
     pub group: Group,
+    /// Its processes, as far as they are known.
+    pub processes: Processes,
     /// Tasks whose mount namespace is to be looked at.
     pub mounts: Requests,
     /// Namespaces made inside are adopted.
@@ -339,6 +342,7 @@ pub fn start<'a>(
         expires_unix_ns: time::wall_unix_ns().saturating_add(i64::try_from(ttl_ns).unwrap_or(i64::MAX)),
         started_boot_ns: now,
         group,
+        processes: Processes::default(),
         mounts: Requests::new().map_err(|e| format!("making an event descriptor: {e}"))?,
         adopts: profile.namespaces == Namespaces::Adopt,
         makes_mounts: profile.namespaces == Namespaces::Adopt || profile.capabilities.has("sys_admin"),
@@ -523,6 +527,7 @@ impl Session {
             expires_unix_ns: state.expires_unix_ns,
             started_boot_ns: state.started_boot_ns,
             group: parts.group,
+            processes: Processes::default(),
             mounts: Requests::new()?,
             adopts: parts.known.flags & session_flags::ADOPT_NAMESPACES != 0,
             makes_mounts: parts.known.flags & session_flags::ADOPT_NAMESPACES != 0

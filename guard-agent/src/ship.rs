@@ -225,12 +225,17 @@ async fn send(node: &Node, sender: &mpsc::Sender<ShipRequest>, from: u64, record
             tokio::time::sleep(IDLE).await;
             continue;
         };
+        let few = batch.len() < records / 2;
         let batch = ShipBatch { records: batch.iter().map(|r| r.bytes().to_vec()).collect() };
         if sender.send(ShipRequest { message: Some(ship_request::Message::Batch(batch)) }).await.is_err() {
             // The other half knows why.
             std::future::pending::<()>().await;
         }
         next = last + 1;
+        if few {
+            // What comes meanwhile goes in one message, and costs the collector one sync.
+            tokio::time::sleep(IDLE).await;
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 pub mod path;
 
 /// Version of every layout in this crate. The daemon refuses pinned maps that were made for another version.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Folder below the BPF file system in which links and maps are pinned.
 pub const PIN_DIR: &str = "/sys/fs/bpf/guard";
@@ -87,7 +87,8 @@ pub const EVENT_ARG_COUNT: usize = 16;
 /// Bytes of the kernel's task name.
 pub const COMM: usize = 16;
 /// `fcntl` command with which the daemon (and only its process) asks the kernel program for a file's [`FileStamp`].
-/// The hook fires before the kernel refuses the unknown command with `EINVAL`.
+/// The hook fires before the kernel refuses the unknown command with `EINVAL`. A third argument other than 0 freezes the
+/// file until that boot-time ns first.
 pub const PROBE_FCNTL_CMD: u32 = 0x4755_4152;
 
 /// A file as the kernel names it: `s_dev` and `i_ino` of the opened inode.
@@ -365,6 +366,16 @@ pub struct Attempt {
     pub root: u64,
     /// Copy of the mark's exec at entry (the parent image).
     pub parent_exec: u64,
+    /// Effective user at entry.
+    pub uid: u32,
+    /// Effective group at entry.
+    pub gid: u32,
+    /// Parent process at entry, in the initial namespace.
+    pub parent: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Task name at entry.
+    pub comm: [u8; COMM],
 }
 
 /// Values of [`Attempt::state`], a growing set of bits.
@@ -794,7 +805,7 @@ mod layout {
     const _: () = check::<PortRules>(8 + 8 * PORT_RANGES);
     const _: () = check::<Talk>(40);
     const _: () = check::<Mark>(48);
-    const _: () = check::<Attempt>(88);
+    const _: () = check::<Attempt>(120);
     const _: () = check::<GrantSet>(64 + 56 * GRANT_FILES);
     const _: () = check::<Pending>(56);
     const _: () = check::<Runtime>(16);

@@ -6,14 +6,17 @@
 //! other functions: no attempt, and the check denies.
 
 use aya_ebpf::helpers::generated::bpf_task_pt_regs;
-use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_get_smp_processor_id};
+use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_task_btf, bpf_get_smp_processor_id};
 use aya_ebpf::macros::fentry;
 use aya_ebpf::programs::FEntryContext;
-use guard_common::{Attempt, Counter, Mark};
+use guard_common::{Attempt, COMM, Counter, Mark};
 
 use crate::maps::{ATTEMPTS, count, now};
 use crate::membership::{governed, tgid, tid};
-use crate::offsets::{OFF_REGS_DI, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_R8, OFF_REGS_R10, OFF_REGS_SI, field};
+use crate::offsets::{
+    OFF_CRED_EGID, OFF_CRED_EUID, OFF_REGS_DI, OFF_REGS_DX, OFF_REGS_ORIG_AX, OFF_REGS_R8, OFF_REGS_R10, OFF_REGS_SI,
+    OFF_TASK_CRED, OFF_TASK_REAL_PARENT, OFF_TASK_TGID, field,
+};
 use crate::outcome;
 
 const AT_FDCWD: i32 = -100;
@@ -89,8 +92,21 @@ pub unsafe fn attempt<const SYSCALL: u32>(mark: &Mark, registers: *const u8) -> 
         root: mark.root,
         parent_exec: mark.exec,
         dirfd: AT_FDCWD,
+        comm: bpf_get_current_comm().unwrap_or([0; COMM]),
         ..Attempt::default()
     };
+    // SAFETY: the current task is tracked, and so is what its fields point to while the program runs.
+    unsafe {
+        let task = bpf_get_current_task_btf() as *const u8;
+        let cred: *const u8 = field(task, &OFF_TASK_CRED);
+        if !cred.is_null() {
+            (attempt.uid, attempt.gid) = (field(cred, &OFF_CRED_EUID), field(cred, &OFF_CRED_EGID));
+        }
+        let parent: *const u8 = field(task, &OFF_TASK_REAL_PARENT);
+        if !parent.is_null() {
+            attempt.parent = field(parent, &OFF_TASK_TGID);
+        }
+    }
     // SAFETY: by contract; the registers are words of the structure.
     unsafe {
         let (di, si, dx): (u64, u64, u64) =

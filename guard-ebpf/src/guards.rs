@@ -98,7 +98,16 @@ pub fn guard_probe(ctx: LsmContext) -> i32 {
         return signals::set_owner(command, ctx.arg(2));
     }
     let file: *const u8 = ctx.arg(0);
-    // SAFETY: `file` is the hook's tracked argument.
+    let frozen_until: u64 = ctx.arg(2);
+    if frozen_until != 0 {
+        // SAFETY: `file` is the hook's tracked argument.
+        let key = unsafe { stamp::of_file(file) }.key;
+        if FROZEN.insert(key, frozen_until, 0).is_err() {
+            return 0;
+        }
+    }
+    // Read once it is frozen: what is read from now on is what the stamp says.
+    // SAFETY: as above.
     let stamp = unsafe { stamp::of_file(file) };
     // The daemon finds no entry if this fails, and denies.
     let _ = PROBES.insert(tid(), &stamp, 0);

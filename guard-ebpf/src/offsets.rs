@@ -27,6 +27,9 @@ offsets! {
     OFF_BPRM_FILENAME => "linux_binprm.filename";
     OFF_REGS_ORIG_AX => "pt_regs.orig_ax";
     OFF_FILE_FLAGS => "file.f_flags";
+    OFF_TASK_REAL_PARENT => "task_struct.real_parent";
+    OFF_CRED_EUID => "cred.euid";
+    OFF_CRED_EGID => "cred.egid";
     OFF_REGS_DI => "pt_regs.di";
     OFF_REGS_SI => "pt_regs.si";
     OFF_REGS_DX => "pt_regs.dx";

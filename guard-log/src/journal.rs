@@ -1,15 +1,22 @@
 //! The host's durable chain of records.
 //!
-//! One writer thread takes what is queued, writes it in one piece, calls `fdatasync` once and completes every ticket: a
-//! single append costs one sync, many at once share it. Bounded in bytes, with a reserve for the records that say that
-//! it is full. Fails: after an error of write or sync the journal stays closed until it is opened again, because what the
-//! page cache says then is not what the disk holds. A torn tail is cut and reported; damage elsewhere moves all segments
-//! to a quarantine folder, reported, and a new epoch begins.
+//! Whoever queues a record that something waits for writes all that is queued in one piece, calls `fdatasync` once and
+//! completes every ticket, unless another thread is at it already: a single append costs one sync and no change of thread,
+//! many at once share it. A thread of the journal's own writes what nobody waits for, a moment later. Segments are filled
+//! with zeros before they are used, so that a sync has data to write but no metadata. Zeros after the last whole frame are
+//! therefore no damage; anything else there is a frame that was being written.
+//!
+//! Bounded in bytes, with a reserve for the records that say that it is full; zeros that wait to be used, a segment's and
+//! the next one's, are not counted. Fails: after an error of write or sync the journal stays closed until it is opened
+//! again, because what the page cache says then is not what the disk holds. A torn tail is cut and reported; damage
+//! elsewhere moves all segments to a quarantine folder, reported, and a new epoch begins.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +33,18 @@ const RECENT_BYTES: usize = 4 << 20;
 const ACCOUNT_RECORDS: u32 = 256;
 /// Most records of one frame: of the longest ones they stay well below what a frame can hold.
 const FRAME_RECORDS: usize = 512;
+/// Records that nobody waits for are written after this time at the latest.
+const LATER: Duration = Duration::from_millis(25);
+/// Batches that a thread writes for others, before the journal's own thread goes on.
+const ROUNDS: usize = 2;
+/// Zeros written at once.
+const ZEROS: usize = 256 << 10;
+/// Zeros written when the journal is opened, which is waited for: by the time they are used up, the next segment is ready.
+const FIRST_ZEROS: u64 = 512 << 10;
+/// A segment is prepared only where so many times its size are free.
+const SPARE_ROOM: u64 = 4;
+/// Name of the segment that is being prepared.
+const SPARE: &str = "spare";
 
 /// How a journal is kept.
 #[derive(Clone, Debug)]
@@ -216,6 +235,15 @@ impl Slot {
     }
 }
 
+/// How a record is queued.
+#[derive(Clone, Copy)]
+struct How {
+    /// Something waits for it.
+    urgent: bool,
+    /// It may use the reserve, and no share bounds it.
+    reserve: bool,
+}
+
 struct Queued {
     record: Record,
     slot: Arc<Slot>,
@@ -230,6 +258,12 @@ struct Inner {
     acked_next: u64,
     queue: Vec<Queued>,
     queued_bytes: u64,
+    /// Since when something is queued.
+    queued_since: Option<Instant>,
+    /// Something queued is waited for.
+    urgent: bool,
+    /// A thread writes; it alone may touch the writer.
+    writing: bool,
     recent: VecDeque<Record>,
     recent_bytes: usize,
     shares: Shares,
@@ -237,6 +271,8 @@ struct Inner {
     segments: VecDeque<(u64, u64)>,
     failed: Option<String>,
     closing: bool,
+    /// The journal's own thread has ended.
+    ended: bool,
 }
 
 impl Inner {
@@ -310,6 +346,7 @@ impl Shares {
 struct Shared {
     options: JournalOptions,
     inner: Mutex<Inner>,
+    writer: Mutex<Writer>,
     work: Condvar,
     durable: Condvar,
     _lock: File,
@@ -349,17 +386,19 @@ impl Journal {
         if inner.segments.is_empty() {
             inner.segments.push_back((inner.next_seq, 0));
         }
+        let writer = Writer::open(&options, &inner)?;
         let shared = Arc::new(Shared {
             options,
             inner: Mutex::new(inner),
+            writer: Mutex::new(writer),
             work: Condvar::new(),
             durable: Condvar::new(),
             _lock: lock_file,
         });
-        let writer = Writer::open(&shared)?;
+        let own = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("journal".into())
-            .spawn(move || writer.run())
+            .spawn(move || own.run())
             .map_err(io_error("starting the writer of", &dir))?;
         Ok((Self(shared), report))
     }
@@ -367,15 +406,38 @@ impl Journal {
     /// Queues a record. The order of calls is the order of sequence numbers. A session that has its share is refused
     /// while others go on.
     pub fn append(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        self.queue(entry, self.0.options.max_bytes.saturating_sub(self.0.options.reserve_bytes), true)
+        let ticket = self.queue(entry, Arc::default(), How { urgent: true, reserve: false })?;
+        self.0.work.notify_one();
+        Ok(ticket)
     }
 
     /// As [`Self::append`], but may use the reserve: for records that say why others are refused.
     pub fn append_reserved(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        self.queue(entry, self.0.options.max_bytes, false)
+        let ticket = self.queue(entry, Arc::default(), How { urgent: true, reserve: true })?;
+        self.0.work.notify_one();
+        Ok(ticket)
     }
 
-    fn queue(&self, entry: Entry, max: u64, shared: bool) -> Result<Ticket, JournalError> {
+    /// As [`Self::append`], for a record that nothing waits for: it is written with the next one that something does
+    /// wait for, or a moment later.
+    pub fn append_later(&self, entry: Entry) -> Result<Ticket, JournalError> {
+        self.queue(entry, Arc::default(), How { urgent: false, reserve: false })
+    }
+
+    /// Queues a record and calls back, once, when it is durable or refused. This thread writes it, unless another one is
+    /// writing: no time is lost with waking a thread.
+    pub fn append_then(&self, entry: Entry, call: impl FnOnce(Result<Appended, JournalError>) + Send + 'static) {
+        let slot = Slot { state: Mutex::new(SlotState::Callback(Box::new(call))), done: Condvar::new() };
+        let slot = Arc::new(slot);
+        match self.queue(entry, Arc::clone(&slot), How { urgent: true, reserve: false }) {
+            Ok(_) => self.0.lead(ROUNDS),
+            Err(error) => slot.complete(Err(error)),
+        }
+    }
+
+    fn queue(&self, entry: Entry, slot: Arc<Slot>, how: How) -> Result<Ticket, JournalError> {
+        let options = &self.0.options;
+        let max = if how.reserve { options.max_bytes } else { options.max_bytes.saturating_sub(options.reserve_bytes) };
         let mut inner = lock(&self.0.inner);
         if let Some(why) = &inner.failed {
             return Err(JournalError::Closed(why.clone()));
@@ -385,8 +447,8 @@ impl Journal {
         if bytes + size > max {
             return Err(JournalError::Full { bytes, max });
         }
-        let (own, share) = (inner.shares.of(entry.session), (max - bytes) / 100 * self.0.options.session_percent);
-        if shared && own + size > share && entry.session != SessionId::NONE {
+        let (own, share) = (inner.shares.of(entry.session), (max - bytes) / 100 * options.session_percent);
+        if !how.reserve && own + size > share && entry.session != SessionId::NONE {
             return Err(JournalError::Share { bytes: own, max: share });
         }
         let header = Header {
@@ -403,12 +465,17 @@ impl Journal {
         let record = Record::seal(&header, &entry.body)?;
         inner.last_digest = record.digest();
         inner.next_seq += 1;
-        let slot = Arc::new(Slot::default());
         inner.queued_bytes += size;
         inner.shares.charge(entry.session, header.seq, size);
+        if inner.queue.is_empty() {
+            inner.queued_since = Some(Instant::now());
+            if !how.urgent {
+                // The journal's own thread looks again after a moment. Who queues what is waited for sees to all of it.
+                self.0.work.notify_one();
+            }
+        }
         inner.queue.push(Queued { record, slot: Arc::clone(&slot) });
-        drop(inner);
-        self.0.work.notify_one();
+        inner.urgent |= how.urgent;
         Ok(Ticket { seq: header.seq, slot })
     }
 
@@ -435,11 +502,13 @@ impl Journal {
             let skip = usize::try_from(from - recent_first).unwrap_or(usize::MAX);
             return Ok(limit(inner.recent.iter().skip(skip).cloned(), max_records, max_bytes));
         }
-        let segment = inner.segments.iter().rev().find(|s| s.0 <= from).map(|s| s.0);
+        let segment = inner.segments.iter().rev().find(|s| s.0 <= from).copied();
         drop(inner);
-        let Some(first) = segment else { return Ok(Vec::new()) };
+        let Some((first, used)) = segment else { return Ok(Vec::new()) };
         let path = segment_path(&self.0.options.dir, first);
-        let bytes = std::fs::read(&path).map_err(io_error("reading", &path))?;
+        let mut bytes = Vec::new();
+        let read = File::open(&path).and_then(|file| file.take(used).read_to_end(&mut bytes));
+        read.map_err(io_error("reading", &path))?;
         let records = frame::scan(&bytes)
             .frames
             .into_iter()
@@ -496,7 +565,7 @@ impl Journal {
         self.0.work.notify_one();
         let mut inner = lock(&self.0.inner);
         let end = Instant::now() + Duration::from_secs(10);
-        while !inner.queue.is_empty() && inner.failed.is_none() && Instant::now() < end {
+        while !inner.ended && inner.failed.is_none() && Instant::now() < end {
             inner =
                 self.0.durable.wait_timeout(inner, Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -518,75 +587,72 @@ fn limit(records: impl Iterator<Item = Record>, max_records: usize, max_bytes: u
 
 // === the writer ===
 
-struct Writer {
-    shared: Arc<Shared>,
-    file: File,
-    path: PathBuf,
-}
-
-impl Writer {
-    fn open(shared: &Arc<Shared>) -> Result<Self, JournalError> {
-        let first = lock(&shared.inner).segments.back().map_or(0, |s| s.0);
-        let path = segment_path(&shared.options.dir, first);
-        let file = open_segment(&path)?;
-        Ok(Self { shared: Arc::clone(shared), file, path })
+impl Shared {
+    /// Writes what is queued, unless another thread does: that one, or the journal's own, then takes it.
+    fn lead(&self, rounds: usize) {
+        let mut inner = lock(&self.inner);
+        if inner.writing || inner.failed.is_some() {
+            return;
+        }
+        inner.writing = true;
+        for _ in 0..rounds {
+            let batch = std::mem::take(&mut inner.queue);
+            (inner.urgent, inner.queued_since) = (false, None);
+            drop(inner);
+            let written = lock(&self.writer).write(self, &batch);
+            match written {
+                Ok(()) => self.publish(batch),
+                Err(error) => self.fail(batch, &error),
+            }
+            inner = lock(&self.inner);
+            if !inner.urgent || inner.failed.is_some() {
+                break;
+            }
+        }
+        inner.writing = false;
+        let more = !inner.queue.is_empty() || inner.closing;
+        drop(inner);
+        if more {
+            self.work.notify_one();
+        }
     }
 
-    fn run(mut self) {
+    /// The journal's own thread: writes what nobody waits for, and what others have left.
+    fn run(&self) {
         loop {
-            let mut inner = lock(&self.shared.inner);
-            while inner.queue.is_empty() {
-                if inner.closing {
+            let mut inner = lock(&self.inner);
+            loop {
+                if inner.failed.is_some() {
                     return;
                 }
-                inner = self.shared.work.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                if inner.closing && inner.queue.is_empty() && !inner.writing {
+                    lock(&self.writer).end();
+                    inner.ended = true;
+                    self.durable.notify_all();
+                    return;
+                }
+                let left = inner.queued_since.map(|since| LATER.saturating_sub(since.elapsed()));
+                inner = match left {
+                    Some(left) if !inner.writing && (inner.urgent || inner.closing || left.is_zero()) => break,
+                    Some(left) if !inner.writing => {
+                        self.work.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
+                    }
+                    _ => self.work.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                };
             }
-            let batch = std::mem::take(&mut inner.queue);
             drop(inner);
-            match self.write(&batch) {
-                Ok(()) => self.publish(batch),
-                Err(error) => return self.fail(batch, &error),
-            }
+            self.lead(usize::MAX);
         }
-    }
-
-    fn write(&mut self, batch: &[Queued]) -> Result<(), JournalError> {
-        self.rotate(batch)?;
-        // One frame for what one sync covers: pages of an unsynced write reach the disk in any order, and damage before a
-        // whole frame would look like damage to what was acknowledged.
-        for part in batch.chunks(FRAME_RECORDS) {
-            let mut bytes = Vec::new();
-            frame::put(&mut bytes, &encode(part));
-            self.file.write_all(&bytes).map_err(io_error("writing", &self.path))?;
-            self.file.sync_data().map_err(io_error("syncing", &self.path))?;
-            let taken: usize = part.iter().map(|q| q.record.bytes().len() + frame::HEAD).sum();
-            let mut inner = lock(&self.shared.inner);
-            inner.queued_bytes = inner.queued_bytes.saturating_sub(taken as u64);
-            if let Some(last) = inner.segments.back_mut() {
-                last.1 += bytes.len() as u64;
-            }
-        }
-        Ok(())
-    }
-
-    fn rotate(&mut self, batch: &[Queued]) -> Result<(), JournalError> {
-        let full = lock(&self.shared.inner).segments.back().is_some_and(|s| s.1 >= self.shared.options.segment_bytes);
-        let Some(first) = batch.first().filter(|_| full) else { return Ok(()) };
-        let first = first.record.header().seq;
-        self.path = segment_path(&self.shared.options.dir, first);
-        self.file = open_segment(&self.path)?;
-        lock(&self.shared.inner).segments.push_back((first, 0));
-        Ok(())
     }
 
     fn publish(&self, batch: Vec<Queued>) {
-        let mut inner = lock(&self.shared.inner);
+        let mut inner = lock(&self.inner);
         for queued in &batch {
             inner.durable_next = queued.record.header().seq + 1;
             inner.remember(queued.record.clone());
         }
         drop(inner);
-        self.shared.durable.notify_all();
+        self.durable.notify_all();
         for queued in batch {
             let done = Appended { seq: queued.record.header().seq, digest: queued.record.digest() };
             queued.slot.complete(Ok(done));
@@ -594,16 +660,144 @@ impl Writer {
     }
 
     fn fail(&self, batch: Vec<Queued>, error: &JournalError) {
-        let mut inner = lock(&self.shared.inner);
+        let mut inner = lock(&self.inner);
         inner.failed = Some(error.to_string());
         let rest = std::mem::take(&mut inner.queue);
         inner.queued_bytes = 0;
         drop(inner);
-        self.shared.durable.notify_all();
+        self.durable.notify_all();
+        self.work.notify_all();
         for queued in batch.into_iter().chain(rest) {
             queued.slot.complete(Err(JournalError::Closed(error.to_string())));
         }
     }
+}
+
+/// The segment that is written to.
+struct Writer {
+    dir: PathBuf,
+    file: File,
+    path: PathBuf,
+    /// Where the next frame goes.
+    at: u64,
+    /// Where the zeros end.
+    filled: u64,
+    /// Another segment is being prepared, or is there.
+    spare: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn open(options: &JournalOptions, inner: &Inner) -> Result<Self, JournalError> {
+        let (first, at) = inner.segments.back().copied().unwrap_or_default();
+        let path = segment_path(&options.dir, first);
+        let file = open_segment(&path)?;
+        // What a crash has left: nobody knows how much of it is on the disk.
+        let _ = std::fs::remove_file(options.dir.join(SPARE));
+        let mut filled = options.segment_bytes.min(at + FIRST_ZEROS);
+        // A disk that has no room for the zeros may have some for records: then syncs have more to do.
+        if let Err(error) = zero(&file, at, filled, Pace::Fast) {
+            file.set_len(at).map_err(io_error("cutting", &path))?;
+            if error.raw_os_error() != Some(rustix::io::Errno::NOSPC.raw_os_error()) {
+                return Err(io_error("filling", &path)(error));
+            }
+            filled = at;
+        }
+        let writer = Self { dir: options.dir.clone(), file, path, at, filled, spare: Arc::default() };
+        if filled < options.segment_bytes {
+            writer.prepare(options.segment_bytes);
+        }
+        Ok(writer)
+    }
+
+    fn write(&mut self, shared: &Shared, batch: &[Queued]) -> Result<(), JournalError> {
+        self.rotate(shared, batch)?;
+        // One frame for what one sync covers: pages of an unsynced write reach the disk in any order, and damage before a
+        // whole frame would look like damage to what was acknowledged.
+        for part in batch.chunks(FRAME_RECORDS) {
+            let mut bytes = Vec::new();
+            frame::put(&mut bytes, &encode(part));
+            self.file.write_all_at(&bytes, self.at).map_err(io_error("writing", &self.path))?;
+            self.file.sync_data().map_err(io_error("syncing", &self.path))?;
+            self.at += bytes.len() as u64;
+            let taken: usize = part.iter().map(|q| q.record.bytes().len() + frame::HEAD).sum();
+            let mut inner = lock(&shared.inner);
+            inner.queued_bytes = inner.queued_bytes.saturating_sub(taken as u64);
+            if let Some(last) = inner.segments.back_mut() {
+                last.1 = self.at;
+            }
+        }
+        if self.at > self.filled.min(shared.options.segment_bytes) / 2 {
+            self.prepare(shared.options.segment_bytes);
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self, shared: &Shared, batch: &[Queued]) -> Result<(), JournalError> {
+        let ready = self.spare.load(Ordering::SeqCst);
+        let used_up = self.at >= shared.options.segment_bytes || (ready && self.at > 0 && self.at >= self.filled);
+        let Some(first) = batch.first().filter(|_| used_up) else { return Ok(()) };
+        let first = first.record.header().seq;
+        let path = segment_path(&self.dir, first);
+        // Without one that is ready, syncs have more to do until it is.
+        let renamed = ready && std::fs::rename(self.dir.join(SPARE), &path).is_ok();
+        self.spare.store(false, Ordering::SeqCst);
+        self.file = open_segment(&path)?;
+        (self.path, self.at, self.filled) = (path, 0, if renamed { shared.options.segment_bytes } else { 0 });
+        lock(&shared.inner).segments.push_back((first, 0));
+        Ok(())
+    }
+
+    /// Makes the next segment, on a thread of its own: nobody shall wait for it. Without one, syncs have more to do.
+    fn prepare(&self, bytes: u64) {
+        let path = self.dir.join(SPARE);
+        // Zeros must not take the last room from records: a write that finds none closes the journal.
+        if self.spare.load(Ordering::SeqCst) || path.exists() || room(&self.dir) < bytes.saturating_mul(SPARE_ROOM) {
+            return;
+        }
+        // A file that is there is another thread's, which may write to it for as long as it likes.
+        let Ok(file) = File::options().write(true).create_new(true).open(&path) else { return };
+        let ready = Arc::clone(&self.spare);
+        let making = move || match zero(&file, 0, bytes, Pace::Gentle) {
+            Ok(()) => ready.store(true, Ordering::SeqCst),
+            Err(_) => drop(std::fs::remove_file(&path)),
+        };
+        let _ = std::thread::Builder::new().name("journal-spare".into()).spawn(making);
+    }
+
+    /// Gives back what was prepared and not used.
+    fn end(&self) {
+        let _ = self.file.set_len(self.at);
+        let _ = std::fs::remove_file(self.dir.join(SPARE));
+    }
+}
+
+/// Bytes that are free on the disk; none if that cannot be told.
+fn room(dir: &Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+/// How zeros are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// With one sync at the end: nothing else wants the disk yet.
+    Fast,
+    /// With a sync after each piece, so that records that are written meanwhile do not wait for all of it.
+    Gentle,
+}
+
+/// Writes zeros up to a length, durably.
+fn zero(file: &File, from: u64, to: u64, pace: Pace) -> io::Result<()> {
+    let zeros = vec![0_u8; ZEROS];
+    let mut at = from;
+    while at < to {
+        let length = usize::try_from(to - at).unwrap_or(ZEROS).min(ZEROS);
+        file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
+        if pace == Pace::Gentle {
+            file.sync_data()?;
+        }
+        at += length as u64;
+    }
+    file.sync_all()
 }
 
 /// The payload of a frame: each record with its length before it.
@@ -629,7 +823,8 @@ fn decode(mut payload: &[u8]) -> Option<Vec<Record>> {
 }
 
 fn open_segment(path: &Path) -> Result<File, JournalError> {
-    let file = File::options().create(true).append(true).open(path).map_err(io_error("opening", path))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path).map_err(io_error("opening", path))?;
     frame::sync_dir(path.parent().unwrap_or(Path::new("/"))).map_err(io_error("syncing the folder of", path))?;
     Ok(file)
 }
@@ -676,12 +871,16 @@ fn load(dir: &Path, host: HostId, epoch: Epoch, report: &mut OpenReport) -> Resu
         acked_next: acked,
         queue: Vec::new(),
         queued_bytes: 0,
+        queued_since: None,
+        urgent: false,
+        writing: false,
         recent: VecDeque::new(),
         recent_bytes: 0,
         shares: Shares::default(),
         segments: VecDeque::new(),
         failed: None,
         closing: false,
+        ended: false,
     };
     let firsts = segment_names(dir)?;
     for (place, first) in firsts.iter().enumerate() {
@@ -714,7 +913,8 @@ fn load_segment(
     let path = segment_path(dir, first);
     let bytes = std::fs::read(&path).map_err(io_error("reading", &path))?;
     let scan = frame::scan(&bytes);
-    if scan.good < bytes.len() {
+    // Zeros are what a segment is filled with before it is used.
+    if bytes.get(scan.good..).is_some_and(|rest| rest.iter().any(|b| *b != 0)) {
         if !last || scan.damaged_middle {
             return Ok(false);
         }
@@ -895,6 +1095,122 @@ mod tests {
         assert_ne!(journal.state().epoch, epoch);
         assert_eq!(journal.state().next_seq, 0);
         fill(&journal, 1);
+    }
+
+    #[test]
+    fn who_waits_writes_and_takes_along_what_nobody_waits_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        let later = journal.append_later(entry("later")).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let own = std::thread::current().id();
+        journal.append_then(entry("now"), move |done| {
+            sender.send((done.unwrap().seq, std::thread::current().id() == own)).unwrap();
+        });
+        let (seq, _) = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(seq, 1);
+        assert!(journal.state().durable_next_seq == 2);
+        assert_eq!(later.wait().unwrap().seq, 0);
+        assert_eq!(journal.append_later(entry("alone")).unwrap().wait().unwrap().seq, 2);
+    }
+
+    #[test]
+    fn every_call_back_comes_once_from_many_threads() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let sender = sender.clone();
+                        journal.append_then(entry("flood"), move |done| sender.send(done.unwrap().seq).unwrap());
+                        journal.append_later(entry("outcome")).unwrap();
+                    }
+                });
+            }
+        });
+        drop(sender);
+        let mut seen: Vec<u64> = receiver.iter().collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 200);
+        journal.close();
+        drop(journal);
+        let (journal, report) = open(dir.path());
+        assert!(report.repairs.is_empty());
+        assert_eq!(journal.state().next_seq, 400);
+    }
+
+    #[test]
+    fn a_power_cut_leaves_zeros_or_a_torn_frame_before_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) =
+            Journal::open(JournalOptions { segment_bytes: 20_000, ..options(dir.path()) }, HostId([9; 16])).unwrap();
+        fill(&journal, 3);
+        let path = segment_path(dir.path(), 0);
+        // As the disk holds it now, without a clean end.
+        let image = std::fs::read(&path).unwrap();
+        let good = frame::scan(&image).good;
+        assert!(image.len() == 20_000 && image[good..].iter().all(|b| *b == 0));
+        let mut torn = image.clone();
+        let mut frame = Vec::new();
+        frame::put(&mut frame, &vec![7; 9000]);
+        // Of an unsynced write any page may have reached the disk: here the second one only.
+        torn[good + 4096..good + 8192].copy_from_slice(&frame[4096..8192]);
+        for (image, repairs) in [(image, 0), (torn, 1)] {
+            let copy = tempfile::tempdir().unwrap();
+            std::fs::copy(dir.path().join("epoch"), copy.path().join("epoch")).unwrap();
+            std::fs::write(segment_path(copy.path(), 0), &image).unwrap();
+            let (journal, report) = open(copy.path());
+            assert_eq!((report.repairs.len(), journal.state().next_seq), (repairs, 3));
+            fill(&journal, 1);
+        }
+    }
+
+    #[test]
+    fn an_open_waits_for_few_zeros_and_goes_on_in_a_segment_that_was_prepared() {
+        let dir = tempfile::tempdir().unwrap();
+        let large = JournalOptions { segment_bytes: 2 << 20, max_bytes: 64 << 20, ..options(dir.path()) };
+        let (journal, _) = open_with(&large);
+        assert_eq!(std::fs::metadata(segment_path(dir.path(), 0)).unwrap().len(), FIRST_ZEROS);
+        let long = "x".repeat(20_000);
+        let mut count = 0;
+        while lock(&journal.0.inner).segments.len() == 1 {
+            journal.append(entry(&long)).unwrap().wait().unwrap();
+            count += 1;
+            assert!(count < 2000, "nothing was prepared");
+        }
+        let (first, _) = lock(&journal.0.inner).segments[1];
+        let prepared = std::fs::read(segment_path(dir.path(), first)).unwrap();
+        assert_eq!(prepared.len(), 2 << 20);
+        // As a power cut leaves both: the chain goes on over them.
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(dir.path().join("epoch"), copy.path().join("epoch")).unwrap();
+        std::fs::copy(segment_path(dir.path(), 0), segment_path(copy.path(), 0)).unwrap();
+        std::fs::write(segment_path(copy.path(), first), prepared).unwrap();
+        std::fs::write(copy.path().join(SPARE), "whatever").unwrap();
+        let (again, report) = open_with(&JournalOptions { dir: copy.path().to_path_buf(), ..large });
+        assert!(report.repairs.is_empty());
+        assert_eq!(again.state().next_seq, count);
+        fill(&again, 1);
+    }
+
+    #[test]
+    fn a_segment_that_was_prepared_and_not_used_is_no_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        fill(&journal, 3);
+        journal.close();
+        drop(journal);
+        std::fs::write(segment_path(dir.path(), 3), vec![0; 2000]).unwrap();
+        for next in [3, 4] {
+            let (journal, report) = open(dir.path());
+            assert!(report.repairs.is_empty());
+            assert_eq!(journal.state().next_seq, next);
+            fill(&journal, 1);
+            journal.close();
+        }
     }
 
     #[test]

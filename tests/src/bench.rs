@@ -1,203 +1,185 @@
-//! The figures of docs/performance.md, measured in one boot in interleaved rounds: what Guard costs its neighbours, and
-//! what a governed exec costs.
+//! The figures of docs/performance.md, measured in one boot in interleaved rounds: what Guard costs its neighbours, what
+//! governed execs cost, and what peers cost.
 //!
-//! Fails: when a limit is not kept, after printing everything.
+//! Each round measures every contestant once; ratios are of one round. Prints one JSON object to standard output, progress
+//! to standard error. Fails: when a contestant cannot be measured; a peer that is not installed is said to be so.
 
-use std::fs::File;
-use std::io::{BufRead, Write};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use crate::session::{ALICE, Session, Start};
-use crate::wait::{seconds, until};
 use crate::{ctl, guest};
+
+mod figures;
+mod flood;
+mod neighbours;
+mod peers;
+mod programs;
+mod timed;
+
+use figures::{median, percentile, ratio};
+use timed::Looping;
 
 const NOOP: &str = "/usr/bin/true";
 const ROUNDS: usize = 30;
-/// Execs in one round.
-const EXECS: u32 = 100;
+/// Execs of one contestant in one round.
+const EXECS: usize = 40;
+/// A program that the default policy denies.
+const DENIED: &str = "/usr/sbin/mkfs.ext4";
 const PINS: &str = "/sys/fs/bpf/guard";
-/// Neighbours: lower end of the interval of loaded ÷ not loaded.
-const NEIGHBOUR_LIMIT: f64 = 1.05;
 
-/// Runs everything and prints Markdown.
+/// Runs everything and prints JSON.
 pub fn run(rounds: Option<&str>) -> Result<bool> {
-    let rounds = rounds.map_or(Ok(ROUNDS), str::parse).context("ROUNDS is a number")?;
+    let rounds: usize = rounds.map_or(Ok(ROUNDS), str::parse).context("ROUNDS is a number")?;
     guest::recover()?;
-    println!("| fork+exec+wait of `{NOOP}` | value |\n|---|---|");
-    println!("| kernel programs, ns per ungoverned exec (`bpf_stats`) | {} |", program_time()?);
-    println!("| `fdatasync` after an append of 1 KiB | {} |", disk_time()?);
-    governed(rounds)?;
-    let neighbour = neighbours(rounds)?;
-    println!("| ungoverned, Guard loaded ÷ not loaded | {neighbour} |");
-    let kept = neighbour.low <= NEIGHBOUR_LIMIT;
-    println!("limit {NEIGHBOUR_LIMIT} at the lower end: {}", if kept { "kept" } else { "NOT kept" });
-    Ok(kept)
-}
-
-/// Mean of ratios with a 95 % interval.
-struct Ratio {
-    mean: f64,
-    low: f64,
-    high: f64,
-    rounds: usize,
-}
-
-impl std::fmt::Display for Ratio {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.3} ({:.3}–{:.3}, {} rounds)", self.mean, self.low, self.high, self.rounds)
-    }
-}
-
-/// Geometric mean, interval from the logarithms; 2.05 is Student's t for about 30 rounds.
-fn ratio(pairs: &[(f64, f64)]) -> Ratio {
-    let logs: Vec<f64> = pairs.iter().map(|(a, b)| (a / b).ln()).collect();
-    let n = logs.len() as f64;
-    let mean = logs.iter().sum::<f64>() / n;
-    let variance = logs.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    let half = 2.05 * (variance / n).sqrt();
-    Ratio { mean: mean.exp(), low: (mean - half).exp(), high: (mean + half).exp(), rounds: logs.len() }
-}
-
-/// Nanoseconds of one fork+exec+wait.
-fn loop_time(count: u32) -> Result<f64> {
-    let start = Instant::now();
-    for _ in 0..count {
-        if !Command::new(NOOP).stdin(Stdio::null()).status()?.success() {
-            bail!("{NOOP} failed");
-        }
-    }
-    Ok(start.elapsed().as_nanos() as f64 / f64::from(count))
-}
-
-fn settle() {
-    std::thread::sleep(Duration::from_millis(700));
-}
-
-fn neighbours(rounds: usize) -> Result<Ratio> {
-    let mut pairs = Vec::new();
+    let programs = programs::measured()?;
+    let flood = flood::measured()?;
+    let mut times = Times::default();
+    let mut work = neighbours::Work::prepare()?;
     for round in 0..rounds {
-        guest::stop_daemon()?;
-        if std::path::Path::new(PINS).exists() {
-            std::fs::remove_dir_all(PINS).context("unpinning")?;
-        }
-        settle();
-        let without = loop_time(EXECS)?;
-        guest::start_daemon()?;
-        settle();
-        let with = loop_time(EXECS)?;
-        eprintln!("round {round}: not loaded {without:.0} ns, loaded {with:.0} ns");
-        pairs.push((with, without));
+        unloaded(&mut times, &mut work)?;
+        loaded(&mut times, &mut work)?;
+        eprintln!("round {round}: {}", times.last());
     }
-    Ok(ratio(&pairs))
+    let mut report = times.report();
+    report["parts_us"] = parts(&times.allowed_session)?;
+    report["neighbours"] = work.report();
+    report["programs"] = programs;
+    report["rounds"] = rounds.into();
+    report["execs_per_round"] = EXECS.into();
+    report["flood_execs_per_s"] = flood["execs_per_s"].clone();
+    report["flood_missing"] = flood["missing"].clone();
+    report["flood"] = flood;
+    println!("{report:#}");
+    Ok(report["flood_missing"] == 0)
 }
 
-/// Run time of all programs whose descriptors the daemon holds.
-fn program_ns() -> Result<u64> {
-    let dir = format!("/proc/{}/fdinfo", guest::daemon()?);
-    let mut total = 0;
-    for entry in std::fs::read_dir(dir)?.flatten() {
-        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        if text.contains("prog_type:") {
-            let time = text.lines().find_map(|l| l.strip_prefix("run_time_ns:"));
-            total += time.and_then(|t| t.trim().parse::<u64>().ok()).unwrap_or(0);
-        }
-    }
-    Ok(total)
+/// What a governed session or a peer runs: execs when told to, and says how long each took.
+pub fn child(words: &[&str]) -> Result<bool> {
+    timed::child(words)
 }
 
-fn program_time() -> Result<String> {
-    let switch = "/proc/sys/kernel/bpf_stats_enabled";
-    std::fs::write(switch, "1")?;
-    let before = program_ns()?;
-    loop_time(500)?;
-    let spent = program_ns()? - before;
-    std::fs::write(switch, "0")?;
-    Ok(if spent == 0 {
-        "not measured: the daemon holds no program descriptors".into()
-    } else {
-        (spent / 500).to_string()
-    })
+/// Four workers, for the flood.
+pub fn flood_child(seconds: &str) -> Result<bool> {
+    flood::child(seconds)
 }
 
-fn disk_time() -> Result<String> {
-    let path = "/var/lib/guard/bench";
-    let mut file = File::create(path)?;
-    let mut times = Vec::new();
-    for _ in 0..200 {
-        file.write_all(&[7; 1024])?;
-        let start = Instant::now();
-        file.sync_data()?;
-        times.push(start.elapsed().as_micros());
+/// Nothing of Guard is loaded: bare, and the peers.
+fn unloaded(times: &mut Times, work: &mut neighbours::Work) -> Result<()> {
+    guest::stop_daemon()?;
+    if Path::new(PINS).exists() {
+        std::fs::remove_dir_all(PINS).context("unpinning")?;
     }
-    std::fs::remove_file(path)?;
-    times.sort_unstable();
-    Ok(format!("{} µs (median of 200)", times.get(100).copied().unwrap_or_default()))
-}
-
-/// The governed side: measures when told to, until its input ends.
-pub fn child(count: &str) -> Result<bool> {
-    let count = count.parse().context("COUNT is a number")?;
-    for line in std::io::stdin().lock().lines() {
-        line?;
-        println!("time {}", loop_time(count)?);
-    }
-    Ok(true)
-}
-
-fn governed(rounds: usize) -> Result<()> {
-    const COUNT: &str = "40";
-    let start = Start { stdin: true, ttl: "60m", ..ALICE };
-    let mut session = Session::start(&start, &["guard-guest-tests", "bench-loop", COUNT])?;
-    let mut stdin = session.stdin().context("no stdin")?;
-    let mut pairs = Vec::new();
-    for round in 0..rounds {
-        let bare = loop_time(COUNT.parse()?)?;
-        stdin.write_all(b"go\n")?;
-        let governed = until("a governed round", seconds(120), || {
-            let out = session.out();
-            Ok(out.lines().filter_map(|l| l.strip_prefix("time ")).nth(round).and_then(|t| t.parse::<f64>().ok()))
-        })?;
-        eprintln!("round {round}: bare {bare:.0} ns, governed {governed:.0} ns");
-        pairs.push((governed, bare));
-    }
-    drop(stdin);
-    let ended = session.wait(seconds(60))?;
-    println!("| governed, allowed automatically ÷ bare | {} |", ratio(&pairs));
-    let mean = |pick: fn(&(f64, f64)) -> f64| pairs.iter().map(pick).sum::<f64>() / pairs.len() as f64 / 1000.0;
-    println!("| bare, µs | {:.0} |\n| governed, µs | {:.0} |", mean(|p| p.1), mean(|p| p.0));
-    let records = ctl::records(&ended.id)?;
-    for part in ["hold_to_read", "facts", "digest", "policy"] {
-        println!("| of it {part}, µs (median of the records) | {} |", part_time(&records, part));
+    timed::settle();
+    times.add("bare", Looping::start(timed::bare())?.round(EXECS)?);
+    work.without()?;
+    for peer in peers::all()? {
+        times.add(peer.name, peer.round(EXECS)?);
     }
     Ok(())
 }
 
-fn part_time(records: &[Value], part: &str) -> String {
-    let mut times: Vec<u64> = ctl::execs_of(records, NOOP)
-        .iter()
-        .filter_map(|r| r["body"]["timing"][format!("{part}_ns")].as_u64())
-        .collect();
-    times.sort_unstable();
-    times.get(times.len() / 2).map_or("not in the records".into(), |ns| (ns / 1000).to_string())
+/// Guard is loaded: neighbours, then a session's allowed and denied execs.
+fn loaded(times: &mut Times, work: &mut neighbours::Work) -> Result<()> {
+    guest::start_daemon()?;
+    timed::settle();
+    times.add("ungoverned", Looping::start(timed::bare())?.round(EXECS)?);
+    work.with()?;
+    let (allowed, session) = governed(NOOP)?;
+    times.add("governed_allow", allowed);
+    times.allowed_session = session;
+    times.add("governed_deny", governed(DENIED)?.0);
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The times, and the session's id.
+fn governed(program: &str) -> Result<(Vec<f64>, String)> {
+    let start = Start { stdin: true, ttl: "30m", ..ALICE };
+    let mut session = Session::start(&start, &["guard-guest-tests", "bench-loop", program])?;
+    let mut stdin = session.stdin().context("no stdin")?;
+    let measured = timed::rounds(&mut |line| Ok(stdin.write_all(line)?), &mut |done| done.check(session.out()), EXECS)?;
+    drop(stdin);
+    Ok((measured, session.wait(crate::wait::seconds(60))?.id))
+}
 
-    #[test]
-    fn equal_rounds_give_one_and_a_narrow_interval() {
-        let same = ratio(&[(100.0, 100.0); 30]);
-        assert!((same.mean - 1.0).abs() < 1e-9 && (same.high - same.low).abs() < 1e-9);
+/// Median µs of what the records of one session say of their own making.
+fn parts(session: &str) -> Result<Value> {
+    let records = ctl::records(session)?;
+    let execs = ctl::execs_of(&records, NOOP);
+    let mut parts = json!({});
+    for part in ["hold_to_read", "facts", "digest", "policy"] {
+        let of = |r: &&Value| r["body"]["timing"][format!("{part}_ns")].as_f64();
+        parts[part] = json!((median(&execs.iter().filter_map(of).collect::<Vec<_>>()) / 1000.0).round());
+    }
+    Ok(parts)
+}
+
+/// Every exec's time, by contestant and round.
+#[derive(Default)]
+struct Times {
+    all: Vec<(String, Vec<Vec<f64>>)>,
+    /// The last session whose execs were allowed.
+    allowed_session: String,
+}
+
+impl Times {
+    fn add(&mut self, name: &str, times: Vec<f64>) {
+        match self.all.iter_mut().find(|(known, _)| known == name) {
+            Some((_, rounds)) => rounds.push(times),
+            None => self.all.push((name.into(), vec![times])),
+        }
     }
 
-    #[test]
-    fn the_interval_holds_the_mean() {
-        let found = ratio(&[(110.0, 100.0), (105.0, 100.0), (120.0, 100.0), (100.0, 100.0)]);
-        assert!(found.low < found.mean && found.mean < found.high && found.low < 1.05);
+    fn of(&self, name: &str) -> &[Vec<f64>] {
+        self.all.iter().find(|(known, _)| known == name).map_or(&[], |(_, rounds)| rounds)
+    }
+
+    fn last(&self) -> String {
+        let one = |(name, rounds): &(String, Vec<Vec<f64>>)| {
+            format!("{name} {:.0} µs", rounds.last().map_or(f64::NAN, |times| median(times)) / 1000.0)
+        };
+        self.all.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    fn report(&self) -> Value {
+        let mut contestants = json!({});
+        let mut peers = json!({});
+        for (name, rounds) in &self.all {
+            let all: Vec<f64> = rounds.concat();
+            let p50 = self.ratio(name, |times| percentile(times, 50.0));
+            let p99 = figures::tail_ratio(rounds, self.of("bare"), 99.0);
+            let rate: Vec<f64> = rounds.iter().map(|r| 1e9 * r.len() as f64 / r.iter().sum::<f64>()).collect();
+            let rate = figures::mean(&rate);
+            contestants[name] = json!({
+                "p50_us": percentile(&all, 50.0) / 1000.0,
+                "p99_us": percentile(&all, 99.0) / 1000.0,
+                "execs_per_s": rate,
+                "p50_ratio": p50,
+                "p99_ratio": p99,
+            });
+            if peers::NAMES.contains(&name.as_str()) {
+                peers[name] = json!({"p50_ratio": p50["mean"], "p99_ratio": p99["mean"]});
+            }
+        }
+        for name in peers::NAMES.iter().filter(|name| self.of(name).is_empty()) {
+            peers[name] = json!("not measured: not in this guest");
+        }
+        json!({
+            "ungoverned_ratio": contestants["ungoverned"]["p50_ratio"]["mean"],
+            "governed_allow_ratio": contestants["governed_allow"]["p50_ratio"]["mean"],
+            "governed_allow_p99_ratio": contestants["governed_allow"]["p99_ratio"]["mean"],
+            "peers": peers,
+            "contestants": contestants,
+        })
+    }
+
+    /// Of one round's figure to bare's in the same round.
+    fn ratio(&self, name: &str, figure: impl Fn(&[f64]) -> f64) -> Value {
+        let pairs: Vec<(f64, f64)> =
+            self.of(name).iter().zip(self.of("bare")).map(|(a, b)| (figure(a), figure(b))).collect();
+        ratio(&pairs)
     }
 }

@@ -41,11 +41,12 @@ fn main() -> ExitCode {
         ["powercut"] => in_guest().and_then(|()| powercut::round()),
         ["markers", token] => powercut::markers(token).map(|()| true),
         ["bench", rounds @ ..] => in_guest().and_then(|()| bench::run(rounds.first().copied())),
-        ["bench-loop", count] => bench::child(count),
         ["races", tries] => in_guest().and_then(|()| {
             attacks::install()?;
             bypass::races(tries.parse()?)
         }),
+        ["bench-loop", words @ ..] => bench::child(words),
+        ["bench-flood", seconds] => bench::flood_child(seconds),
         ["soak", minutes] => in_guest().and_then(|()| runner::soak(minutes)),
         _ => {
             eprintln!("usage: {USAGE}");

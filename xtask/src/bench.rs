@@ -1,31 +1,137 @@
-//! The figures of docs/performance.md, measured in one guest and printed as a table.
+//! The figures of docs/performance.md: release builds, one boot, interleaved rounds, as JSON or as a table.
+//!
+//! Fails: when something cannot be measured, or when the flood left an exec without its record.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Result;
-use clap::Args;
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::Value;
 
-use crate::vm::{self, Spec};
-use crate::{build, host, kernels};
+use crate::vm::{Spec, Vm};
+use crate::{build, guest, host, kernels};
 
 /// `cargo xtask bench`.
 #[derive(Args)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// What an exec costs: bare, neighbours of Guard, governed, and under peers.
+    Exec(ExecArgs),
+}
+
+#[derive(Args)]
+struct ExecArgs {
     /// Kernel series.
     #[arg(long, default_value = "6.12")]
     kernel: String,
     /// Interleaved rounds; fewer than 30 say little.
     #[arg(long, default_value_t = 30)]
     rounds: u32,
+    /// Form of the answer.
+    #[arg(long, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 /// Runs `cargo xtask bench`.
 pub fn command(args: &BenchArgs) -> Result<u8> {
+    match &args.what {
+        What::Exec(args) => exec(args),
+    }
+}
+
+fn exec(args: &ExecArgs) -> Result<u8> {
     let series = kernels::series(&args.kernel)?;
-    build::all()?;
+    build::release()?;
     let text = format!("uname -r; guard-guest-tests bench {}", args.rounds);
-    let spec = Spec { deadline: Duration::from_secs(3600), ..Spec::new("bench", series, &text) };
+    let spec = Spec {
+        deadline: Duration::from_secs(3600),
+        release: true,
+        packages: &guest::PEERS,
+        ..Spec::new("bench", series, &text)
+    };
     let commit = host::output(host::cmd("git", ["rev-parse", "--short", "HEAD"]).current_dir(host::root()))?;
-    println!("commit {}", commit.trim());
-    Ok(vm::shown(&spec)?.code)
+    let ended = Vm::boot(&spec, Stdio::piped())?.wait()?;
+    let (kernel, answer) = ended.stdout.split_once('\n').context("the guest said nothing")?;
+    let mut report: Value = serde_json::from_str(answer).with_context(|| format!("not JSON: {answer}"))?;
+    let fields = report.as_object_mut().with_context(|| format!("not an object: {answer}"))?;
+    fields.insert("commit".into(), commit.trim().into());
+    fields.insert("kernel".into(), kernel.into());
+    match args.output {
+        Output::Json => println!("{report:#}"),
+        Output::Text => print!("{}", table(&report)),
+    }
+    Ok(ended.code)
+}
+
+/// The figures as Markdown.
+fn table(report: &Value) -> String {
+    let mut text = format!(
+        "commit {}, kernel {}, {} rounds of {} execs\n\n| `/usr/bin/true` | p50 ÷ bare (95 %) | p99 ÷ bare (95 %) | p50 µs | \
+         p99 µs | execs/s (95 %) |\n|---|---|---|---|---|---|\n",
+        at(report, "/commit").as_str().unwrap_or_default(),
+        at(report, "/kernel").as_str().unwrap_or_default(),
+        at(report, "/rounds"),
+        at(report, "/execs_per_round")
+    );
+    for (name, one) in entries(report, "/contestants") {
+        text += &format!(
+            "| {name} | {} | {} | {:.0} | {:.0} | {} |\n",
+            interval(at(one, "/p50_ratio"), 3),
+            interval(at(one, "/p99_ratio"), 2),
+            number(one, "/p50_us"),
+            number(one, "/p99_us"),
+            interval(at(one, "/execs_per_s"), 0)
+        );
+    }
+    for (name, why) in entries(report, "/peers").filter(|(_, one)| one.is_string()) {
+        text += &format!("| {name} | {} | | | | |\n", why.as_str().unwrap_or_default());
+    }
+    text += "\n| ungoverned work | loaded ÷ not loaded (95 %) |\n|---|---|\n";
+    for (name, one) in entries(report, "/neighbours") {
+        text += &format!("| {name} | {} |\n", interval(one, 3));
+    }
+    text += "\n| kernel program | ns per ungoverned exec | ns per governed exec |\n|---|---|---|\n";
+    for (name, one) in entries(report, "/programs/governed") {
+        let ungoverned = number(report, &format!("/programs/ungoverned/{name}/ns_per_exec"));
+        text += &format!("| {name} | {ungoverned:.0} | {:.0} |\n", number(one, "/ns_per_exec"));
+    }
+    text += "\n| governed allow, parts from the records | median µs |\n|---|---|\n";
+    for (name, one) in entries(report, "/parts_us") {
+        text += &format!("| {name} | {one} |\n");
+    }
+    text += "\n| flood: 4 workers, one session | |\n|---|---|\n";
+    for (name, one) in entries(report, "/flood") {
+        text += &format!("| {name} | {one} |\n");
+    }
+    text
+}
+
+fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
+}
+
+/// What is not there has not been seen: 0.
+fn number(value: &Value, pointer: &str) -> f64 {
+    at(value, pointer).as_f64().unwrap_or(0.0)
+}
+
+fn entries<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    at(value, pointer).as_object().into_iter().flatten()
+}
+
+fn interval(one: &Value, digits: usize) -> String {
+    let [mean, low, high] = ["/mean", "/low", "/high"].map(|name| at(one, name).as_f64().unwrap_or(f64::NAN));
+    format!("{mean:.digits$} ({low:.digits$}–{high:.digits$})")
 }

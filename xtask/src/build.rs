@@ -21,11 +21,20 @@ pub const BINARIES: [&str; 3] = ["guard-agent", "guard-collector", "guardctl"];
 
 /// Kernel object first, then the binaries, then what the guest tests run.
 pub fn all() -> Result<()> {
+    binaries(&[])
+}
+
+/// The same with the compiler's full effort, for figures.
+pub fn release() -> Result<()> {
+    binaries(&["--release"])
+}
+
+fn binaries(options: &[&str]) -> Result<()> {
     kernel_object()?;
     bypass::build()?;
     host::say("building the binaries");
     let mut cargo = cargo();
-    cargo.args(["build", "--quiet"]);
+    cargo.args(["build", "--quiet"]).args(options);
     for name in BINARIES {
         cargo.args(["--package", name]);
     }

@@ -56,6 +56,9 @@ const PACKAGES: [&str; 40] = [
     "util-linux",
 ];
 
+/// What `cargo xtask bench` measures beside Guard; only its guest has them.
+pub const PEERS: [&str; 2] = ["auditd", "fapolicyd"];
+
 /// Runs in the initramfs: modules, root disk, hand-over.
 const INIT: &str = include_str!("../../deploy/vm/initramfs-init.sh");
 
@@ -87,10 +90,11 @@ fn busybox() -> Result<PathBuf> {
 }
 
 /// The cached root image: an ext4 file system made from distribution packages.
-pub fn root_image() -> Result<PathBuf> {
+pub fn root_image(more: &[&str]) -> Result<PathBuf> {
     let suite = apt::host_suite()?;
+    let packages: Vec<&str> = PACKAGES.iter().chain(more).copied().collect();
     let mut hash = Sha256::new();
-    hash.update(PACKAGES.join(" "));
+    hash.update(packages.join(" "));
     hash.update("usr merged");
     hash.update(include_str!("guest.rs"));
     let id = hex::encode(hash.finalize());
@@ -106,7 +110,7 @@ pub fn root_image() -> Result<PathBuf> {
     let root = dir.path().join("root");
     std::fs::create_dir_all(&root)?;
     merge_usr(&root)?;
-    apt::Suites::open(&[&suite])?.unpack_closure(&PACKAGES, &root)?;
+    apt::Suites::open(&[&suite])?.unpack_closure(&packages, &root)?;
     finish_root(&root)?;
     make_image(&root, &image)?;
     Ok(image)

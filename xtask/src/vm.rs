@@ -75,6 +75,10 @@ pub struct Spec<'a> {
     pub overlay: bool,
     /// Whether systemd is the first process.
     pub systemd: bool,
+    /// Take the release builds.
+    pub release: bool,
+    /// Packages beyond those of every guest; the image is one of its own.
+    pub packages: &'a [&'a str],
     /// Connects the console to this terminal and gives a shell there after the command.
     pub shell: bool,
 }
@@ -95,6 +99,8 @@ impl<'a> Spec<'a> {
             deadline: Duration::from_secs(600),
             overlay: false,
             systemd: false,
+            release: false,
+            packages: &[],
             shell: false,
         }
     }
@@ -172,7 +178,7 @@ impl Vm {
     pub fn boot(spec: &Spec<'_>, stdout: Stdio) -> Result<Self> {
         qemu()?;
         let kernel = kernels::get(spec.series)?;
-        let root = guest::root_image()?;
+        let root = guest::root_image(spec.packages)?;
         let dir = dir_of(spec.name);
         std::fs::create_dir_all(&dir)?;
         let initramfs = dir.join("initramfs");
@@ -257,7 +263,7 @@ impl Drop for Vm {
 /// Gets what guests of these series need, so that several can be booted at once afterwards.
 pub fn prepare(series: &[kernels::Series]) -> Result<()> {
     qemu()?;
-    guest::root_image()?;
+    guest::root_image(&[])?;
     series.iter().try_for_each(|one| kernels::get(*one).map(|_| ()))
 }
 
@@ -342,7 +348,7 @@ fn payload(spec: &Spec<'_>, dir: &Path) -> Result<()> {
         std::fs::copy(policy, tree.join("etc/policy.yaml")).with_context(|| policy.display().to_string())?;
     }
     for name in build::BINARIES.into_iter().chain(["guard-guest-tests"]) {
-        let built = host::target().join("debug").join(name);
+        let built = host::target().join(if spec.release { "release" } else { "debug" }).join(name);
         if built.exists() {
             host::run_quiet(host::cmd("strip", ["-g", "-o"]).arg(tree.join("bin").join(name)).arg(&built))?;
         } else if spec.guard {

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Bytes of one read; many events fit.
-const READ_BYTES: usize = 8192;
+/// One event without further information.
+const EVENT: usize = size_of::<libc::fanotify_event_metadata>();
 
 /// A fanotify group.
 pub struct Group {
@@ -32,6 +32,7 @@ impl Group {
     pub fn new() -> io::Result<Self> {
         let flags = libc::FAN_CLASS_CONTENT
             | libc::FAN_CLOEXEC
+            | libc::FAN_NONBLOCK
             | libc::FAN_REPORT_TID
             | libc::FAN_UNLIMITED_QUEUE
             | libc::FAN_UNLIMITED_MARKS;
@@ -61,15 +62,21 @@ impl Group {
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Waits for held execs. Returns none when the wait was interrupted.
-    pub fn read(&self) -> io::Result<Vec<Held>> {
-        let mut buffer = [0_u8; READ_BYTES];
-        let count = match rustix::io::read(&self.fd, &mut buffer) {
-            Ok(count) => count,
-            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(parse(buffer.get(..count).unwrap_or_default()))
+    /// Takes one held exec, if there is one: what a thread does not take, another can.
+    pub fn read(&self) -> io::Result<Option<Held>> {
+        let mut buffer = [0_u8; EVENT];
+        loop {
+            match rustix::io::read(&self.fd, &mut buffer) {
+                // An event without a descriptor has been answered by the kernel.
+                Ok(count) => match parse(buffer.get(..count).unwrap_or_default()) {
+                    Some(held) => return Ok(Some(held)),
+                    None => continue,
+                },
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Answers a held exec.
@@ -93,19 +100,16 @@ impl AsFd for Group {
     }
 }
 
-fn parse(mut bytes: &[u8]) -> Vec<Held> {
-    const HEAD: usize = size_of::<libc::fanotify_event_metadata>();
-    let mut events = Vec::new();
-    while bytes.len() >= HEAD {
-        // SAFETY: the length was checked; the struct is plain integers; unaligned reads are allowed.
-        let event = unsafe { bytes.as_ptr().cast::<libc::fanotify_event_metadata>().read_unaligned() };
-        if event.fd >= 0 {
-            // SAFETY: the kernel has just opened this descriptor for us; nothing else owns it.
-            let file = unsafe { OwnedFd::from_raw_fd(event.fd) };
-            events.push(Held { file, tid: event.pid.unsigned_abs() });
-        }
-        let length = (event.event_len as usize).max(HEAD);
-        bytes = bytes.get(length..).unwrap_or_default();
+fn parse(bytes: &[u8]) -> Option<Held> {
+    if bytes.len() < EVENT {
+        return None;
     }
-    events
+    // SAFETY: the length was checked; the struct is plain integers; unaligned reads are allowed.
+    let event = unsafe { bytes.as_ptr().cast::<libc::fanotify_event_metadata>().read_unaligned() };
+    if event.fd < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just opened this descriptor for us; nothing else owns it.
+    let file = unsafe { OwnedFd::from_raw_fd(event.fd) };
+    Some(Held { file, tid: event.pid.unsigned_abs() })
 }

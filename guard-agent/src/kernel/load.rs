@@ -136,6 +136,7 @@ pub struct Kernel {
     /// Each session's account of the event ring.
     pub shares: Shares,
     pub(super) path_tables: PathTables,
+    lifted: AtomicBool,
     events: Mutex<Option<RingBuf<MapData>>>,
     log: Mutex<Option<ProgramLog>>,
     key: [u64; 2],
@@ -211,6 +212,7 @@ impl Kernel {
                 typed(take(&mut ebpf, maps::SHARES)?, maps::SHARES)?,
                 typed(take(&mut ebpf, maps::TAKEN)?, maps::TAKEN)?,
             )?,
+            lifted: AtomicBool::new(false),
             events: Mutex::new(Some(typed(take(&mut ebpf, maps::EVENTS)?, maps::EVENTS)?)),
             key,
             instructions,
@@ -377,6 +379,11 @@ impl Kernel {
         insert(&self.frozen, maps::FROZEN, Plain(key), until_boot_ns)
     }
 
+    /// As [`Self::freeze`], for an open file. Gives its identity and state after that.
+    pub fn freeze_open(&self, file: BorrowedFd<'_>, until_boot_ns: u64) -> Result<FileStamp, KernelError> {
+        self.ask(file, until_boot_ns)
+    }
+
     /// Ends a freeze.
     pub fn unfreeze(&self, key: FileKey) {
         let _ = remove(&self.frozen, maps::FROZEN, &Plain(key));
@@ -409,9 +416,13 @@ impl Kernel {
 
     /// Identity and state of an open file, as the kernel programs will see it.
     pub fn probe_file(&self, file: BorrowedFd<'_>) -> Result<FileStamp, KernelError> {
+        self.ask(file, 0)
+    }
+
+    fn ask(&self, file: BorrowedFd<'_>, frozen_until: u64) -> Result<FileStamp, KernelError> {
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         // SAFETY: fcntl with an unknown command and no pointer: the hook runs, then the kernel answers EINVAL.
-        unsafe { libc::fcntl(file.as_raw_fd(), PROBE_FCNTL_CMD.cast_signed(), 0) };
+        unsafe { libc::fcntl(file.as_raw_fd(), PROBE_FCNTL_CMD.cast_signed(), frozen_until) };
         let stamp = get(&self.probes, &tid).map(|s| s.0);
         let _ = remove(&self.probes, maps::PROBES, &tid);
         stamp.ok_or(KernelError::Io {
@@ -433,12 +444,14 @@ impl Kernel {
 
     /// Lifts enforcement, or puts it back.
     pub fn lift(&self, lifted: bool) -> Result<(), KernelError> {
-        self.set_runtime(|runtime| runtime.lifted = u32::from(lifted))
+        self.set_runtime(|runtime| runtime.lifted = u32::from(lifted))?;
+        self.lifted.store(lifted, Ordering::SeqCst);
+        Ok(())
     }
 
-    /// Whether enforcement is lifted.
+    /// Whether enforcement is lifted. Only this daemon lifts it.
     pub fn lifted(&self) -> bool {
-        self.runtime.lock().is_ok_and(|r| r.get(&0, 0).is_ok_and(|r| r.0.lifted == 1))
+        self.lifted.load(Ordering::SeqCst)
     }
 
     fn set_runtime(&self, change: impl FnOnce(&mut Runtime)) -> Result<(), KernelError> {

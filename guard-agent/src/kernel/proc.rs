@@ -71,22 +71,6 @@ pub fn link(pid: u32, name: &str) -> io::Result<Vec<u8>> {
     Ok(std::fs::read_link(format!("/proc/{pid}/{name}"))?.into_os_string().into_vec())
 }
 
-/// Parents, nearest first, up to and including `last`.
-pub fn ancestry(parent: u32, last: u32) -> Vec<Process> {
-    let mut found = Vec::new();
-    let mut pid = parent;
-    while pid > 1 && found.len() < ANCESTRY_MAX {
-        let Ok(process) = process(pid) else { break };
-        let next = process.parent;
-        found.push(process);
-        if pid == last {
-            break;
-        }
-        pid = next;
-    }
-    found
-}
-
 /// What a descriptor of a process refers to, such as `/dev/pts/0` or `pipe:[123]`.
 pub fn descriptor(pid: u32, fd: u32) -> Option<Vec<u8>> {
     link(pid, &format!("fd/{fd}")).ok()
