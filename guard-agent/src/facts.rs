@@ -272,6 +272,9 @@ fn judge_file(
             !files::is_hosts(&node.kernel, &path, &stamp) || place.rights.can_replace(std::process::id(), file, &path)
         }
     };
+    if writable {
+        node.freezes.note_writable();
+    }
     let foreign = files::is_foreign(file).map_err(wrong("asking for the file system"))?;
     Ok((JudgedFile { path, stamp, sha256, role: Role::Program, writable, foreign, loader }, shebang))
 }

@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use guard_common::path::PathKey;
 use guard_common::{FileKey, FileStamp};
@@ -27,6 +28,8 @@ const FILE_MAX: u64 = 2 << 30;
 const CACHE_MAX: usize = 4096;
 /// A file changed so lately that its change time may not yet tell a next change apart is not remembered.
 const SETTLED_S: u64 = 2;
+/// From freezing a file until its image is seen to have started, and then some.
+const WRITABLE_NS: u64 = 10_000_000_000;
 /// A freeze ends by itself after this time, should its end be missed.
 const FREEZE_NS: u64 = 400_000_000_000;
 
@@ -126,21 +129,41 @@ pub enum Kept {
 
 /// Freezes that are in force, counted: several execs may run the same file.
 #[derive(Default)]
-pub struct Freezes(Mutex<HashMap<Kept, u32>>);
+pub struct Freezes {
+    counts: Mutex<HashMap<Kept, u32>>,
+    /// Boot-time ns until which a file that its session could write is likely to be frozen.
+    writable_until: AtomicU64,
+}
 
 impl Freezes {
     /// Keeps governed tasks from opening the file for writing, and gives its state after that. The counts are locked all
     /// the while: nobody may thaw it in between.
     pub fn freeze(&self, kernel: &Kernel, file: BorrowedFd<'_>) -> io::Result<FileStamp> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts();
         let stamp = kernel.freeze_open(file, time::boot_ns() + FREEZE_NS).map_err(io::Error::other)?;
         *counts.entry(Kept::File(stamp.key)).or_default() += 1;
         Ok(stamp)
     }
 
+    /// A file that its session could write was frozen just now.
+    pub fn note_writable(&self) {
+        self.writable_until.store(time::boot_ns() + WRITABLE_NS, Ordering::Relaxed);
+    }
+
+    /// Whether something is frozen that a session may want to change as soon as the exec is over: a name, or a file of
+    /// its own. Others cannot tell when a freeze ends.
+    pub fn somebody_may_wait(&self) -> bool {
+        time::boot_ns() < self.writable_until.load(Ordering::Relaxed)
+            || self.counts().keys().any(|kept| matches!(kept, Kept::Name(_)))
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<Kept, u32>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts what is in force already, or keeps a name from being turned to something else.
     pub fn keep(&self, kernel: &Kernel, what: Kept) -> io::Result<()> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts();
         let until = time::boot_ns() + FREEZE_NS;
         match what {
             Kept::File(key) => kernel.freeze(key, until),
@@ -153,7 +176,7 @@ impl Freezes {
 
     /// Lets all that are in force go on for as long again.
     pub fn renew(&self, kernel: &Kernel) {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = self.counts();
         let until = time::boot_ns() + FREEZE_NS;
         for what in counts.keys() {
             let renewed = match what {
@@ -168,7 +191,7 @@ impl Freezes {
 
     /// Ends one freeze.
     pub fn thaw(&self, kernel: &Kernel, what: Kept) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts();
         if let Some(count) = counts.get_mut(&what) {
             *count -= 1;
             if *count == 0 {

@@ -38,7 +38,8 @@ const PROBES_MAX: usize = 1024;
 const ACCOUNTS_NS: u64 = 500_000_000;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Events are gathered for this long once the first has come: reading each at once would cost an exec's processor two
-/// changes of thread. The ring holds some 10,000.
+/// changes of thread. The ring holds some 10,000, and keeps them over the daemon's end. Not while something is frozen that
+/// a session may want to write or rename: an event may be what it waits for.
 const GATHER: Duration = Duration::from_millis(10);
 
 /// Who an event belongs to.
@@ -141,7 +142,7 @@ impl Outcomes {
             loop {
                 let empty = self.round(&mut reader);
                 if empty {
-                    wait(&reader);
+                    wait(&reader, &self.node);
                 }
             }
         })?;
@@ -441,9 +442,10 @@ impl Outcomes {
     }
 }
 
-fn wait(reader: &EventReader) {
+fn wait(reader: &EventReader, node: &Node) {
     let pause = Timespec::try_from(PAUSE).ok();
-    if poll(&mut [PollFd::new(reader, PollFlags::IN)], pause.as_ref()).is_ok_and(|ready| ready > 0) {
+    let ready = poll(&mut [PollFd::new(reader, PollFlags::IN)], pause.as_ref());
+    if ready.is_ok_and(|ready| ready > 0) && !node.freezes.somebody_may_wait() {
         thread::sleep(GATHER);
     }
 }

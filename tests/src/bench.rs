@@ -4,6 +4,7 @@
 //! Each round measures every contestant once; ratios are of one round. Prints one JSON object to standard output, progress
 //! to standard error. Fails: when a contestant cannot be measured; a peer that is not installed is said to be so.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -37,6 +38,7 @@ pub fn run(rounds: Option<&str>) -> Result<bool> {
     guest::recover()?;
     let programs = programs::measured()?;
     let flood = flood::measured()?;
+    eprintln!("flood: {flood}");
     let mut times = Times::default();
     let mut work = neighbours::Work::prepare()?;
     for round in 0..rounds {
@@ -44,8 +46,11 @@ pub fn run(rounds: Option<&str>) -> Result<bool> {
         loaded(&mut times, &mut work)?;
         eprintln!("round {round}: {}", times.last());
     }
+    let parts = parts(&times.allowed_session)?;
+    unload()?;
     let mut report = times.report();
-    report["parts_us"] = parts(&times.allowed_session)?;
+    report["flood_bare_execs_per_s"] = flood::bare()?;
+    report["parts_us"] = parts;
     report["neighbours"] = work.report();
     report["programs"] = programs;
     report["rounds"] = rounds.into();
@@ -67,17 +72,31 @@ pub fn flood_child(seconds: &str) -> Result<bool> {
     flood::child(seconds)
 }
 
-/// Nothing of Guard is loaded: bare, and the peers.
-fn unloaded(times: &mut Times, work: &mut neighbours::Work) -> Result<()> {
+fn unload() -> Result<()> {
     guest::stop_daemon()?;
     if Path::new(PINS).exists() {
         std::fs::remove_dir_all(PINS).context("unpinning")?;
     }
     timed::settle();
+    Ok(())
+}
+
+/// Nothing of Guard is loaded: bare, and the peers.
+fn unloaded(times: &mut Times, work: &mut neighbours::Work) -> Result<()> {
+    unload()?;
     times.add("bare", Looping::start(timed::bare())?.round(EXECS)?);
     work.without()?;
     for peer in peers::all()? {
-        times.add(peer.name, peer.round(EXECS)?);
+        if times.out.contains_key(peer.name) {
+            continue;
+        }
+        match peer.round(EXECS) {
+            Ok(measured) => times.add(peer.name, measured),
+            Err(error) => {
+                eprintln!("{} does not go on: {error:#}", peer.name);
+                times.out.insert(peer.name, format!("not measured: {error:#}"));
+            }
+        }
     }
     Ok(())
 }
@@ -88,19 +107,33 @@ fn loaded(times: &mut Times, work: &mut neighbours::Work) -> Result<()> {
     timed::settle();
     times.add("ungoverned", Looping::start(timed::bare())?.round(EXECS)?);
     work.with()?;
-    let (allowed, session) = governed(NOOP)?;
+    let (allowed, session) = governed(NOOP, Collector::Elsewhere)?;
     times.add("governed_allow", allowed);
     times.allowed_session = session;
-    times.add("governed_deny", governed(DENIED)?.0);
+    times.add("governed_allow_collector_here", governed(NOOP, Collector::Here)?.0);
+    times.add("governed_deny", governed(DENIED, Collector::Elsewhere)?.0);
     Ok(())
 }
 
+/// Whose processors and disk the collector uses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Collector {
+    /// Another machine's, as it should be: here it stands still while execs are timed. The daemon ships until the
+    /// connection is full; the collector catches up afterwards.
+    Elsewhere,
+    /// The guest's, beside the execs.
+    Here,
+}
+
 /// The times, and the session's id.
-fn governed(program: &str) -> Result<(Vec<f64>, String)> {
+fn governed(program: &str, collector: Collector) -> Result<(Vec<f64>, String)> {
     let start = Start { stdin: true, ttl: "30m", ..ALICE };
     let mut session = Session::start(&start, &["guard-guest-tests", "bench-loop", program])?;
     let mut stdin = session.stdin().context("no stdin")?;
-    let measured = timed::rounds(&mut |line| Ok(stdin.write_all(line)?), &mut |done| done.check(session.out()), EXECS)?;
+    guest::hold_collector(collector == Collector::Elsewhere)?;
+    let measured = timed::rounds(&mut |line| Ok(stdin.write_all(line)?), &mut |done| done.check(session.out()), EXECS);
+    guest::hold_collector(false)?;
+    let measured = measured?;
     drop(stdin);
     Ok((measured, session.wait(crate::wait::seconds(60))?.id))
 }
@@ -121,6 +154,8 @@ fn parts(session: &str) -> Result<Value> {
 #[derive(Default)]
 struct Times {
     all: Vec<(String, Vec<Vec<f64>>)>,
+    /// Peers that could not be measured, and why.
+    out: BTreeMap<&'static str, String>,
     /// The last session whose execs were allowed.
     allowed_session: String,
 }
@@ -165,7 +200,8 @@ impl Times {
             }
         }
         for name in peers::NAMES.iter().filter(|name| self.of(name).is_empty()) {
-            peers[name] = json!("not measured: not in this guest");
+            let why = self.out.get(name).map_or("not measured: not in this guest", String::as_str);
+            peers[name] = json!(why);
         }
         json!({
             "ungoverned_ratio": contestants["ungoverned"]["p50_ratio"]["mean"],

@@ -137,6 +137,14 @@ pub fn kill_collector() -> Result<()> {
     until_true("guard-collector is gone", seconds(10), || Ok(named("guard-collector")?.is_empty()))
 }
 
+/// Lets the collector stand still, or go on.
+pub fn hold_collector(still: bool) -> Result<()> {
+    for pid in named("guard-collector")? {
+        signal(pid, if still { Signal::STOP } else { Signal::CONT })?;
+    }
+    Ok(())
+}
+
 /// Starts the collector; returns at once.
 pub fn start_collector() -> Result<()> {
     spawn(Command::new("guard-collector").args(["serve", "--config", COLLECTOR_CONFIG]), COLLECTOR_LOG)

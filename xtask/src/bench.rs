@@ -111,6 +111,7 @@ fn table(report: &Value) -> String {
     for (name, one) in entries(report, "/parts_us") {
         text += &format!("| {name} | {one} |\n");
     }
+    text += &format!("\nflood without Guard: {:.0} execs/s\n", number(report, "/flood_bare_execs_per_s"));
     text += "\n| flood: 4 workers, one session | |\n|---|---|\n";
     for (name, one) in entries(report, "/flood") {
         text += &format!("| {name} | {one} |\n");

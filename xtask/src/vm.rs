@@ -38,6 +38,9 @@ pub struct VmArgs {
     /// Runs systemd as the first process.
     #[arg(long)]
     systemd: bool,
+    /// Takes the release builds.
+    #[arg(long)]
+    release: bool,
     /// Files or folders to be found under /mnt/copy in the guest.
     #[arg(long)]
     copy: Vec<PathBuf>,
@@ -126,8 +129,10 @@ pub struct Ended {
 /// Runs `cargo xtask vm`.
 pub fn command(args: &VmArgs) -> Result<u8> {
     let series = kernels::series(&args.kernel)?;
-    if !args.no_guard {
-        build::all()?;
+    match (args.no_guard, args.release) {
+        (true, _) => {}
+        (false, true) => build::release()?,
+        (false, false) => build::all()?,
     }
     let mut text = String::new();
     for word in &args.command {
@@ -139,6 +144,7 @@ pub fn command(args: &VmArgs) -> Result<u8> {
         guard: !args.no_guard,
         overlay: args.overlay,
         systemd: args.systemd,
+        release: args.release,
         policy: args.policy.as_deref(),
         copy: &args.copy,
         deadline: Duration::from_secs(args.deadline),

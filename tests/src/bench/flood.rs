@@ -33,19 +33,29 @@ pub fn child(time: &str) -> Result<bool> {
     Ok(workers.into_iter().all(|worker| worker.join().is_ok()))
 }
 
+/// Runs it as it is: execs per second.
+pub fn bare() -> Result<Value> {
+    let mut command = crate::session::as_user("alice", "/home/alice");
+    let out = command.args(["guard-guest-tests", "bench-flood", "10"]).output().context("a flood")?;
+    let ran: u64 = workers(&String::from_utf8_lossy(&out.stdout)).iter().map(|worker| worker[1]).sum();
+    Ok((ran as f64 / 10.0).into())
+}
+
+fn workers(text: &str) -> Vec<[u64; 3]> {
+    text.lines()
+        .filter_map(|line| {
+            let numbers: Option<Vec<u64>> = line.strip_prefix("worker ")?.split(' ').map(|n| n.parse().ok()).collect();
+            numbers?.try_into().ok()
+        })
+        .collect()
+}
+
 /// Runs it governed.
 pub fn measured() -> Result<Value> {
     let argv = ["guard-guest-tests", "bench-flood", &SECONDS.to_string()];
     let session = Session::start(&Start { ttl: "10m", ..ALICE }, &argv)?;
     let ended = session.wait(seconds(SECONDS + 120))?;
-    let said: Vec<[u64; 3]> = ended
-        .out
-        .lines()
-        .filter_map(|line| {
-            let numbers: Option<Vec<u64>> = line.strip_prefix("worker ")?.split(' ').map(|n| n.parse().ok()).collect();
-            numbers?.try_into().ok()
-        })
-        .collect();
+    let said = workers(&ended.out);
     if said.len() != WORKERS {
         bail!("{} of {WORKERS} workers said what they did: {}", said.len(), ended.out);
     }

@@ -68,11 +68,14 @@ fn sudo(setting: &str, execs: usize) -> Result<Vec<f64>> {
 
 fn auditd(execs: usize) -> Result<Vec<f64>> {
     std::fs::create_dir_all("/var/log/audit")?;
-    let daemon = Daemon::start(Command::new("/usr/sbin/auditd").args(["-n", "-s", "enable"]))?;
+    let daemon = Daemon::start(Command::new("/usr/sbin/auditd").args(["-f", "-s", "enable"]))?;
+    let mut last = String::new();
     until_true("auditd listens", seconds(20), || {
         let said = Command::new("auditctl").arg("-s").output()?;
-        Ok(String::from_utf8_lossy(&said.stdout).lines().any(|l| l == format!("pid {}", daemon.0.id())))
-    })?;
+        last = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        Ok(last.lines().any(|l| l == format!("pid {}", daemon.0.id())))
+    })
+    .with_context(|| last.clone())?;
     auditctl(&["-a", "always,exit", "-F", "arch=b64", "-S", "execve,execveat", "-k", "exec"])?;
     let measured = Looping::start(timed::bare())?.round(execs);
     auditctl(&["-D"])?;
@@ -116,7 +119,7 @@ struct Daemon(Child);
 
 impl Daemon {
     fn start(command: &mut Command) -> Result<Self> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         Ok(Self(child.with_context(|| format!("{command:?}"))?))
     }
 }
