@@ -9,6 +9,14 @@ static char *racing_argv[5] = {"ran", "show", word, NULL, NULL};
 static char *racing_env[3] = {word, NULL, NULL};
 static const char *what;
 
+/* Each state lasts over a point where the thread can be interrupted. Without that an emulated processor, which is interrupted
+ * between blocks of code only, shows others nearly always the last state of the loop. */
+static void last(void)
+{
+    for (volatile int i = 0; i < 200; i++)
+        ;
+}
+
 __attribute__((noreturn)) static void *rewrite(void *none)
 {
     (void)none;
@@ -16,13 +24,17 @@ __attribute__((noreturn)) static void *rewrite(void *none)
         if (*what == 'b') {
             ((char *volatile *)racing_argv)[2] = word;
             ((char *volatile *)racing_env)[0] = NULL;
+            last();
             ((char *volatile *)racing_argv)[2] = NULL;
             ((char *volatile *)racing_env)[0] = word;
+            last();
         } else {
             memset(word + 5, 'B', 8);
             __asm__ volatile("" ::: "memory");
+            last();
             memset(word + 5, 'A', 8);
             __asm__ volatile("" ::: "memory");
+            last();
         }
     }
 }

@@ -1,5 +1,5 @@
-/* swaps PROGRAM EVIL: a copy of PROGRAM for each way to change a file, started and held for a person; meanwhile each copy is
- * attacked in its way for some seconds. Prints `HOW swap RESULT` and `HOW exec RESULT`.
+/* swaps PROGRAM EVIL: a copy of PROGRAM for each way to change a file, started and held for a person; once there is a file `go`
+ * (the test has seen that all are held) each copy is attacked in its way for some seconds. Prints `HOW swap RESULT` and `HOW exec RESULT`.
  * swaps PROGRAM EVIL other FILE: only the attack, on a file that another session is about to run. */
 #include "bypass.h"
 
@@ -95,6 +95,8 @@ static void prepare(const char *how)
 
 static void attack(const char *how)
 {
+    while (access("go", F_OK) != 0)
+        usleep(50000);
     for (int i = 0; i < TRIES; i++) {
         usleep(PAUSE_US);
         if (change(how) == 0) {

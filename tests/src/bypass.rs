@@ -239,7 +239,7 @@ fn numbers(record: &Value) -> Numbers {
     let body = &record["body"];
     let first = |values: [&Value; 3]| values.into_iter().find_map(Value::as_u64).unwrap_or(0);
     Numbers {
-        exec: first([&body["facts"]["exec"], &body["exec"], &body["exec_id"]]),
+        exec: first([&body["facts"]["exec"], &body["exec"], &Value::Null]),
         parent: first([&body["facts"]["parent_exec"], &body["parent_exec"], &Value::Null]),
         pid: first([&body["facts"]["pid"], &body["pid"], &Value::Null]),
     }

@@ -180,7 +180,7 @@ fn some(text: &str) -> Option<&str> {
 fn guard_act(b: &GuardAct) -> Value {
     json!({"identity": identity(&b.identity), "what": b.what, "operation": b.operation, "target": text_value(&b.target),
         "rule": b.rule, "number": b.number, "killed": b.killed, "pid": b.pid, "comm": text_value(&b.comm),
-        "program": b.program, "uid": b.uid, "other_pid": b.other_pid, "exec_id": b.exec_id,
-        "root_exec_id": b.root_exec_id, "dev": b.dev, "ino": b.ino, "count": b.count,
+        "program": b.program, "uid": b.uid, "other_pid": b.other_pid, "exec": b.exec_id,
+        "root_exec": b.root_exec_id, "dev": b.dev, "ino": b.ino, "count": b.count,
         "folded": b.folded})
 }

@@ -46,10 +46,11 @@ pub fn bypass_file_changed_in_review() -> Result<()> {
     let session = Session::start(&start, &[&bypass::program("swaps"), &ran, &evil])?;
     // Two of them have a writer and are refused without a request.
     let held = WAYS.len() - 2;
-    let asked = Instant::now();
     until("all execs are held", seconds(70), || {
         Ok(Some(()).filter(|()| waiting(&session.id).is_ok_and(|w| w.len() >= held)))
     })?;
+    let asked = Instant::now();
+    std::fs::write(format!("{dir}/go"), "")?;
     let file = format!("{dir}/write");
     let other = Session::start(&start, &[&bypass::program("swaps"), &ran, &evil, "other", &file])?.wait(seconds(40))?;
     // Opened after it was hashed, and open still when it is approved.

@@ -26,8 +26,20 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
 }
 
 /// Beginnings of the names of scenarios that are about user space alone: they need not run on every kernel.
-const USER_SPACE: [&str; 8] =
-    ["exit_codes_", "terminal_", "bad_policy_", "p4_collector_", "p7_", "review_", "runtimes_", "p2_deletions_far_"];
+const USER_SPACE: [&str; 12] = [
+    "exit_codes_",
+    "terminal_",
+    "bad_policy_",
+    "p2_deletions_far_",
+    "p2_entry_ended_",
+    "p2_expiry_without_",
+    "p2_requests_",
+    "p2_second_daemon_",
+    "p4_collector_",
+    "p7_",
+    "review_",
+    "runtimes_",
+];
 
 /// Runs the named scenarios on one series; those about execs once more on a root like a container's. Without `whole` those
 /// that would be the same on any kernel are left to another series, without `overlay` the second root.
