@@ -23,7 +23,7 @@ use crate::kept::{self, Former};
 use crate::kernel::canary::{self, Measured};
 use crate::kernel::cgroup;
 use crate::kernel::load::{self, Kernel, LoadOptions};
-use crate::kernel::spawn;
+use crate::kernel::{heap, spawn};
 use crate::launcher::Forked;
 use crate::node::{self, Node, Parts};
 use crate::outcome::{self, Outcomes};
@@ -48,6 +48,7 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
     let forked = Forked::fork().map_err(failed(Code::Internal))?;
     preflight::raise_descriptor_limit(config);
     let node = start(config, forked)?;
+    heap::give_back();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(mode = crate::status::mode(&node).0, "ready");
     heart.beat();

@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod events;
 pub mod fanotify;
 pub mod hash;
+pub mod heap;
 pub mod load;
 pub mod memory;
 pub mod mounts;

@@ -49,7 +49,7 @@ pub fn run(rounds: Option<&str>) -> Result<bool> {
     let parts = parts(&times.allowed_session)?;
     unload()?;
     let mut report = times.report();
-    report["flood_bare_execs_per_s"] = flood::bare()?;
+    report["flood_bare"] = flood::bare()?;
     report["parts_us"] = parts;
     report["neighbours"] = work.report();
     report["programs"] = programs;

@@ -111,10 +111,11 @@ fn table(report: &Value) -> String {
     for (name, one) in entries(report, "/parts_us") {
         text += &format!("| {name} | {one} |\n");
     }
-    text += &format!("\nflood without Guard: {:.0} execs/s\n", number(report, "/flood_bare_execs_per_s"));
-    text += "\n| flood: 4 workers, one session | |\n|---|---|\n";
-    for (name, one) in entries(report, "/flood") {
-        text += &format!("| {name} | {one} |\n");
+    for (title, place) in [("4 workers, one session", "/flood"), ("4 workers, without Guard", "/flood_bare")] {
+        text += &format!("\n| flood: {title} | |\n|---|---|\n");
+        for (name, one) in entries(report, place) {
+            text += &format!("| {name} | {one} |\n");
+        }
     }
     text
 }
