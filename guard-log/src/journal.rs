@@ -33,8 +33,9 @@ const RECENT_BYTES: usize = 4 << 20;
 const ACCOUNT_RECORDS: u32 = 256;
 /// Most records of one frame: of the longest ones they stay well below what a frame can hold.
 const FRAME_RECORDS: usize = 512;
-/// Records that nobody waits for are written after this time at the latest.
-const LATER: Duration = Duration::from_millis(25);
+/// Records that nobody waits for are written after this time at the latest. A killed daemon takes along what it has read
+/// of the kernel's events and not yet written: not much longer than a sync, which it would have to wait for in any case.
+const LATER: Duration = Duration::from_millis(5);
 /// Batches that a thread writes for others, before the journal's own thread goes on.
 const ROUNDS: usize = 2;
 /// Zeros written at once.
