@@ -2,8 +2,11 @@
 
 use serde_json::{Value, json};
 
-/// Student's t for about 30 rounds.
-const T: f64 = 2.05;
+/// Student's t for 95 %, by degrees of freedom from 1; beyond the last one it hardly changes.
+const T: [f64; 30] = [
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+];
 
 /// The value below which this share of the values lies; not a number for none.
 pub fn percentile(values: &[f64], percent: f64) -> f64 {
@@ -60,7 +63,8 @@ fn interval(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    (mean, T * (variance / n).sqrt())
+    let t = T.get(values.len().saturating_sub(2)).or(T.last()).copied().unwrap_or(f64::NAN);
+    (mean, t * (variance / n).sqrt())
 }
 
 #[cfg(test)]
@@ -71,6 +75,13 @@ mod tests {
     fn equal_rounds_give_one_and_a_narrow_interval() {
         let same = ratio(&[(100.0, 100.0); 30]);
         assert_eq!((same["mean"].as_f64(), same["low"].as_f64()), (Some(1.0), Some(1.0)));
+    }
+
+    #[test]
+    fn few_rounds_have_a_wide_interval() {
+        let half = |values: &[f64]| interval(values).1;
+        assert!((half(&[1.0, 3.0]) - 12.706).abs() < 1e-9);
+        assert!(half(&[1.0, 3.0]) > 5.0 * half(&[1.0, 3.0, 1.0, 3.0]));
     }
 
     #[test]
