@@ -5,7 +5,6 @@
 //! moves, approvals of roots are lost. Fails: a session that cannot go on is ended, with a record that says why.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +13,11 @@ use std::{io, thread};
 use guard_common::{ABI_VERSION, entered_boot_ns, session_flags};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{SessionEnd, SessionExited};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::config::Config;
 use crate::exit::{Code, Failure, failed};
 use crate::files::Kept;
-use crate::kept::{self, Former, Notes, ProcessId, State};
+use crate::kept::{self, Former, Notes, State};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
 use crate::kernel::load::Kernel;
@@ -189,7 +187,7 @@ pub fn take_over(node: &Arc<Node>, heirs: Vec<Heir>) -> Result<Vec<Adopted>, Fai
 
 fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
     let Heir { former, state, cgroup, notes, known } = heir;
-    let handle = handle_of(state.entry);
+    let handle = state.entry.handle();
     let (group, view, failed) = match handle.as_ref().map(|_| marked(&state, &cgroup)) {
         Some(Ok((group, view))) => (group, Some(view), None),
         Some(Err(why)) => (Group::new()?, None, Some(why)),
@@ -208,12 +206,6 @@ fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
         session.request_end(node, "failed", format!("it could not be adopted: {why}"));
     }
     Ok((session, view))
-}
-
-/// A handle of a process that cannot come to mean another one.
-fn handle_of(process: ProcessId) -> Option<OwnedFd> {
-    let handle = pidfd_open(Pid::from_raw(process.pid.cast_signed())?, PidfdFlags::empty()).ok()?;
-    process.lives().then_some(handle)
 }
 
 /// New marks on every mount of the session's namespace, seen through a process that is in it: the entry process, or another

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,7 @@ use guard_log::frame;
 use guard_log::record::SessionId;
 use guard_proto::v1::Identity;
 use prost::Message;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::files::Kept;
@@ -50,9 +52,15 @@ impl ProcessId {
         Ok(Self { pid, start: proc::start_time(pid)? })
     }
 
+    /// A handle of it, which cannot come to mean another one.
+    pub fn handle(self) -> Option<OwnedFd> {
+        let handle = pidfd_open(Pid::from_raw(self.pid.cast_signed())?, PidfdFlags::empty()).ok()?;
+        proc::start_time(self.pid).is_ok_and(|start| start == self.start).then_some(handle)
+    }
+
     /// Whether it still lives.
     pub fn lives(self) -> bool {
-        proc::start_time(self.pid).is_ok_and(|start| start == self.start)
+        self.handle().is_some_and(|handle| !proc::has_ended(&handle))
     }
 }
 
@@ -422,6 +430,20 @@ mod tests {
         let state = former.state.unwrap();
         assert_eq!((former.key, former.identity.agent.as_str()), (u64::MAX - 1, "coder"));
         assert_eq!((state.home.as_slice(), state.expires_boot_ns), (b"/home/\xff".as_slice(), u64::MAX));
+    }
+
+    #[test]
+    fn a_process_that_nobody_has_waited_for_does_not_live() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
+        let process = ProcessId::of(child.id()).unwrap();
+        assert!(process.lives() && !ProcessId { start: process.start + 1, ..process }.lives());
+        child.kill().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while process.lives() {
+            assert!(std::time::Instant::now() < end, "its end is not seen before it is waited for");
+        }
+        child.wait().unwrap();
+        assert!(!process.lives());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use guard_log::journal::{Appended, Journal, JournalError, Ticket};
 use guard_log::record::{HostId, SessionId};
 use guard_policy::{Policy, Source};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Gap, PolicyLoaded};
+use guard_proto::v1::{Gap, PolicyLoaded, SessionExited};
 
 use crate::approvals::Approvals;
 use crate::config::{Config, Mode};
@@ -26,7 +26,6 @@ use crate::reach::Reach;
 use crate::record;
 use crate::session::Session;
 use crate::ship::Link;
-use guard_proto::v1::SessionExited;
 
 /// The policy in force.
 pub struct InForce {

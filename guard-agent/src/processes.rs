@@ -1,6 +1,7 @@
 //! Processes of a session that are known already, so that an exec need not read the same lines of `/proc` again.
 //!
-//! For people and for the record, never the ground of a decision: who the parents are and what they run. It must not keep
+//! For people and for the record, never the ground of a decision: who the parents are and what they run. The user and group
+//! that policy looks at are the caller's, from the kernel, and never kept. It must not keep
 //! what could be another process's: an entry counts only while the kernel's marks of that process id and of its parent's
 //! are the same, which tells apart execs, forks and who was left by a parent. What a process changes without either, its
 //! name or user, is shown as it was first seen. Bounded. Fails: a process that is gone ends the list.

@@ -15,8 +15,7 @@ use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Identity, SessionEnd, SessionExited, SessionMessage, SessionStart, local_reply};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
+use crate::capabilities::Capabilities;
 use crate::deletes::Deletes;
 use crate::files::{Kept, Rights};
 use crate::kept::{self, Notes, Owner, ProcessId};
@@ -33,8 +32,6 @@ use crate::readings::Readings;
 use crate::voice::Voice;
 use crate::{hold, mounts, outcome};
 
-/// Bit of the capability that lets a session mount.
-const CAP_SYS_ADMIN: u64 = 1 << 21;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How far an exec has come.
@@ -193,12 +190,6 @@ pub struct EntryEnd {
     changed: Condvar,
 }
 
-/// Whether the process of a handle has ended, with all its threads.
-fn has_ended(handle: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(handle, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
-}
-
 impl EntryEnd {
     /// Of a session that an earlier daemon started.
     pub fn adopted(handle: Option<OwnedFd>) -> Self {
@@ -207,7 +198,7 @@ impl EntryEnd {
 
     /// Whether an adopted entry process has ended.
     pub fn is_over(&self) -> bool {
-        self.adopted.as_ref().is_some_and(|handle| handle.as_ref().is_none_or(has_ended))
+        self.adopted.as_ref().is_some_and(|handle| handle.as_ref().is_none_or(proc::has_ended))
     }
 
     /// The kernel's event says how it ended. The first one counts: the number may be used again.
@@ -227,7 +218,7 @@ impl EntryEnd {
         const LOOK: Duration = Duration::from_millis(500);
         // Its end is seen before the event is read.
         const EVENT: Duration = Duration::from_secs(3);
-        while handle.is_some_and(|handle| !has_ended(handle)) {
+        while handle.is_some_and(|handle| !proc::has_ended(handle)) {
             if let Some(status) = self.told(LOOK) {
                 return Some(status);
             }
@@ -345,7 +336,7 @@ pub fn start<'a>(
         processes: Processes::default(),
         mounts: Requests::new().map_err(|e| format!("making an event descriptor: {e}"))?,
         adopts: profile.namespaces == Namespaces::Adopt,
-        makes_mounts: profile.namespaces == Namespaces::Adopt || profile.capabilities.has("sys_admin"),
+        makes_mounts: makes_mounts(profile.namespaces == Namespaces::Adopt, profile.capabilities),
         stop: hold::stop_signal().map_err(|e| format!("making an event descriptor: {e}"))?,
         execs: AtomicU32::new(0),
         denied: AtomicU32::new(0),
@@ -403,6 +394,11 @@ impl Drop for Undo<'_> {
             let _ = kept::forget(&self.node.config.node.state_dir, self.key);
         }
     }
+}
+
+/// Whether a session can mount any file anywhere.
+fn makes_mounts(adopts: bool, capabilities: Capabilities) -> bool {
+    adopts || capabilities.has("sys_admin")
 }
 
 fn random_key() -> std::io::Result<u64> {
@@ -530,8 +526,10 @@ impl Session {
             processes: Processes::default(),
             mounts: Requests::new()?,
             adopts: parts.known.flags & session_flags::ADOPT_NAMESPACES != 0,
-            makes_mounts: parts.known.flags & session_flags::ADOPT_NAMESPACES != 0
-                || parts.known.caps_denied & CAP_SYS_ADMIN == 0,
+            makes_mounts: makes_mounts(
+                parts.known.flags & session_flags::ADOPT_NAMESPACES != 0,
+                Capabilities(!parts.known.caps_denied),
+            ),
             stop: hold::stop_signal()?,
             execs: AtomicU32::new(execs),
             denied: AtomicU32::new(denied),

@@ -5,7 +5,10 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Ancestors listed at most.
 pub const ANCESTRY_MAX: usize = 16;
@@ -59,6 +62,12 @@ pub fn start_time(pid: u32) -> io::Result<u64> {
     stat.rsplit_once(')')
         .and_then(|(_, rest)| rest.split_whitespace().nth(FIELDS_AFTER_NAME)?.parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has no start time")))
+}
+
+/// Whether the process of a handle has ended, with all its threads; its parent need not have noticed.
+pub fn has_ended(handle: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(handle, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 /// Number of a process's mount namespace.

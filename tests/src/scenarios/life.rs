@@ -148,6 +148,45 @@ pub fn p2_session_outlives_the_daemon() -> Result<()> {
     sequences_are_whole(from)
 }
 
+/// Asks the control socket for a session, as guardctl does when its daemon is back, and prints the answer.
+const ATTACH: &str = r#"
+import socket, struct, sys
+name = sys.argv[1].encode()
+inner = b"\x0a" + bytes([len(name)]) + name
+message = b"\x42" + bytes([len(inner)]) + inner
+line = socket.socket(socket.AF_UNIX)
+line.settimeout(20)
+line.connect("/run/guard/control.sock")
+line.sendall(struct.pack("<I", len(message)) + message)
+answer = line.makefile("rb")
+print(answer.read(struct.unpack("<I", answer.read(4))[0]))
+"#;
+
+/// While its own guardctl is away nobody else gets a session, not its user and not root; and it ends when that one is gone.
+pub fn p2_only_its_guardctl_comes_again() -> Result<()> {
+    let live = Live::start("10m")?;
+    let (id, pid, guardctl) = (live.session.id.clone(), live.pid, live.session.pid());
+    guest::signal(guardctl, Signal::STOP)?;
+    Down::new()?.up()?;
+    for user in ["alice", "root"] {
+        let mut other = session::as_user(user, "/");
+        let out = output(other.args(["python3", "-c", ATTACH, &id]), seconds(40))?;
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure(said.contains("belongs to another guardctl"), format!("as {user}: {said}"))?;
+    }
+    guest::signal(guardctl, Signal::CONT)?;
+    let adopted = || live.session.events().iter().any(|e| e["kind"] == "adopted");
+    until_true("its own guardctl gets it", seconds(30), || Ok(adopted()))?;
+    live.runs_after(now())?;
+    let down = Down::new()?;
+    guest::signal(guardctl, Signal::KILL)?;
+    down.up()?;
+    until_true("the session ends without its guardctl", seconds(30), || Ok(!guest::alive(pid)?))?;
+    let records = ctl::records(&id)?;
+    let end = end_of(&records)?;
+    ensure(end["reason"] == "ended", end)
+}
+
 pub fn p2_supervisor_killed_then_adopted() -> Result<()> {
     let live = Live::start("10m")?;
     let (supervisor, daemon) = (guest::supervisor()?, guest::daemon()?);
