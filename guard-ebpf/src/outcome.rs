@@ -71,6 +71,7 @@ fn forget(tid: u32) {
 }
 
 /// Errors that the kernel gives before the file is opened, and so before the hold: the daemon knows nothing of the attempt.
+/// Nor may it where the end was not seen.
 #[inline(always)]
 fn tells(attempt: &Attempt, errno: u32) -> Tells {
     const ENOENT: u32 = 2;
@@ -81,7 +82,7 @@ fn tells(attempt: &Attempt, errno: u32) -> Tells {
     const ENAMETOOLONG: u32 = 36;
     const ELOOP: u32 = 40;
     match errno {
-        ENOENT | E2BIG | EACCES | EFAULT | ENOTDIR | ENAMETOOLONG | ELOOP if attempt.state == 0 => Tells::Attempt,
+        ENOENT | EAGAIN | E2BIG | EACCES | EFAULT | ENOTDIR | ENAMETOOLONG | ELOOP if attempt.state == 0 => Tells::Attempt,
         _ => Tells::Outcome,
     }
 }
