@@ -26,10 +26,12 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
 }
 
 /// Beginnings of the names of scenarios that are about user space alone: they need not run on every kernel.
-const USER_SPACE: [&str; 13] = [
+const USER_SPACE: [&str; 16] = [
     "exit_codes_",
     "terminal_",
     "bad_policy_",
+    "flood_of_records_",
+    "p1_no_room_",
     "p2_deletions_far_",
     "p2_entry_ended_",
     "p2_expiry_without_",
@@ -38,6 +40,7 @@ const USER_SPACE: [&str; 13] = [
     "p2_second_daemon_",
     "p4_collector_",
     "p7_",
+    "p8_status_",
     "review_",
     "runtimes_",
 ];
