@@ -49,6 +49,17 @@ impl Act {
     pub(crate) fn new(category: &str, evidence: &str) -> Self {
         Self { category: category.to_owned(), paths: Vec::new(), hosts: Vec::new(), evidence: evidence.to_owned() }
     }
+
+    /// What a grant for this act would name besides its category, where that is not the evidence: the folder of the one
+    /// file that it reaches.
+    pub(crate) fn scope(&self) -> Option<String> {
+        let [target] = self.paths.as_slice() else { return None };
+        if !self.evidence.as_bytes().ends_with(&target.path) && !self.evidence.starts_with("redirection ") {
+            return None;
+        }
+        let at = target.path.iter().rposition(|b| *b == b'/')?;
+        Some(format!("{}/", String::from_utf8_lossy(target.path.get(..at)?)))
+    }
 }
 
 // === impl Acts ===

@@ -241,7 +241,16 @@ impl Judge<'_> {
         if !ruled && act.category != UNKNOWN {
             let text = format!("no rule allows {}: it {}", act.category, policy.category_about(&act.category));
             let risk = policy.category_risk(&act.category);
-            self.findings.add(Tier::Review, &act.category, risk, "builtin.no-rule", &text, &act.evidence);
+            let scope = act.scope();
+            self.findings.add_scoped(
+                Tier::Review,
+                &act.category,
+                risk,
+                "builtin.no-rule",
+                &text,
+                &act.evidence,
+                scope.as_deref(),
+            );
         }
         if act.category == UNKNOWN && invocation.is_some() {
             self.review(UNKNOWN, "builtin.unknown-use", "no rule knows this use of the program", &act.evidence);

@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod builtin;
+pub mod corpus;
 mod error;
 mod examples;
 mod facts;

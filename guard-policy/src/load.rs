@@ -16,9 +16,11 @@ use crate::glob::Glob;
 use crate::model::{Category, Environment, LIMITS, Policy};
 use crate::paths::{PathPattern, PathSet};
 use crate::raw::{RawEnvironment, RawPathSet, RawPolicy};
-use crate::{Source, examples};
+use crate::{Source, builtin, examples};
 
-const DEFAULT_NAME: &str = "built-in default";
+/// What is in force without any file.
+const DEFAULT_NAME: &str = "no files";
+const DEFAULT_TEXT: &str = "version: 1\nextends: default\n";
 
 /// Names the file of an error.
 #[derive(Clone, Copy)]
@@ -42,19 +44,17 @@ impl Policy {
             let at = At { file: "policy" };
             return Err(at.whole(format!("{} files", sources.len()), "join files: at most 64 are read"));
         }
-        let default = Source { name: DEFAULT_NAME, text: Self::default_text() };
-        let own: &[Source<'_>] = if sources.is_empty() { std::slice::from_ref(&default) } else { sources };
-        let mut parsed = own.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        let mut extends = false;
-        for file in &parsed {
-            extends |= file.extends_default()?;
-        }
+        let default = [Source { name: DEFAULT_NAME, text: DEFAULT_TEXT }];
+        let own = if sources.is_empty() { default.as_slice() } else { sources };
+        let mut parsed = Vec::new();
+        let mut seen = HashSet::new();
         let mut digest = Sha256::new();
-        if extends {
-            parsed.insert(0, parse(&default)?);
-            absorb(&mut digest, &default);
+        for source in own {
+            let file = parse(source)?;
+            file.bases(&mut parsed, &mut seen, &mut digest, 0)?;
+            absorb(&mut digest, source);
+            parsed.push(file);
         }
-        own.iter().for_each(|source| absorb(&mut digest, source));
         build(&parsed, hex::encode(digest.finalize()))
     }
 }
@@ -139,15 +139,31 @@ fn without<'a>(files: &'a [Parsed<'_>]) -> Result<HashSet<&'a str>, PolicyError>
 // === impl Parsed ===
 
 impl Parsed<'_> {
-    fn extends_default(&self) -> Result<bool, PolicyError> {
-        match &self.raw.extends {
-            None => Ok(false),
-            Some(name) if name.value == "default" => Ok(true),
-            Some(name) => {
-                let reason = format!("nothing named `{}` to extend", name.value);
-                Err(self.at.error(name, reason, "write `extends: default`, or leave it out"))
+    /// Adds the built-in files that this one extends, those that they extend first, each once.
+    fn bases(
+        &self,
+        out: &mut Vec<Parsed<'_>>,
+        seen: &mut HashSet<&'static str>,
+        digest: &mut Sha256,
+        depth: usize,
+    ) -> Result<(), PolicyError> {
+        let Some(names) = &self.raw.extends else { return Ok(()) };
+        for name in &names.value.0 {
+            let Some(parts) = builtin::find(name).filter(|_| depth <= LIMITS.extends_depth) else {
+                let reason = format!("nothing named `{name}` to extend");
+                let hint = format!("write one of: {}", builtin::NAMES.join(", "));
+                return Err(self.at.error(names, reason, &hint));
+            };
+            for part in parts {
+                if seen.insert(part.name) {
+                    let file = parse(part)?;
+                    file.bases(out, seen, digest, depth + 1)?;
+                    absorb(digest, part);
+                    out.push(file);
+                }
             }
         }
+        Ok(())
     }
 
     fn declare(&self, policy: &mut Policy) -> Result<(), PolicyError> {

@@ -12,6 +12,7 @@ use crate::verdict::Tier;
 pub(crate) struct Limits {
     pub(crate) source_bytes: usize,
     pub(crate) sources: usize,
+    pub(crate) extends_depth: usize,
     pub(crate) rules: usize,
     pub(crate) programs: usize,
     pub(crate) pattern_bytes: usize,
@@ -36,6 +37,7 @@ pub(crate) struct Limits {
 pub(crate) const LIMITS: Limits = Limits {
     source_bytes: 1 << 20,
     sources: 64,
+    extends_depth: 8,
     rules: 4_000,
     programs: 4_000,
     pattern_bytes: 256,
@@ -163,12 +165,6 @@ pub(crate) struct When {
 // === impl Policy ===
 
 impl Policy {
-    /// The built-in policy, commented for people.
-    #[must_use]
-    pub fn default_text() -> &'static str {
-        include_str!("default.yaml")
-    }
-
     /// Hex SHA-256 over names and texts of the sources.
     #[must_use]
     pub fn digest(&self) -> String {

@@ -11,7 +11,7 @@ use crate::verdict::Tier;
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawPolicy {
     pub(crate) version: Spanned<u32>,
-    pub(crate) extends: Option<Spanned<String>>,
+    pub(crate) extends: Option<Spanned<Extends>>,
     #[serde(default)]
     pub(crate) without: Vec<Spanned<String>>,
     #[serde(default)]
@@ -26,6 +26,36 @@ pub(crate) struct RawPolicy {
     pub(crate) programs: Vec<RawNode>,
     #[serde(default)]
     pub(crate) rules: Vec<RawRule>,
+}
+
+/// Names of built-in policies: one, or a list.
+#[derive(Debug)]
+pub(crate) struct Extends(pub(crate) Vec<String>);
+
+impl<'de> Deserialize<'de> for Extends {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> serde::de::Visitor<'de> for Names {
+            type Value = Extends;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a built-in policy, or a list of names")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Extends, E> {
+                Ok(Extends(vec![name.to_owned()]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Extends, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(Extends(names))
+            }
+        }
+        deserializer.deserialize_any(Names)
+    }
 }
 
 #[derive(Debug, Deserialize)]
