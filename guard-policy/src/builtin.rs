@@ -18,7 +18,9 @@ macro_rules! files {
 
 /// The rules, then program knowledge, one file for each program or family.
 pub(crate) const DEFAULT: &[Source<'static>] = files!["": "src/default"];
-pub(crate) const PROGRAMS: &[Source<'static>] = files!["programs/":];
+pub(crate) const PROGRAMS: &[Source<'static>] = files![
+    "programs/": "admin", "archives", "builds", "clouds", "containers", "content", "databases", "files", "gh", "host", "infrastructure", "interpreters", "kubernetes", "list", "network", "packages", "print", "transfer", "vcs", "versions", "viewers", "wrappers",
+];
 const DEVELOPER: &[Source<'static>] = files!["profiles/": "developer"];
 const SRE: &[Source<'static>] = files!["profiles/": "sre"];
 const CI: &[Source<'static>] = files!["profiles/": "ci"];
@@ -34,4 +36,9 @@ pub(crate) fn find(name: &str) -> Option<Vec<&'static Source<'static>>> {
         "data" => DATA.iter().collect(),
         _ => return None,
     })
+}
+
+/// Every built-in file.
+pub(crate) fn all() -> impl Iterator<Item = &'static Source<'static>> {
+    [DEFAULT, PROGRAMS, DEVELOPER, SRE, CI, DATA].into_iter().flatten()
 }

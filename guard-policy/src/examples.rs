@@ -4,8 +4,8 @@ use serde_saphyr::{Location, Spanned};
 
 use crate::facts::{Facts, FileRef, Role, Stdin};
 use crate::model::Policy;
-use crate::raw::RawRule;
-use crate::verdict::Verdict;
+use crate::raw::{RawExamples, RawRule};
+use crate::verdict::{Tier, Verdict};
 
 /// Checks a rule's examples. `Err` says which does not hold.
 pub(crate) fn check(policy: &Policy, raw: &RawRule) -> Result<(), (Location, String)> {
@@ -21,6 +21,36 @@ pub(crate) fn check(policy: &Policy, raw: &RawRule) -> Result<(), (Location, Str
         }
     }
     Ok(())
+}
+
+/// One command that does not get the tier that its file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unmet {
+    /// File and line.
+    pub place: String,
+    /// The command.
+    pub command: String,
+    /// The tier that the file says.
+    pub expected: Tier,
+    /// What policy says; `None`: the example is no command.
+    pub verdict: Option<Verdict>,
+}
+
+/// Judges the examples of a file. Gives how many there are, and those that do not hold.
+pub(crate) fn test(policy: &Policy, file: &str, raw: &RawExamples) -> (usize, Vec<Unmet>) {
+    let mut count = 0;
+    let mut unmet = Vec::new();
+    for (examples, expected) in [(&raw.allow, Tier::Allow), (&raw.review, Tier::Review), (&raw.deny, Tier::Deny)] {
+        for example in examples {
+            count += 1;
+            let verdict = judge(policy, example).ok();
+            if verdict.as_ref().map(|v| v.tier) != Some(expected) {
+                let place = format!("{file}:{}", example.referenced.line());
+                unmet.push(Unmet { place, command: example.value.clone(), expected, verdict });
+            }
+        }
+    }
+    (count, unmet)
 }
 
 fn judge(policy: &Policy, example: &Spanned<String>) -> Result<Verdict, (Location, String)> {

@@ -272,6 +272,13 @@ impl Judge<'_> {
         if when.late && !act.paths.iter().any(|t| t.known == Known::Late) {
             return None;
         }
+        if when.dynamic && !act.paths.iter().any(|t| t.known == Known::Dynamic) {
+            return None;
+        }
+        let pattern = |t: &Target| t.path.iter().any(|b| matches!(b, b'*' | b'?' | b'['));
+        if when.wildcard && !act.paths.iter().any(pattern) {
+            return None;
+        }
         let uses = |flags: &[String]| invocation.is_some_and(|i| flags.iter().any(|f| i.uses(f)));
         if (!when.any_flag.is_empty() && !uses(&when.any_flag)) || uses(&when.no_flag) {
             return None;

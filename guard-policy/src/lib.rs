@@ -20,11 +20,13 @@ mod load;
 mod model;
 mod paths;
 mod raw;
+mod scripts;
 mod shell;
 mod verdict;
 mod wrappers;
 
 pub use error::PolicyError;
+pub use examples::Unmet;
 pub use facts::{Facts, FileRef, Role, Stdin};
 pub use model::Policy;
 pub use verdict::{Reason, Tier, Verdict};

@@ -12,6 +12,7 @@ use serde_saphyr::{Location, Spanned};
 use sha2::{Digest, Sha256};
 
 use crate::error::PolicyError;
+use crate::examples::Unmet;
 use crate::glob::Glob;
 use crate::model::{Category, Environment, LIMITS, Policy};
 use crate::paths::{PathPattern, PathSet};
@@ -56,6 +57,23 @@ impl Policy {
             parsed.push(file);
         }
         build(&parsed, hex::encode(digest.finalize()))
+    }
+}
+
+impl Policy {
+    /// Judges the `examples` of `source` by this policy: how many there are, and those that do not hold.
+    ///
+    /// # Errors
+    ///
+    /// The text is no policy.
+    pub fn test(&self, source: &Source<'_>) -> Result<(usize, Vec<Unmet>), PolicyError> {
+        let file = parse(source)?;
+        Ok(examples::test(self, source.name, &file.raw.examples))
+    }
+
+    /// The built-in files: the default's rules, what programs do, and profiles.
+    pub fn built_in() -> impl Iterator<Item = &'static Source<'static>> {
+        builtin::all()
     }
 }
 

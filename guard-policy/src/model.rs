@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::glob::Glob;
 use crate::paths::PathSet;
-use crate::raw::{ArgKind, Runs, Style};
+use crate::raw::{ArgKind, Open, Runs, Style};
 use crate::verdict::Tier;
 
 /// Bounds on what is loaded and on what is judged. Beyond them loading refuses and judging asks a person.
@@ -105,6 +105,13 @@ pub(crate) struct Node {
     pub(crate) groups: Vec<Group>,
     pub(crate) cases: Vec<Case>,
     pub(crate) subcommands: HashMap<String, usize>,
+    /// Subcommands by pattern, looked at where no name fits.
+    pub(crate) patterns: Vec<(Glob, usize)>,
+    pub(crate) nouns: Vec<Glob>,
+    /// First spellings of the flags that only print help or version.
+    pub(crate) help: Vec<String>,
+    /// Index of the flag that stands for all long flags that are not described.
+    pub(crate) open: Option<(usize, Open)>,
     pub(crate) children: Vec<Node>,
 }
 
@@ -160,6 +167,10 @@ pub(crate) struct When {
     pub(crate) all_paths_in: Vec<String>,
     /// A target is found by another command.
     pub(crate) late: bool,
+    /// A target is only known when the command runs.
+    pub(crate) dynamic: bool,
+    /// A target is a pattern of names.
+    pub(crate) wildcard: bool,
 }
 
 // === impl Policy ===
@@ -212,6 +223,7 @@ impl Policy {
 
 impl Node {
     pub(crate) fn child(&self, name: &str) -> Option<&Node> {
-        self.subcommands.get(name).and_then(|i| self.children.get(*i))
+        let by_pattern = || self.patterns.iter().find(|(glob, _)| glob.matches(name.as_bytes())).map(|(_, i)| *i);
+        self.subcommands.get(name).copied().or_else(by_pattern).and_then(|i| self.children.get(i))
     }
 }

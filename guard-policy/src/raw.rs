@@ -26,6 +26,21 @@ pub(crate) struct RawPolicy {
     pub(crate) programs: Vec<RawNode>,
     #[serde(default)]
     pub(crate) rules: Vec<RawRule>,
+    /// Commands with the tier that they shall get; checked by `Policy::test`, not when the file is loaded.
+    #[serde(default)]
+    pub(crate) examples: RawExamples,
+}
+
+/// Commands by the tier that they shall get.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawExamples {
+    #[serde(default)]
+    pub(crate) allow: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) review: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) deny: Vec<Spanned<String>>,
 }
 
 /// Names of built-in policies: one, or a list.
@@ -93,8 +108,8 @@ pub(crate) struct RawNode {
     pub(crate) first_unless: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) style: Style,
-    #[serde(default)]
-    pub(crate) stops: bool,
+    /// Options end at the first operand. Not given: where there are subcommands or a command follows.
+    pub(crate) stops: Option<bool>,
     #[serde(default)]
     pub(crate) appends: bool,
     #[serde(default)]
@@ -102,6 +117,13 @@ pub(crate) struct RawNode {
     #[serde(default)]
     pub(crate) dynamic: bool,
     pub(crate) runs: Option<Runs>,
+    /// Flags that make the program print its help or version and do nothing else, here and below.
+    pub(crate) help: Option<Spanned<String>>,
+    /// Words that may stand before a subcommand (names of groups and resources).
+    #[serde(default)]
+    pub(crate) nouns: Vec<Spanned<String>>,
+    /// Long flags that are not described are parameters of a request, with any number of values.
+    pub(crate) open_flags: Option<Open>,
     pub(crate) flags: Option<Spanned<String>>,
     #[serde(default)]
     pub(crate) more: Vec<RawGroup>,
@@ -169,6 +191,10 @@ pub(crate) struct RawWhen {
     pub(crate) all_paths_in: Vec<Spanned<String>>,
     #[serde(default)]
     pub(crate) late: bool,
+    #[serde(default)]
+    pub(crate) dynamic: bool,
+    #[serde(default)]
+    pub(crate) wildcard: bool,
 }
 
 /// What an operand or a flag's value is.
@@ -199,10 +225,22 @@ pub(crate) enum ArgKind {
     Sed,
     /// An awk program.
     Awk,
+    /// A parameter of a request: text, unless it names a file or a URL to be read.
+    Param,
     /// Program text of an interpreter.
     Code,
     /// The program takes no operand here.
     None,
+}
+
+/// How many words after a parameter's flag are its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Open {
+    /// At most one.
+    One,
+    /// All up to the next flag.
+    Many,
 }
 
 /// How a program spells its flags.
@@ -214,6 +252,8 @@ pub(crate) enum Style {
     Gnu,
     /// `-word` is one flag (find, openssl, java).
     Word,
+    /// No flags: whatever stands there is text (echo).
+    Plain,
     /// As gnu, and the first operand may bundle flags without a dash (tar, ps).
     Bundle,
 }

@@ -56,12 +56,13 @@ impl Case {
     }
 }
 
-fn default() -> Policy {
-    Policy::load(&[]).unwrap_or_else(|e| panic!("{e}"))
+fn default() -> &'static Policy {
+    static POLICY: std::sync::OnceLock<Policy> = std::sync::OnceLock::new();
+    POLICY.get_or_init(|| Policy::load(&[]).unwrap_or_else(|e| panic!("{e}")))
 }
 
 fn sh(text: &str) -> Verdict {
-    case(&["bash", "-c", text]).judge(&default())
+    case(&["bash", "-c", text]).judge(default())
 }
 
 #[test]
@@ -101,20 +102,19 @@ fn shell_text_gets_the_tier_of_its_strictest_part() {
 fn identity_rests_on_the_file_and_not_on_its_name() {
     let policy = default();
     let plain = case(&["ls"]);
-    assert_eq!(plain.judge(&policy).tier, Tier::Allow);
-    assert_eq!(Case { path: b"/tmp/ls".to_vec(), ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
-    assert_eq!(Case { writable: true, ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
-    assert_eq!(Case { foreign: true, ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
-    assert_eq!(Case { path: b"/usr/bin/rm".to_vec(), ..case(&["ls", "-rf", "src"]) }.judge(&policy).tier, Tier::Deny);
-    assert_eq!(Case { path: b"/usr/bin/busybox".to_vec(), ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
-    assert_eq!(Case { role: Role::Loader, ..case(&["ls"]) }.judge(&policy).tier, Tier::Deny);
+    assert_eq!(plain.judge(policy).tier, Tier::Allow);
+    assert_eq!(Case { path: b"/tmp/ls".to_vec(), ..case(&["ls"]) }.judge(policy).tier, Tier::Review);
+    assert_eq!(Case { writable: true, ..case(&["ls"]) }.judge(policy).tier, Tier::Review);
+    assert_eq!(Case { foreign: true, ..case(&["ls"]) }.judge(policy).tier, Tier::Review);
+    assert_eq!(Case { path: b"/usr/bin/rm".to_vec(), ..case(&["ls", "-rf", "src"]) }.judge(policy).tier, Tier::Deny);
+    assert_eq!(Case { path: b"/usr/bin/busybox".to_vec(), ..case(&["ls"]) }.judge(policy).tier, Tier::Review);
+    assert_eq!(Case { role: Role::Loader, ..case(&["ls"]) }.judge(policy).tier, Tier::Deny);
 }
 
 #[test]
 fn variables_lift_allow_to_review() {
     let policy = default();
-    let with =
-        |words: &[&str], entry: &str| Case { env: vec![entry.as_bytes().to_vec()], ..case(words) }.judge(&policy);
+    let with = |words: &[&str], entry: &str| Case { env: vec![entry.as_bytes().to_vec()], ..case(words) }.judge(policy);
     assert_eq!(with(&["ls"], "LD_PRELOAD=/tmp/x.so").tier, Tier::Review);
     assert_eq!(with(&["git", "log"], "GIT_EXTERNAL_DIFF=/tmp/x").tier, Tier::Review);
     assert_eq!(with(&["git", "log"], "PAGER=less").tier, Tier::Allow);
@@ -124,14 +124,14 @@ fn variables_lift_allow_to_review() {
 #[test]
 fn the_entry_process_is_reviewed_by_its_initiator_but_never_excused_from_deny() {
     let policy = default();
-    assert_eq!(Case { entry: true, ..case(&["python3", "x.py"]) }.judge(&policy).tier, Tier::Allow);
-    assert_eq!(Case { entry: true, ..case(&["sudo", "ls"]) }.judge(&policy).tier, Tier::Deny);
+    assert_eq!(Case { entry: true, ..case(&["python3", "x.py"]) }.judge(policy).tier, Tier::Allow);
+    assert_eq!(Case { entry: true, ..case(&["sudo", "ls"]) }.judge(policy).tier, Tier::Deny);
 }
 
 #[test]
 fn shells_and_interpreters_without_a_script_take_commands() {
     let policy = default();
-    let takes = |words: &[&str]| Case { stdin: Stdin::Pipe, ..case(words) }.judge(&policy).takes_commands;
+    let takes = |words: &[&str]| Case { stdin: Stdin::Pipe, ..case(words) }.judge(policy).takes_commands;
     assert!(takes(&["bash"]) && takes(&["bash", "-s"]) && takes(&["python3"]) && takes(&["python3", "-"]));
     assert!(!takes(&["bash", "-c", "ls"]) && !takes(&["python3", "x.py"]) && !takes(&["python3", "-c", "1"]));
 }
@@ -149,9 +149,9 @@ fn refusals_name_the_place() {
 #[test]
 fn the_example_policy_loads_and_relaxes_what_it_says() {
     let text = include_str!("../../deploy/policy.example.yaml");
-    let policy = Policy::load(&[Source { name: "policy.example.yaml", text }]).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(case(&["cargo", "test"]).judge(&policy).tier, Tier::Allow);
-    assert_eq!(case(&["cat", "/srv/customers/a.csv"]).judge(&policy).tier, Tier::Deny);
+    let policy = &Policy::load(&[Source { name: "policy.example.yaml", text }]).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(case(&["cargo", "test"]).judge(policy).tier, Tier::Allow);
+    assert_eq!(case(&["cat", "/srv/customers/a.csv"]).judge(policy).tier, Tier::Deny);
     assert_ne!(policy.digest(), default().digest());
 }
 
@@ -162,7 +162,7 @@ fn hostile_lengths_and_nesting_are_bounded() {
     let many: Vec<String> = (0..100_000).map(|i| format!("a{i}")).collect();
     let mut words = vec!["cat"];
     words.extend(many.iter().map(String::as_str));
-    assert_eq!(case(&words).judge(&policy).tier, Tier::Review);
+    assert_eq!(case(&words).judge(policy).tier, Tier::Review);
     for open in [
         "(",
         "{ ",
@@ -183,7 +183,7 @@ fn hostile_lengths_and_nesting_are_bounded() {
         "case x in a) ",
     ] {
         let text = open.repeat(16_000 / open.len());
-        assert_ne!(case(&["bash", "-c", &text]).judge(&policy).tier, Tier::Allow, "{open}");
+        assert_ne!(case(&["bash", "-c", &text]).judge(policy).tier, Tier::Allow, "{open}");
     }
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
@@ -196,7 +196,7 @@ proptest! {
         let argv: Vec<Vec<u8>> = argv;
         let policy = default();
         let path = format!("/usr/bin/{name}").into_bytes();
-        let verdict = Case { argv, path, ..case(&["x"]) }.judge(&policy);
+        let verdict = Case { argv, path, ..case(&["x"]) }.judge(policy);
         prop_assert!(verdict.risk <= 100 && verdict.reasons.len() <= 33);
     }
 

@@ -76,6 +76,8 @@ fn when(at: At<'_>, rule: &RawRule, policy: &Policy) -> Result<When, PolicyError
         any_path_outside: values(&raw.any_path_outside),
         all_paths_in: values(&raw.all_paths_in),
         late: raw.late,
+        dynamic: raw.dynamic,
+        wildcard: raw.wildcard,
     })
 }
 
