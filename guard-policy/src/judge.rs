@@ -4,7 +4,7 @@
 use crate::act::{Act, Acts, Target, UNKNOWN};
 use crate::facts::{Facts, Role, Stdin};
 use crate::invocation::{Inner, Invocation, Known, Word};
-use crate::model::{Environment, LIMITS, Node, Policy, Rule};
+use crate::model::{Environment, Harmless, LIMITS, Node, Policy, Rule};
 use crate::paths::Places;
 use crate::raw::Runs;
 use crate::verdict::{Findings, Tier, Verdict};
@@ -331,7 +331,15 @@ impl Judge<'_> {
         let name = name.get(..LIMITS.pattern_bytes).unwrap_or(name);
         let known = |e: &&Environment| e.names.iter().any(|g| g.matches(name));
         let found = self.policy.environment.iter().find(known)?;
-        let harmless = value.is_some_and(|v| found.harmless.iter().any(|h| h.as_bytes() == v));
+        let home = self.places.home.strip_suffix(b"/").unwrap_or(self.places.home);
+        let changes_nothing = |value: &[u8], harmless: &Harmless| {
+            let text = if harmless.home { value.strip_prefix(home) } else { Some(value) };
+            text.is_some_and(|t| {
+                if harmless.globs.is_empty() { t.is_empty() } else { harmless.globs.iter().any(|g| g.matches(t)) }
+            })
+        };
+        let harmless =
+            value.is_some_and(|v| v.len() <= LIMITS.path_bytes && found.harmless.iter().any(|h| changes_nothing(v, h)));
         let reaches = |p: &[u8]| found.programs.is_empty() || found.programs.iter().any(|n| n.as_bytes() == p);
         (!harmless && program.is_none_or(reaches)).then_some("the variable changes what the program does")
     }

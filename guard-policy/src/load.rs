@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::error::PolicyError;
 use crate::examples::Unmet;
 use crate::glob::Glob;
-use crate::model::{Category, Environment, LIMITS, Policy};
+use crate::model::{Category, Environment, Harmless, LIMITS, Policy};
 use crate::paths::{PathPattern, PathSet};
 use crate::raw::{RawEnvironment, RawPathSet, RawPolicy};
 use crate::{Source, builtin, examples};
@@ -237,7 +237,15 @@ impl Parsed<'_> {
                     .map_err(|why| self.at.error(name, why, "see docs/policy.md, environment"))?,
             );
         }
-        Ok(Environment { names, programs: raw.programs.clone(), harmless: raw.harmless.clone() })
+        let mut harmless = Vec::new();
+        for value in &raw.harmless {
+            let home = value.value.strip_prefix('~');
+            let text = home.unwrap_or(&value.value);
+            let globs = if text.is_empty() { Ok(Vec::new()) } else { Glob::compile(text) };
+            let globs = globs.map_err(|why| self.at.error(value, why, "see docs/policy.md, environment"))?;
+            harmless.push(Harmless { home: home.is_some(), globs });
+        }
+        Ok(Environment { names, programs: raw.programs.clone(), harmless })
     }
 }
 

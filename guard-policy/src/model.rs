@@ -79,7 +79,16 @@ pub(crate) struct Environment {
     pub(crate) names: Vec<Glob>,
     /// Empty: every program.
     pub(crate) programs: Vec<String>,
-    pub(crate) harmless: Vec<String>,
+    pub(crate) harmless: Vec<Harmless>,
+}
+
+/// Values of a variable that change nothing.
+#[derive(Debug)]
+pub(crate) struct Harmless {
+    /// The pattern continues the home of the session's user.
+    pub(crate) home: bool,
+    /// None: the empty text.
+    pub(crate) globs: Vec<Glob>,
 }
 
 /// What is known of a program or of one of its subcommands.

@@ -95,7 +95,7 @@ pub(crate) struct RawEnvironment {
     #[serde(default)]
     pub(crate) programs: Vec<String>,
     #[serde(default)]
-    pub(crate) harmless: Vec<String>,
+    pub(crate) harmless: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

