@@ -1,5 +1,6 @@
 //! What a command does: one act per category that its program knowledge names, with the paths and hosts it reaches.
 
+use crate::glob::Glob;
 use crate::invocation::{Inner, Invocation, Known, Used, Word};
 use crate::model::{Case, Value};
 use crate::paths::Places;
@@ -24,6 +25,8 @@ pub(crate) struct Act {
     pub(crate) category: String,
     pub(crate) paths: Vec<Target>,
     pub(crate) hosts: Vec<String>,
+    /// Other targets, as `kind:name`.
+    pub(crate) named: Vec<String>,
     pub(crate) evidence: String,
 }
 
@@ -47,7 +50,19 @@ struct Builder<'a> {
 
 impl Act {
     pub(crate) fn new(category: &str, evidence: &str) -> Self {
-        Self { category: category.to_owned(), paths: Vec::new(), hosts: Vec::new(), evidence: evidence.to_owned() }
+        Self {
+            category: category.to_owned(),
+            paths: Vec::new(),
+            hosts: Vec::new(),
+            named: Vec::new(),
+            evidence: evidence.to_owned(),
+        }
+    }
+
+    /// Whether one of its targets fits a pattern.
+    pub(crate) fn reaches(&self, globs: &[Glob]) -> bool {
+        let any = |text: &[u8]| globs.iter().any(|g| g.matches(text));
+        self.paths.iter().any(|t| any(&t.path)) || self.hosts.iter().chain(&self.named).any(|n| any(n.as_bytes()))
     }
 
     /// What a grant for this act would name besides its category, where that is not the evidence: the folder of the one
@@ -196,6 +211,10 @@ impl Builder<'_> {
             }
             ArgKind::Source => self.own(READ, word),
             ArgKind::Dest => self.own(WRITE, word),
+            ArgKind::Cluster => act.named.push(format!("cluster:{}", word.lossy())),
+            ArgKind::Namespace => act.named.push(format!("namespace:{}", word.lossy())),
+            ArgKind::Account => act.named.push(format!("account:{}", word.lossy())),
+            ArgKind::Database => act.named.push(format!("database:{}", word.lossy())),
             ArgKind::Param => self.parameter(word, act),
             ArgKind::Host => {
                 act.hosts.push(word.lossy());

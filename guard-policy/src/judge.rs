@@ -7,6 +7,7 @@ use crate::invocation::{Inner, Invocation, Known, Word};
 use crate::model::{Environment, Harmless, LIMITS, Node, Policy, Rule};
 use crate::paths::Places;
 use crate::raw::Runs;
+use crate::risk::{self, Part};
 use crate::verdict::{Findings, Tier, Verdict};
 use crate::{shell, wrappers};
 
@@ -33,6 +34,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) fetched: usize,
     /// Parts that may still be judged.
     pub(crate) parts_left: usize,
+    /// The session's user is root.
+    pub(crate) root: bool,
 }
 
 impl Policy {
@@ -47,6 +50,7 @@ impl Policy {
             findings: Findings::default(),
             fetched: 0,
             parts_left: LIMITS.parts,
+            root: facts.uid == 0,
         };
         let notable = judge.exec(facts);
         judge.findings.finish(facts.entry, notable)
@@ -146,6 +150,7 @@ impl Judge<'_> {
             );
         }
         for (text, why) in &acts.opaque {
+            self.findings.part(Part::Unseen, why);
             self.review("code.run", "builtin.opaque", why, text);
         }
         let values = invocation.used.iter().filter_map(|u| u.value.as_ref());
@@ -227,7 +232,8 @@ impl Judge<'_> {
                 self.findings.target(&String::from_utf8_lossy(&target.path));
             }
         }
-        act.hosts.iter().for_each(|host| self.findings.target(host));
+        act.hosts.iter().chain(&act.named).for_each(|target| self.findings.target(target));
+        risk::of_act(self, act, invocation);
         self.fetched += usize::from(act.category == "net.fetch");
         let policy = self.policy;
         let mut ruled = false;
@@ -270,6 +276,9 @@ impl Judge<'_> {
             return None;
         }
         if when.late && !act.paths.iter().any(|t| t.known == Known::Late) {
+            return None;
+        }
+        if !when.any_target.is_empty() && !act.reaches(&when.any_target) {
             return None;
         }
         if when.dynamic && !act.paths.iter().any(|t| t.known == Known::Dynamic) {
@@ -317,6 +326,7 @@ impl Judge<'_> {
             let Some(_) = self.variable(name, value.get(1..), None) else { continue };
             let shown = crate::verdict::shorten(&String::from_utf8_lossy(name));
             if let Some(text) = self.variable(name, value.get(1..), Some(program.as_bytes())) {
+                self.findings.part(Part::Environment, "a variable changes what it does");
                 self.review("code.run", "builtin.environment", text, &shown);
             }
             if notable.len() < 64 {

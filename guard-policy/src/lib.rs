@@ -20,6 +20,7 @@ mod load;
 mod model;
 mod paths;
 mod raw;
+mod risk;
 mod scripts;
 mod shell;
 mod verdict;
@@ -29,6 +30,7 @@ pub use error::PolicyError;
 pub use examples::Unmet;
 pub use facts::{Facts, FileRef, Role, Stdin};
 pub use model::Policy;
+pub use risk::RiskPart;
 pub use verdict::{Reason, Tier, Verdict};
 
 /// One policy file, as given to [`Policy::load`].

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::error::PolicyError;
 use crate::examples::Unmet;
 use crate::glob::Glob;
-use crate::model::{Category, Environment, Harmless, LIMITS, Policy};
+use crate::model::{Category, Critical, Environment, Harmless, LIMITS, Policy};
 use crate::paths::{PathPattern, PathSet};
 use crate::raw::{RawEnvironment, RawPathSet, RawPolicy};
 use crate::{Source, builtin, examples};
@@ -116,6 +116,7 @@ fn build(files: &[Parsed<'_>], digest: String) -> Result<Policy, PolicyError> {
         by_name: HashMap::new(),
         by_pattern: Vec::new(),
         rules: Vec::new(),
+        targets: Vec::new(),
     };
     for file in files {
         file.declare(&mut policy)?;
@@ -189,7 +190,7 @@ impl Parsed<'_> {
             if raw.risk.value > 100 {
                 return Err(self.at.error(&raw.risk, format!("risk {}", raw.risk.value), "risk is 0 to 100"));
             }
-            let category = Category { risk: raw.risk.value, about: raw.about.clone() };
+            let category = Category { risk: raw.risk.value, about: raw.about.clone(), lasting: raw.lasting };
             policy.categories.insert(name.clone(), category);
         }
         for dir in &self.raw.trusted_dirs {
@@ -200,6 +201,17 @@ impl Parsed<'_> {
         }
         for (name, raw) in &self.raw.path_sets {
             self.declare_set(name, raw, policy)?;
+        }
+        for raw in &self.raw.targets {
+            if raw.risk.value > 100 {
+                return Err(self.at.error(&raw.risk, format!("risk {}", raw.risk.value), "risk is 0 to 100"));
+            }
+            let mut names = Vec::new();
+            for name in &raw.names {
+                let globs = Glob::compile(&name.value);
+                names.extend(globs.map_err(|why| self.at.error(name, why, "see docs/policy.md, targets"))?);
+            }
+            policy.targets.push(Critical { names, risk: raw.risk.value, about: raw.about.clone() });
         }
         for raw in &self.raw.environment {
             let environment = self.environment(raw)?;

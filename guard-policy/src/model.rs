@@ -66,12 +66,22 @@ pub struct Policy {
     /// Names with a pattern, such as `python3.*`.
     pub(crate) by_pattern: Vec<(Glob, usize)>,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) targets: Vec<Critical>,
+}
+
+/// Targets that raise the risk.
+#[derive(Debug)]
+pub(crate) struct Critical {
+    pub(crate) names: Vec<Glob>,
+    pub(crate) risk: u8,
+    pub(crate) about: String,
 }
 
 #[derive(Debug)]
 pub(crate) struct Category {
     pub(crate) risk: u8,
     pub(crate) about: String,
+    pub(crate) lasting: bool,
 }
 
 #[derive(Debug)]
@@ -174,6 +184,7 @@ pub(crate) struct When {
     pub(crate) any_path_in: Vec<String>,
     pub(crate) any_path_outside: Vec<String>,
     pub(crate) all_paths_in: Vec<String>,
+    pub(crate) any_target: Vec<Glob>,
     /// A target is found by another command.
     pub(crate) late: bool,
     /// A target is only known when the command runs.

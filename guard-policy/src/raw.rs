@@ -26,6 +26,9 @@ pub(crate) struct RawPolicy {
     pub(crate) programs: Vec<RawNode>,
     #[serde(default)]
     pub(crate) rules: Vec<RawRule>,
+    /// Targets that raise the risk of what reaches them.
+    #[serde(default)]
+    pub(crate) targets: Vec<RawTarget>,
     /// Commands with the tier that they shall get; checked by `Policy::test`, not when the file is loaded.
     #[serde(default)]
     pub(crate) examples: RawExamples,
@@ -76,6 +79,19 @@ impl<'de> Deserialize<'de> for Extends {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawCategory {
+    pub(crate) risk: Spanned<u8>,
+    pub(crate) about: String,
+    /// It cannot be taken back.
+    #[serde(default)]
+    pub(crate) lasting: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawTarget {
+    /// Patterns of paths, hosts, and `cluster:`, `namespace:`, `account:`, `database:` names.
+    pub(crate) names: Vec<Spanned<String>>,
+    /// Points that are added.
     pub(crate) risk: Spanned<u8>,
     pub(crate) about: String,
 }
@@ -190,6 +206,8 @@ pub(crate) struct RawWhen {
     #[serde(default)]
     pub(crate) all_paths_in: Vec<Spanned<String>>,
     #[serde(default)]
+    pub(crate) any_target: Vec<Spanned<String>>,
+    #[serde(default)]
     pub(crate) late: bool,
     #[serde(default)]
     pub(crate) dynamic: bool,
@@ -211,6 +229,14 @@ pub(crate) enum ArgKind {
     Dest,
     /// A host, URL or `user@host:path`.
     Host,
+    /// A cluster or context.
+    Cluster,
+    /// A namespace or resource group.
+    Namespace,
+    /// An account, project or subscription.
+    Account,
+    /// A database.
+    Database,
     /// From here on, the words are a command.
     Command,
     /// `NAME=value` words before a command.

@@ -1,5 +1,9 @@
 //! What policy says of an exec, with every reason, in bounded form.
 
+use std::collections::BTreeMap;
+
+use crate::risk::{self, Part, RiskPart};
+
 /// Longest evidence or target kept, in characters.
 const TEXT_MAX: usize = 256;
 /// Most reasons kept.
@@ -67,8 +71,10 @@ pub struct Verdict {
     pub tier: Tier,
     /// Category of the part that decided.
     pub category: String,
-    /// 0 to 100: the highest of any part.
+    /// 0 to 100: the sum of `risk_parts`, at most 100.
     pub risk: u8,
+    /// What the risk is made of: the riskiest act first, then what adds to it.
+    pub risk_parts: Vec<RiskPart>,
     /// Strictest first, bounded.
     pub reasons: Vec<Reason>,
     /// Paths and hosts that the command names, bounded.
@@ -84,6 +90,7 @@ pub struct Verdict {
 pub(crate) struct Findings {
     found: Vec<Finding>,
     targets: Vec<String>,
+    parts: BTreeMap<Part, (u8, String)>,
     pub(crate) takes_commands: bool,
 }
 
@@ -142,9 +149,24 @@ impl Findings {
         }
     }
 
+    /// Adds to the risk; of one kind, the highest counts once.
+    pub(crate) fn part_of(&mut self, part: Part, points: u8, why: &str) {
+        let entry = self.parts.entry(part).or_default();
+        if points > entry.0 {
+            *entry = (points, shorten(why));
+        }
+    }
+
+    pub(crate) fn part(&mut self, part: Part, why: &str) {
+        self.part_of(part, part.points(), why);
+    }
+
     pub(crate) fn finish(mut self, entry: bool, env_notable: Vec<String>) -> Verdict {
         self.found.sort_by_key(|f| std::cmp::Reverse((f.reason.tier, f.risk)));
-        let risk = self.found.iter().map(|f| f.risk).max().unwrap_or(50).min(100);
+        let riskiest = self.found.iter().max_by_key(|f| f.risk);
+        let (base, of) = riskiest.map_or((50, "unknown".to_owned()), |f| (f.risk, f.reason.category.clone()));
+        let risk_parts = risk::parts(base, of, std::mem::take(&mut self.parts));
+        let risk = risk_parts.iter().fold(0_u8, |sum, part| sum.saturating_add(part.points)).min(100);
         let (mut tier, category) = self
             .found
             .first()
@@ -163,8 +185,11 @@ impl Findings {
             };
             reasons.insert(0, own);
         }
+        if risk_parts.len() > 1 {
+            reasons.push(risk::reason(&risk_parts, risk));
+        }
         let takes_commands = self.takes_commands;
-        Verdict { tier, category, risk, reasons, targets: self.targets, env_notable, takes_commands }
+        Verdict { tier, category, risk, risk_parts, reasons, targets: self.targets, env_notable, takes_commands }
     }
 }
 

@@ -240,7 +240,7 @@ proptest! {
         let policy = default();
         let path = format!("/usr/bin/{name}").into_bytes();
         let verdict = Case { argv, path, ..case(&["x"]) }.judge(policy);
-        prop_assert!(verdict.risk <= 100 && verdict.reasons.len() <= 33);
+        prop_assert!(verdict.risk <= 100 && verdict.reasons.len() <= 34);
     }
 
     #[test]
@@ -277,3 +277,44 @@ const PARTS: &[&str] = &[
     "eval ls",
     "touch a",
 ];
+
+#[test]
+fn risk_is_the_sum_of_its_parts_and_says_so() {
+    let policy = default();
+    let parts = |words: &[&str]| {
+        let verdict = case(words).judge(policy);
+        let shown: Vec<String> = verdict.risk_parts.iter().map(|p| format!("{} {}", p.kind, p.points)).collect();
+        (verdict.risk, shown.join(", "))
+    };
+    assert_eq!(parts(&["ls", "-R", "src"]), (2, "category 2".to_owned()));
+    assert_eq!(parts(&["rm", "a.txt"]), (60, "category 50, lasting 10".to_owned()));
+    assert_eq!(parts(&["rm", "-f", "a.txt"]), (65, "category 50, force 5, lasting 10".to_owned()));
+    assert_eq!(parts(&["rm", "-rf", "/tmp/a"]), (75, "category 50, scope 10, force 5, lasting 10".to_owned()));
+    assert_eq!(parts(&["rm", "-rf", "src"]).0, 100);
+    let said = case(&["rm", "-f", "a.txt"]).judge(policy);
+    let reason = said.reasons.last().expect("a reason");
+    assert_eq!(reason.rule_id, "builtin.risk");
+    assert_eq!(
+        reason.text,
+        "risk 65 = 50 category (fs.delete) + 5 force (does not ask: -f) + 10 lasting (cannot be taken back)"
+    );
+    assert!(case(&["ls"]).judge(policy).reasons.iter().all(|r| r.rule_id != "builtin.risk"));
+}
+
+#[test]
+fn targets_of_every_kind_are_named_and_raise_risk_where_policy_says_so() {
+    let text = "version: 1\nextends: developer\ntargets:\n  - {names: ['namespace:prod*', 'database:ledger', '/srv/**'], risk: 25, about: production}\n\
+                rules:\n  - {id: own.prod, tier: deny, reason: r, when: {any_target: ['cluster:prod']}, match: [\"kubectl --context prod get pods\"]}\n";
+    let policy = &Policy::load(&[Source { name: "p", text }]).unwrap_or_else(|e| panic!("{e}"));
+    let of = |words: &[&str]| case(words).judge(policy);
+    assert_eq!(of(&["kubectl", "-n", "prod-1", "get", "pods"]).targets, ["namespace:prod-1"]);
+    assert_eq!(of(&["aws", "s3", "ls", "--profile", "x"]).targets, ["account:x"]);
+    assert_eq!(of(&["az", "vm", "list", "--subscription", "s", "-g", "r"]).targets, ["account:s", "namespace:r"]);
+    assert_eq!(of(&["psql", "-h", "db1", "-d", "ledger"]).targets, ["db1", "database:ledger"]);
+    assert_eq!(of(&["curl", "http://example.org"]).targets, ["http://example.org"]);
+    let (plain, critical) = (of(&["kubectl", "-n", "x", "get", "pods"]), of(&["kubectl", "-n", "prod", "get", "pods"]));
+    assert_eq!((plain.tier, critical.tier), (Tier::Allow, Tier::Allow));
+    assert_eq!(critical.risk, plain.risk + 25);
+    assert_eq!(of(&["rm", "/srv/a"]).risk, 85);
+    assert_eq!(of(&["kubectl", "--context", "prod", "get", "pods"]).tier, Tier::Deny);
+}

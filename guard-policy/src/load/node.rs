@@ -221,6 +221,10 @@ fn value_kind(text: &str) -> Result<ArgKind, String> {
         "awk" => ArgKind::Awk,
         "code" => ArgKind::Code,
         "param" => ArgKind::Param,
+        "cluster" => ArgKind::Cluster,
+        "namespace" => ArgKind::Namespace,
+        "account" => ArgKind::Account,
+        "database" => ArgKind::Database,
         other => return Err(format!("`{other}` is no kind of value")),
     })
 }

@@ -75,6 +75,7 @@ fn when(at: At<'_>, rule: &RawRule, policy: &Policy) -> Result<When, PolicyError
         any_path_in: values(&raw.any_path_in),
         any_path_outside: values(&raw.any_path_outside),
         all_paths_in: values(&raw.all_paths_in),
+        any_target: globs(at, &raw.any_target)?,
         late: raw.late,
         dynamic: raw.dynamic,
         wildcard: raw.wildcard,
@@ -87,6 +88,7 @@ fn is_empty(raw: &RawWhen) -> bool {
         && raw.any_arg.is_empty()
         && raw.any_path_in.is_empty()
         && raw.any_path_outside.is_empty()
+        && raw.any_target.is_empty()
 }
 
 fn programs<'p>(at: At<'_>, raw: &RawWhen, policy: &'p Policy) -> Result<Vec<&'p Node>, PolicyError> {
