@@ -1,6 +1,8 @@
 //! The examples that rules carry: each is judged when the file is loaded, and must hold.
 
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::Location;
+
+use crate::placed::Placed;
 
 use crate::facts::{Facts, FileRef, Role, Stdin};
 use crate::model::Policy;
@@ -53,7 +55,7 @@ pub(crate) fn test(policy: &Policy, file: &str, raw: &RawExamples) -> (usize, Ve
     (count, unmet)
 }
 
-fn judge(policy: &Policy, example: &Spanned<String>) -> Result<Verdict, (Location, String)> {
+fn judge(policy: &Policy, example: &Placed<String>) -> Result<Verdict, (Location, String)> {
     let bad = || (example.referenced, format!("`{}` is no example command", example.value));
     let argv = split(&example.value).ok_or_else(bad)?;
     let name = argv.first().ok_or_else(bad)?.clone();

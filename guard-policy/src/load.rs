@@ -8,7 +8,9 @@ mod rule;
 
 use std::collections::{HashMap, HashSet};
 
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::Location;
+
+use crate::placed::Placed;
 use sha2::{Digest, Sha256};
 
 use crate::error::PolicyError;
@@ -233,7 +235,7 @@ impl Parsed<'_> {
         Ok(())
     }
 
-    fn patterns(&self, raw: &[Spanned<String>]) -> Result<Vec<PathPattern>, PolicyError> {
+    fn patterns(&self, raw: &[Placed<String>]) -> Result<Vec<PathPattern>, PolicyError> {
         raw.iter()
             .map(|p| {
                 PathPattern::compile(&p.value).map_err(|why| self.at.error(p, why, "see docs/policy.md, path sets"))
@@ -264,7 +266,7 @@ impl Parsed<'_> {
 // === impl At ===
 
 impl At<'_> {
-    fn error<T>(&self, spanned: &Spanned<T>, reason: impl Into<String>, hint: &str) -> PolicyError {
+    fn error<T>(&self, spanned: &Placed<T>, reason: impl Into<String>, hint: &str) -> PolicyError {
         self.located(spanned.referenced, reason.into(), hint)
     }
 
@@ -279,7 +281,7 @@ impl At<'_> {
 }
 
 /// Refuses a category that no file declares.
-fn known_category(at: At<'_>, name: &Spanned<String>, policy: &Policy) -> Result<String, PolicyError> {
+fn known_category(at: At<'_>, name: &Placed<String>, policy: &Policy) -> Result<String, PolicyError> {
     if policy.categories.contains_key(&name.value) {
         return Ok(name.value.clone());
     }

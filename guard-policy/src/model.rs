@@ -171,6 +171,8 @@ pub(crate) struct Rule {
     pub(crate) category: Option<String>,
     pub(crate) risk: Option<u8>,
     pub(crate) when: When,
+    /// Examples of what it matches.
+    pub(crate) examples: usize,
 }
 
 #[derive(Debug, Default)]

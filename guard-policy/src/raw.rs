@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use crate::placed::Placed;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
 use crate::verdict::Tier;
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawPolicy {
-    pub(crate) version: Spanned<u32>,
-    pub(crate) extends: Option<Spanned<Extends>>,
+    pub(crate) version: Placed<u32>,
+    pub(crate) extends: Option<Placed<Extends>>,
     #[serde(default)]
-    pub(crate) without: Vec<Spanned<String>>,
+    pub(crate) without: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) trusted_dirs: Vec<Spanned<String>>,
+    pub(crate) trusted_dirs: Vec<Placed<String>>,
     #[serde(default)]
     pub(crate) categories: BTreeMap<String, RawCategory>,
     #[serde(default)]
@@ -36,19 +37,36 @@ pub(crate) struct RawPolicy {
 
 /// Commands by the tier that they shall get.
 #[derive(Debug, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawExamples {
     #[serde(default)]
-    pub(crate) allow: Vec<Spanned<String>>,
+    pub(crate) allow: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) review: Vec<Spanned<String>>,
+    pub(crate) review: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) deny: Vec<Spanned<String>>,
+    pub(crate) deny: Vec<Placed<String>>,
 }
 
 /// Names of built-in policies: one, or a list.
 #[derive(Debug)]
 pub(crate) struct Extends(pub(crate) Vec<String>);
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Extends {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Extends".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let one = serde_json::json!({"type": "string", "enum": crate::builtin::NAMES});
+        schemars::json_schema!({"anyOf": [one, {"type": "array", "items": one}]})
+    }
+}
 
 impl<'de> Deserialize<'de> for Extends {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -77,9 +95,10 @@ impl<'de> Deserialize<'de> for Extends {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawCategory {
-    pub(crate) risk: Spanned<u8>,
+    pub(crate) risk: Placed<u8>,
     pub(crate) about: String,
     /// It cannot be taken back.
     #[serde(default)]
@@ -87,41 +106,45 @@ pub(crate) struct RawCategory {
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawTarget {
     /// Patterns of paths, hosts, and `cluster:`, `namespace:`, `account:`, `database:` names.
-    pub(crate) names: Vec<Spanned<String>>,
+    pub(crate) names: Vec<Placed<String>>,
     /// Points that are added.
-    pub(crate) risk: Spanned<u8>,
+    pub(crate) risk: Placed<u8>,
     pub(crate) about: String,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawPathSet {
-    pub(crate) patterns: Vec<Spanned<String>>,
+    pub(crate) patterns: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) except: Vec<Spanned<String>>,
+    pub(crate) except: Vec<Placed<String>>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawEnvironment {
-    pub(crate) names: Vec<Spanned<String>>,
+    pub(crate) names: Vec<Placed<String>>,
     #[serde(default)]
     pub(crate) programs: Vec<String>,
     #[serde(default)]
-    pub(crate) harmless: Vec<Spanned<String>>,
+    pub(crate) harmless: Vec<Placed<String>>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawNode {
-    pub(crate) names: Vec<Spanned<String>>,
-    pub(crate) act: Option<Spanned<String>>,
+    pub(crate) names: Vec<Placed<String>>,
+    pub(crate) act: Option<Placed<String>>,
     pub(crate) args: Option<Vec<ArgKind>>,
     pub(crate) last: Option<ArgKind>,
-    pub(crate) first_unless: Option<Spanned<String>>,
+    pub(crate) first_unless: Option<Placed<String>>,
     #[serde(default)]
     pub(crate) style: Style,
     /// Options end at the first operand. Not given: where there are subcommands or a command follows.
@@ -134,13 +157,13 @@ pub(crate) struct RawNode {
     pub(crate) dynamic: bool,
     pub(crate) runs: Option<Runs>,
     /// Flags that make the program print its help or version and do nothing else, here and below.
-    pub(crate) help: Option<Spanned<String>>,
+    pub(crate) help: Option<Placed<String>>,
     /// Words that may stand before a subcommand (names of groups and resources).
     #[serde(default)]
-    pub(crate) nouns: Vec<Spanned<String>>,
+    pub(crate) nouns: Vec<Placed<String>>,
     /// Long flags that are not described are parameters of a request, with any number of values.
     pub(crate) open_flags: Option<Open>,
-    pub(crate) flags: Option<Spanned<String>>,
+    pub(crate) flags: Option<Placed<String>>,
     #[serde(default)]
     pub(crate) more: Vec<RawGroup>,
     #[serde(default)]
@@ -151,10 +174,11 @@ pub(crate) struct RawNode {
 
 /// Flags that make the program perform one more act.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawGroup {
-    pub(crate) act: Spanned<String>,
-    pub(crate) flags: Spanned<String>,
+    pub(crate) act: Placed<String>,
+    pub(crate) flags: Placed<String>,
     /// The operands are targets of this act too.
     #[serde(default)]
     pub(crate) on_args: bool,
@@ -162,51 +186,54 @@ pub(crate) struct RawGroup {
 
 /// The first case that fits replaces the node's act (and the meaning of its operands, if given).
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawCase {
-    pub(crate) any_flag: Option<Spanned<String>>,
+    pub(crate) any_flag: Option<Placed<String>>,
     pub(crate) max_args: Option<u8>,
-    pub(crate) act: Spanned<String>,
+    pub(crate) act: Placed<String>,
     pub(crate) args: Option<Vec<ArgKind>>,
 }
 
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawRule {
-    pub(crate) id: Spanned<String>,
+    pub(crate) id: Placed<String>,
     pub(crate) tier: Tier,
     pub(crate) reason: String,
-    pub(crate) category: Option<Spanned<String>>,
-    pub(crate) risk: Option<Spanned<u8>>,
+    pub(crate) category: Option<Placed<String>>,
+    pub(crate) risk: Option<Placed<u8>>,
     pub(crate) when: RawWhen,
     #[serde(rename = "match", default)]
-    pub(crate) matching: Vec<Spanned<String>>,
+    pub(crate) matching: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) not_match: Vec<Spanned<String>>,
+    pub(crate) not_match: Vec<Placed<String>>,
 }
 
 /// Every condition given must hold; a list holds if one of its entries does.
 #[derive(Debug, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawWhen {
     #[serde(default)]
-    pub(crate) act: Vec<Spanned<String>>,
+    pub(crate) act: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) program: Vec<Spanned<String>>,
+    pub(crate) program: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) subcommand: Vec<Spanned<String>>,
-    pub(crate) any_flag: Option<Spanned<String>>,
-    pub(crate) no_flag: Option<Spanned<String>>,
+    pub(crate) subcommand: Vec<Placed<String>>,
+    pub(crate) any_flag: Option<Placed<String>>,
+    pub(crate) no_flag: Option<Placed<String>>,
     #[serde(default)]
-    pub(crate) any_arg: Vec<Spanned<String>>,
+    pub(crate) any_arg: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) any_path_in: Vec<Spanned<String>>,
+    pub(crate) any_path_in: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) any_path_outside: Vec<Spanned<String>>,
+    pub(crate) any_path_outside: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) all_paths_in: Vec<Spanned<String>>,
+    pub(crate) all_paths_in: Vec<Placed<String>>,
     #[serde(default)]
-    pub(crate) any_target: Vec<Spanned<String>>,
+    pub(crate) any_target: Vec<Placed<String>>,
     #[serde(default)]
     pub(crate) late: bool,
     #[serde(default)]
@@ -217,6 +244,7 @@ pub(crate) struct RawWhen {
 
 /// What an operand or a flag's value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ArgKind {
     /// A path that the act reaches.
@@ -261,6 +289,7 @@ pub(crate) enum ArgKind {
 
 /// How many words after a parameter's flag are its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Open {
     /// At most one.
@@ -271,6 +300,7 @@ pub(crate) enum Open {
 
 /// How a program spells its flags.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Style {
     /// `-abc`, `-ovalue`, `--long`, `--long=value`, `--`.
@@ -286,6 +316,7 @@ pub(crate) enum Style {
 
 /// What a program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Runs {
     /// A POSIX-like shell.
@@ -294,6 +325,21 @@ pub(crate) enum Runs {
     Interpreter,
     /// Chooses what to be by `argv[0]` (busybox).
     Multicall,
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Tier {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Tier".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "enum": ["allow", "review", "deny"]})
+    }
 }
 
 impl<'de> Deserialize<'de> for Tier {

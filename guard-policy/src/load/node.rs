@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use serde_saphyr::Spanned;
+use crate::placed::Placed;
 
 use super::{At, known_category};
 use crate::error::PolicyError;
@@ -110,7 +110,7 @@ fn subcommands(
     Ok((by_name, patterns, children))
 }
 
-fn globs(at: At<'_>, names: &[Spanned<String>]) -> Result<Vec<Glob>, PolicyError> {
+fn globs(at: At<'_>, names: &[Placed<String>]) -> Result<Vec<Glob>, PolicyError> {
     let mut out = Vec::new();
     for name in names {
         out.extend(Glob::compile(&name.value).map_err(|why| at.error(name, why, "see docs/policy.md, patterns"))?);
@@ -129,7 +129,7 @@ struct Table<'a> {
 
 impl Table<'_> {
     /// Reads `-a -b,--bee= --color[=] -o,--output=path`.
-    fn add(&mut self, text: &Spanned<String>, group: Option<usize>) -> Result<(), PolicyError> {
+    fn add(&mut self, text: &Placed<String>, group: Option<usize>) -> Result<(), PolicyError> {
         for word in text.value.split_whitespace() {
             let (names, value) = split(word).map_err(|why| self.at.error(text, why, "see docs/policy.md, flags"))?;
             let Some(first) = names.first() else { continue };
@@ -145,7 +145,7 @@ impl Table<'_> {
     }
 
     /// Flags that print help: those given here, and those from above that mean nothing else here.
-    fn help(&mut self, text: Option<&Spanned<String>>, above: &[String]) -> Result<Vec<String>, PolicyError> {
+    fn help(&mut self, text: Option<&Placed<String>>, above: &[String]) -> Result<Vec<String>, PolicyError> {
         if let Some(text) = text {
             self.add(text, None)?;
         }
@@ -168,7 +168,7 @@ impl Table<'_> {
     }
 
     /// Resolves spellings of flags to their first spelling.
-    fn names(&self, text: Option<&Spanned<String>>) -> Result<Vec<String>, PolicyError> {
+    fn names(&self, text: Option<&Placed<String>>) -> Result<Vec<String>, PolicyError> {
         let Some(text) = text else { return Ok(Vec::new()) };
         let resolve = |word: &str| {
             let flag = self.by_flag.get(word.as_bytes()).and_then(|i| self.flags.get(*i));
