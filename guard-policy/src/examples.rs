@@ -55,6 +55,14 @@ pub(crate) fn test(policy: &Policy, file: &str, raw: &RawExamples) -> (usize, Ve
     (count, unmet)
 }
 
+/// The examples of a file as argument vectors.
+pub(crate) fn all(raw: &RawExamples) -> Vec<(Tier, Vec<Vec<u8>>)> {
+    let of = |examples: &[Placed<String>], tier| {
+        examples.iter().filter_map(|e| split(&e.value)).map(|argv| (tier, argv)).collect::<Vec<_>>()
+    };
+    [of(&raw.allow, Tier::Allow), of(&raw.review, Tier::Review), of(&raw.deny, Tier::Deny)].concat()
+}
+
 fn judge(policy: &Policy, example: &Placed<String>) -> Result<Verdict, (Location, String)> {
     let bad = || (example.referenced, format!("`{}` is no example command", example.value));
     let argv = split(&example.value).ok_or_else(bad)?;

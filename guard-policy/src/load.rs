@@ -19,6 +19,7 @@ use crate::glob::Glob;
 use crate::model::{Category, Critical, Environment, Harmless, LIMITS, Policy};
 use crate::paths::{PathPattern, PathSet};
 use crate::raw::{RawEnvironment, RawPathSet, RawPolicy};
+use crate::verdict::Tier;
 use crate::{Source, builtin, examples};
 
 /// What is in force without any file.
@@ -71,6 +72,16 @@ impl Policy {
     pub fn test(&self, source: &Source<'_>) -> Result<(usize, Vec<Unmet>), PolicyError> {
         let file = parse(source)?;
         Ok(examples::test(self, source.name, &file.raw.examples))
+    }
+
+    /// The commands that a source gives as examples of a tier.
+    ///
+    /// # Errors
+    ///
+    /// The text is no policy.
+    pub fn examples(source: &Source<'_>) -> Result<Vec<(Tier, Vec<Vec<u8>>)>, PolicyError> {
+        let file = parse(source)?;
+        Ok(examples::all(&file.raw.examples))
     }
 
     /// The built-in files: the default's rules, what programs do, and profiles.
