@@ -25,6 +25,9 @@ pub(crate) fn check(policy: &Policy, raw: &RawRule) -> Result<(), (Location, Str
     Ok(())
 }
 
+/// The tier that a command shall get, and its words.
+pub type Example = (Tier, Vec<Vec<u8>>);
+
 /// One command that does not get the tier that its file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unmet {
@@ -56,7 +59,7 @@ pub(crate) fn test(policy: &Policy, file: &str, raw: &RawExamples) -> (usize, Ve
 }
 
 /// The examples of a file as argument vectors.
-pub(crate) fn all(raw: &RawExamples) -> Vec<(Tier, Vec<Vec<u8>>)> {
+pub(crate) fn all(raw: &RawExamples) -> Vec<Example> {
     let of = |examples: &[Placed<String>], tier| {
         examples.iter().filter_map(|e| split(&e.value)).map(|argv| (tier, argv)).collect::<Vec<_>>()
     };

@@ -30,7 +30,7 @@ mod verdict;
 mod wrappers;
 
 pub use error::PolicyError;
-pub use examples::Unmet;
+pub use examples::{Example, Unmet};
 pub use facts::{Facts, FileRef, Role, Stdin};
 pub use lint::Lint;
 pub use model::Policy;

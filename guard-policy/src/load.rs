@@ -14,12 +14,11 @@ use crate::placed::Placed;
 use sha2::{Digest, Sha256};
 
 use crate::error::PolicyError;
-use crate::examples::Unmet;
+use crate::examples::{Example, Unmet};
 use crate::glob::Glob;
 use crate::model::{Category, Critical, Environment, Harmless, LIMITS, Policy};
 use crate::paths::{PathPattern, PathSet};
 use crate::raw::{RawEnvironment, RawPathSet, RawPolicy};
-use crate::verdict::Tier;
 use crate::{Source, builtin, examples};
 
 /// What is in force without any file.
@@ -79,7 +78,7 @@ impl Policy {
     /// # Errors
     ///
     /// The text is no policy.
-    pub fn examples(source: &Source<'_>) -> Result<Vec<(Tier, Vec<Vec<u8>>)>, PolicyError> {
+    pub fn examples(source: &Source<'_>) -> Result<Vec<Example>, PolicyError> {
         let file = parse(source)?;
         Ok(examples::all(&file.raw.examples))
     }
