@@ -1,5 +1,6 @@
 //! What a command does: one act per category that its program knowledge names, with the paths and hosts it reaches.
 
+use crate::glob::Glob;
 use crate::invocation::{Inner, Invocation, Known, Used, Word};
 use crate::model::{Case, Value};
 use crate::paths::Places;
@@ -24,6 +25,8 @@ pub(crate) struct Act {
     pub(crate) category: String,
     pub(crate) paths: Vec<Target>,
     pub(crate) hosts: Vec<String>,
+    /// Other targets, as `kind:name`.
+    pub(crate) named: Vec<String>,
     pub(crate) evidence: String,
 }
 
@@ -47,7 +50,30 @@ struct Builder<'a> {
 
 impl Act {
     pub(crate) fn new(category: &str, evidence: &str) -> Self {
-        Self { category: category.to_owned(), paths: Vec::new(), hosts: Vec::new(), evidence: evidence.to_owned() }
+        Self {
+            category: category.to_owned(),
+            paths: Vec::new(),
+            hosts: Vec::new(),
+            named: Vec::new(),
+            evidence: evidence.to_owned(),
+        }
+    }
+
+    /// Whether one of its targets fits a pattern.
+    pub(crate) fn reaches(&self, globs: &[Glob]) -> bool {
+        let any = |text: &[u8]| globs.iter().any(|g| g.matches(text));
+        self.paths.iter().any(|t| any(&t.path)) || self.hosts.iter().chain(&self.named).any(|n| any(n.as_bytes()))
+    }
+
+    /// What a grant for this act would name besides its category, where that is not the evidence: the folder of the one
+    /// file that it reaches.
+    pub(crate) fn scope(&self) -> Option<String> {
+        let [target] = self.paths.as_slice() else { return None };
+        if !self.evidence.as_bytes().ends_with(&target.path) && !self.evidence.starts_with("redirection ") {
+            return None;
+        }
+        let at = target.path.iter().rposition(|b| *b == b'/')?;
+        Some(format!("{}/", String::from_utf8_lossy(target.path.get(..at)?)))
     }
 }
 
@@ -56,6 +82,12 @@ impl Act {
 impl Acts {
     pub(crate) fn of(invocation: &Invocation<'_>, places: &Places<'_>) -> Self {
         let node = invocation.node;
+        let helps = |u: &Used<'_>| u.node.help.contains(&u.flag.name);
+        let plain = invocation.unknown.is_empty() && invocation.used.iter().all(|u| u.flag.group.is_none());
+        if plain && invocation.used.iter().any(helps) {
+            let evidence = format!("{} {}", invocation.program.name, invocation.subcommand);
+            return Self { acts: vec![Act::new("info", evidence.trim_end())], ..Self::default() };
+        }
         let case = node.cases.iter().find(|case| fits(case, invocation));
         let category = case.map(|c| c.act.as_str()).or(node.act.as_deref()).unwrap_or(UNKNOWN);
         let kinds = case.and_then(|c| c.args.as_deref()).unwrap_or(&node.args);
@@ -140,6 +172,9 @@ impl Builder<'_> {
                     let known = rest.iter().map(|w| w.known).max().unwrap_or(Known::Fixed);
                     let text = rest.iter().map(|w| w.text.as_slice()).collect::<Vec<_>>().join(b" ".as_slice());
                     self.out.inner.push(Inner::Shell(Word { text, known }));
+                    // A word that is a whole command line: whether it is run depends on quoting that the program redoes.
+                    let whole = |w: &&Word| rest.len() > 1 && w.text.contains(&b' ');
+                    self.out.inner.extend(rest.iter().filter(whole).cloned().map(Inner::Shell));
                     return;
                 }
                 ArgKind::Assignments => self.opaque_assignment(word),
@@ -176,6 +211,11 @@ impl Builder<'_> {
             }
             ArgKind::Source => self.own(READ, word),
             ArgKind::Dest => self.own(WRITE, word),
+            ArgKind::Cluster => act.named.push(format!("cluster:{}", word.lossy())),
+            ArgKind::Namespace => act.named.push(format!("namespace:{}", word.lossy())),
+            ArgKind::Account => act.named.push(format!("account:{}", word.lossy())),
+            ArgKind::Database => act.named.push(format!("database:{}", word.lossy())),
+            ArgKind::Param => self.parameter(word, act),
             ArgKind::Host => {
                 act.hosts.push(word.lossy());
                 if word.text.starts_with(b"file:") {
@@ -184,17 +224,28 @@ impl Builder<'_> {
             }
             ArgKind::Shell => self.out.inner.push(Inner::Shell(word.clone())),
             ArgKind::Sed => {
-                self.program_text(word, crate::wrappers::sed_is_plain(&word.text), "a sed script that may write or run")
+                self.program_text(word, crate::scripts::sed_is_plain(&word.text), "a sed script that may write or run")
             }
             ArgKind::Awk => self.program_text(
                 word,
-                crate::wrappers::awk_is_plain(&word.text),
+                crate::scripts::awk_is_plain(&word.text),
                 "an awk program that may write or run",
             ),
             ArgKind::Code => self.program_text(word, false, "program text"),
             ArgKind::None => self.out.surplus.push(word.lossy()),
             // Handled where the words after them are at hand.
             ArgKind::Text | ArgKind::Until | ArgKind::Command | ArgKind::Assignments | ArgKind::ShellWords => {}
+        }
+    }
+
+    /// `file://x`, `@x` and URLs are read by the program itself.
+    fn parameter(&mut self, word: &Word, act: &mut Act) {
+        let file = [b"file://".as_slice(), b"fileb://", b"@"].iter().find_map(|p| word.text.strip_prefix(*p));
+        if let Some(file) = file {
+            self.own(READ, &Word { text: file.to_vec(), known: word.known });
+        } else if word.text.starts_with(b"http://") || word.text.starts_with(b"https://") {
+            act.hosts.push(word.lossy());
+            self.out.acts.push(Act::new("net.fetch", &word.lossy()));
         }
     }
 

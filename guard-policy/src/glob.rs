@@ -19,6 +19,8 @@ pub(crate) struct Glob {
     tokens: Vec<Token>,
     prefix: Vec<u8>,
     suffix: Vec<u8>,
+    /// The pattern is `**literal**`: a search for the literal is all.
+    inside: Option<Vec<u8>>,
 }
 
 // === impl Glob ===
@@ -62,13 +64,25 @@ impl Glob {
         let prefix = tokens.iter().map_while(literal).collect();
         let mut suffix: Vec<u8> = tokens.iter().rev().map_while(literal).collect();
         suffix.reverse();
-        Self { tokens, prefix, suffix }
+        let inside = match tokens.as_slice() {
+            [Token::DoubleStar, middle @ .., Token::DoubleStar] if !middle.is_empty() => {
+                middle.iter().map(literal).collect()
+            }
+            _ => None,
+        };
+        Self { tokens, prefix, suffix, inside }
     }
 
     /// Whether the whole of `text` matches.
     pub(crate) fn matches(&self, text: &[u8]) -> bool {
+        if let Some(literal) = &self.inside {
+            return text.windows(literal.len()).any(|window| window == literal.as_slice());
+        }
         if !text.starts_with(&self.prefix) || !text.ends_with(&self.suffix) {
             return false;
+        }
+        if self.prefix.len() == self.tokens.len() {
+            return text.len() == self.prefix.len();
         }
         let mut row = vec![false; text.len() + 1];
         if let Some(first) = row.first_mut() {
@@ -126,6 +140,8 @@ mod tests {
         assert!(hit("/a/*.pem", "/a/x.pem"));
         assert!(!hit("/a/*.pem", "/a/b/x.pem"));
         assert!(hit("/a/**", "/a/b/c"));
+        assert!(hit("**ab**", "xaby") && hit("**ab**", "ab") && !hit("**ab**", "a/b") && hit("**a*b**", "xa.by"));
+        assert!(hit("ab", "ab") && !hit("ab", "abab"));
         assert!(hit("**/.env", "/srv/app/.env"));
         assert!(!hit("**/.env", "/srv/app/x.env"));
         assert!(hit("/x/{a,b}/?", "/x/b/1"));

@@ -4,7 +4,7 @@
 //! resolved, so that rules catch them, and kept as unknown too, because the program may know more flags than we do.
 
 use crate::model::{Flag, Node, Value};
-use crate::raw::{ArgKind, Style};
+use crate::raw::{ArgKind, Open, Style};
 
 /// One word of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl<'p> Reader<'p, '_> {
         while let Some(word) = self.words.next() {
             let bundle = first && self.out.node.style == Style::Bundle && !word.text.starts_with(b"-");
             first = false;
-            if self.ended {
+            if self.ended || self.out.node.style == Style::Plain {
                 self.out.operands.push(word.clone());
             } else if bundle {
                 let dashed = Word { text: [b"-", word.text.as_slice()].concat(), known: word.known };
@@ -133,10 +133,14 @@ impl<'p> Reader<'p, '_> {
         let child = std::str::from_utf8(&word.text).ok().filter(|_| word.is_fixed()).and_then(|name| node.child(name));
         if let (Some(child), true) = (child, self.out.operands.is_empty()) {
             self.out.node = child;
-            if !self.out.subcommand.is_empty() {
-                self.out.subcommand.push(' ');
-            }
-            self.out.subcommand.push_str(&child.name);
+            // Of a pattern the word itself says more.
+            let known = node.subcommands.contains_key(word.lossy().as_str());
+            self.subcommand(&if known { child.name.clone() } else { word.lossy() });
+            return;
+        }
+        let noun = self.out.operands.is_empty() && word.is_fixed() && node.nouns.iter().any(|g| g.matches(&word.text));
+        if noun {
+            self.subcommand(&word.lossy());
             return;
         }
         if !node.children.is_empty() && node.act.is_none() && self.out.operands.is_empty() {
@@ -144,6 +148,35 @@ impl<'p> Reader<'p, '_> {
         }
         self.out.operands.push(word.clone());
         self.ended = node.stops;
+    }
+
+    fn subcommand(&mut self, name: &str) {
+        if !self.out.subcommand.is_empty() {
+            self.out.subcommand.push(' ');
+        }
+        self.out.subcommand.push_str(name);
+    }
+
+    /// A long flag that nobody described, where the program takes such as parameters: it has whatever values follow.
+    fn parameter(&mut self, name: &[u8], attached: Option<Word>) -> bool {
+        let node = self.out.node;
+        let Some((index, values)) = node.open else { return false };
+        let Some(flag) = node.flags.get(index) else { return false };
+        let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
+        if !name.get(2..).is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_lowercase) && rest.iter().all(plain))
+        {
+            return false;
+        }
+        let alone = attached.is_none();
+        self.take(node, flag, attached);
+        let most = if values == Open::Many { usize::MAX } else { 1 };
+        let mut count = 0;
+        while alone && count < most && self.words.as_slice().first().is_some_and(|next| !next.text.starts_with(b"-")) {
+            count += 1;
+            let value = self.words.next().cloned();
+            self.take(node, flag, value);
+        }
+        true
     }
 
     /// Looks a flag up in the subcommand first, then in the program where that takes its flags anywhere.
@@ -158,6 +191,9 @@ impl<'p> Reader<'p, '_> {
         let at = word.text.iter().position(|b| *b == b'=');
         let name = word.text.get(..at.unwrap_or(word.text.len())).unwrap_or_default();
         let attached = at.map(|at| word.part(at + 1));
+        if self.find(name).is_none() && self.parameter(name, attached.clone()) {
+            return;
+        }
         let Some((node, flag)) = self.find(name).or_else(|| self.abbreviated(name, word)) else {
             self.out.unknown.push(word.lossy());
             return;

@@ -4,9 +4,10 @@
 use crate::act::{Act, Acts, Target, UNKNOWN};
 use crate::facts::{Facts, Role, Stdin};
 use crate::invocation::{Inner, Invocation, Known, Word};
-use crate::model::{Environment, LIMITS, Node, Policy, Rule};
+use crate::model::{Environment, Harmless, LIMITS, Node, Policy, Rule};
 use crate::paths::Places;
 use crate::raw::Runs;
+use crate::risk::{self, Part};
 use crate::verdict::{Findings, Tier, Verdict};
 use crate::{shell, wrappers};
 
@@ -33,6 +34,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) fetched: usize,
     /// Parts that may still be judged.
     pub(crate) parts_left: usize,
+    /// The session's user is root.
+    pub(crate) root: bool,
 }
 
 impl Policy {
@@ -47,6 +50,7 @@ impl Policy {
             findings: Findings::default(),
             fetched: 0,
             parts_left: LIMITS.parts,
+            root: facts.uid == 0,
         };
         let notable = judge.exec(facts);
         judge.findings.finish(facts.entry, notable)
@@ -146,6 +150,7 @@ impl Judge<'_> {
             );
         }
         for (text, why) in &acts.opaque {
+            self.findings.part(Part::Unseen, why);
             self.review("code.run", "builtin.opaque", why, text);
         }
         let values = invocation.used.iter().filter_map(|u| u.value.as_ref());
@@ -227,7 +232,8 @@ impl Judge<'_> {
                 self.findings.target(&String::from_utf8_lossy(&target.path));
             }
         }
-        act.hosts.iter().for_each(|host| self.findings.target(host));
+        act.hosts.iter().chain(&act.named).for_each(|target| self.findings.target(target));
+        risk::of_act(self, act, invocation);
         self.fetched += usize::from(act.category == "net.fetch");
         let policy = self.policy;
         let mut ruled = false;
@@ -241,7 +247,16 @@ impl Judge<'_> {
         if !ruled && act.category != UNKNOWN {
             let text = format!("no rule allows {}: it {}", act.category, policy.category_about(&act.category));
             let risk = policy.category_risk(&act.category);
-            self.findings.add(Tier::Review, &act.category, risk, "builtin.no-rule", &text, &act.evidence);
+            let scope = act.scope();
+            self.findings.add_scoped(
+                Tier::Review,
+                &act.category,
+                risk,
+                "builtin.no-rule",
+                &text,
+                &act.evidence,
+                scope.as_deref(),
+            );
         }
         if act.category == UNKNOWN && invocation.is_some() {
             self.review(UNKNOWN, "builtin.unknown-use", "no rule knows this use of the program", &act.evidence);
@@ -261,6 +276,16 @@ impl Judge<'_> {
             return None;
         }
         if when.late && !act.paths.iter().any(|t| t.known == Known::Late) {
+            return None;
+        }
+        if !when.any_target.is_empty() && !act.reaches(&when.any_target) {
+            return None;
+        }
+        if when.dynamic && !act.paths.iter().any(|t| t.known == Known::Dynamic) {
+            return None;
+        }
+        let pattern = |t: &Target| t.path.iter().any(|b| matches!(b, b'*' | b'?' | b'['));
+        if when.wildcard && !act.paths.iter().any(pattern) {
             return None;
         }
         let uses = |flags: &[String]| invocation.is_some_and(|i| flags.iter().any(|f| i.uses(f)));
@@ -301,6 +326,7 @@ impl Judge<'_> {
             let Some(_) = self.variable(name, value.get(1..), None) else { continue };
             let shown = crate::verdict::shorten(&String::from_utf8_lossy(name));
             if let Some(text) = self.variable(name, value.get(1..), Some(program.as_bytes())) {
+                self.findings.part(Part::Environment, "a variable changes what it does");
                 self.review("code.run", "builtin.environment", text, &shown);
             }
             if notable.len() < 64 {
@@ -315,7 +341,15 @@ impl Judge<'_> {
         let name = name.get(..LIMITS.pattern_bytes).unwrap_or(name);
         let known = |e: &&Environment| e.names.iter().any(|g| g.matches(name));
         let found = self.policy.environment.iter().find(known)?;
-        let harmless = value.is_some_and(|v| found.harmless.iter().any(|h| h.as_bytes() == v));
+        let home = self.places.home.strip_suffix(b"/").unwrap_or(self.places.home);
+        let changes_nothing = |value: &[u8], harmless: &Harmless| {
+            let text = if harmless.home { value.strip_prefix(home) } else { Some(value) };
+            text.is_some_and(|t| {
+                if harmless.globs.is_empty() { t.is_empty() } else { harmless.globs.iter().any(|g| g.matches(t)) }
+            })
+        };
+        let harmless =
+            value.is_some_and(|v| v.len() <= LIMITS.path_bytes && found.harmless.iter().any(|h| changes_nothing(v, h)));
         let reaches = |p: &[u8]| found.programs.is_empty() || found.programs.iter().any(|n| n.as_bytes() == p);
         (!harmless && program.is_none_or(reaches)).then_some("the variable changes what the program does")
     }

@@ -8,24 +8,46 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod builtin;
+pub mod corpus;
 mod error;
 mod examples;
 mod facts;
 mod glob;
 mod invocation;
 mod judge;
+mod lint;
 mod load;
 mod model;
 mod paths;
+mod placed;
 mod raw;
+mod reading;
+mod risk;
+mod scripts;
 mod shell;
 mod verdict;
 mod wrappers;
 
 pub use error::PolicyError;
+pub use examples::{Example, Unmet};
 pub use facts::{Facts, FileRef, Role, Stdin};
+pub use lint::Lint;
 pub use model::Policy;
+pub use reading::Reading;
+pub use risk::RiskPart;
 pub use verdict::{Reason, Tier, Verdict};
+
+/// The JSON schema of policy files, made from the types that read them.
+#[cfg(feature = "schema")]
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(raw::RawPolicy).to_value();
+    if let Some(fields) = schema.as_object_mut() {
+        fields.insert("title".into(), "Guard policy file".into());
+    }
+    schema
+}
 
 /// One policy file, as given to [`Policy::load`].
 #[derive(Debug, Clone, Copy)]

@@ -8,17 +8,22 @@ mod rule;
 
 use std::collections::{HashMap, HashSet};
 
-use serde_saphyr::{Location, Spanned};
+use serde_saphyr::Location;
+
+use crate::placed::Placed;
 use sha2::{Digest, Sha256};
 
 use crate::error::PolicyError;
+use crate::examples::{Example, Unmet};
 use crate::glob::Glob;
-use crate::model::{Category, Environment, LIMITS, Policy};
+use crate::model::{Category, Critical, Environment, Harmless, LIMITS, Policy};
 use crate::paths::{PathPattern, PathSet};
 use crate::raw::{RawEnvironment, RawPathSet, RawPolicy};
-use crate::{Source, examples};
+use crate::{Source, builtin, examples};
 
-const DEFAULT_NAME: &str = "built-in default";
+/// What is in force without any file.
+const DEFAULT_NAME: &str = "no files";
+const DEFAULT_TEXT: &str = "version: 1\nextends: default\n";
 
 /// Names the file of an error.
 #[derive(Clone, Copy)]
@@ -42,20 +47,45 @@ impl Policy {
             let at = At { file: "policy" };
             return Err(at.whole(format!("{} files", sources.len()), "join files: at most 64 are read"));
         }
-        let default = Source { name: DEFAULT_NAME, text: Self::default_text() };
-        let own: &[Source<'_>] = if sources.is_empty() { std::slice::from_ref(&default) } else { sources };
-        let mut parsed = own.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        let mut extends = false;
-        for file in &parsed {
-            extends |= file.extends_default()?;
-        }
+        let default = [Source { name: DEFAULT_NAME, text: DEFAULT_TEXT }];
+        let own = if sources.is_empty() { default.as_slice() } else { sources };
+        let mut parsed = Vec::new();
+        let mut seen = HashSet::new();
         let mut digest = Sha256::new();
-        if extends {
-            parsed.insert(0, parse(&default)?);
-            absorb(&mut digest, &default);
+        for source in own {
+            let file = parse(source)?;
+            file.bases(&mut parsed, &mut seen, &mut digest, 0)?;
+            absorb(&mut digest, source);
+            parsed.push(file);
         }
-        own.iter().for_each(|source| absorb(&mut digest, source));
         build(&parsed, hex::encode(digest.finalize()))
+    }
+}
+
+impl Policy {
+    /// Judges the `examples` of `source` by this policy: how many there are, and those that do not hold.
+    ///
+    /// # Errors
+    ///
+    /// The text is no policy.
+    pub fn test(&self, source: &Source<'_>) -> Result<(usize, Vec<Unmet>), PolicyError> {
+        let file = parse(source)?;
+        Ok(examples::test(self, source.name, &file.raw.examples))
+    }
+
+    /// The commands that a source gives as examples of a tier.
+    ///
+    /// # Errors
+    ///
+    /// The text is no policy.
+    pub fn examples(source: &Source<'_>) -> Result<Vec<Example>, PolicyError> {
+        let file = parse(source)?;
+        Ok(examples::all(&file.raw.examples))
+    }
+
+    /// The built-in files: the default's rules, what programs do, and profiles.
+    pub fn built_in() -> impl Iterator<Item = &'static Source<'static>> {
+        builtin::all()
     }
 }
 
@@ -98,6 +128,7 @@ fn build(files: &[Parsed<'_>], digest: String) -> Result<Policy, PolicyError> {
         by_name: HashMap::new(),
         by_pattern: Vec::new(),
         rules: Vec::new(),
+        targets: Vec::new(),
     };
     for file in files {
         file.declare(&mut policy)?;
@@ -139,15 +170,31 @@ fn without<'a>(files: &'a [Parsed<'_>]) -> Result<HashSet<&'a str>, PolicyError>
 // === impl Parsed ===
 
 impl Parsed<'_> {
-    fn extends_default(&self) -> Result<bool, PolicyError> {
-        match &self.raw.extends {
-            None => Ok(false),
-            Some(name) if name.value == "default" => Ok(true),
-            Some(name) => {
-                let reason = format!("nothing named `{}` to extend", name.value);
-                Err(self.at.error(name, reason, "write `extends: default`, or leave it out"))
+    /// Adds the built-in files that this one extends, those that they extend first, each once.
+    fn bases(
+        &self,
+        out: &mut Vec<Parsed<'_>>,
+        seen: &mut HashSet<&'static str>,
+        digest: &mut Sha256,
+        depth: usize,
+    ) -> Result<(), PolicyError> {
+        let Some(names) = &self.raw.extends else { return Ok(()) };
+        for name in &names.value.0 {
+            let Some(parts) = builtin::find(name).filter(|_| depth <= LIMITS.extends_depth) else {
+                let reason = format!("nothing named `{name}` to extend");
+                let hint = format!("write one of: {}", builtin::NAMES.join(", "));
+                return Err(self.at.error(names, reason, &hint));
+            };
+            for part in parts {
+                if seen.insert(part.name) {
+                    let file = parse(part)?;
+                    file.bases(out, seen, digest, depth + 1)?;
+                    absorb(digest, part);
+                    out.push(file);
+                }
             }
         }
+        Ok(())
     }
 
     fn declare(&self, policy: &mut Policy) -> Result<(), PolicyError> {
@@ -155,7 +202,7 @@ impl Parsed<'_> {
             if raw.risk.value > 100 {
                 return Err(self.at.error(&raw.risk, format!("risk {}", raw.risk.value), "risk is 0 to 100"));
             }
-            let category = Category { risk: raw.risk.value, about: raw.about.clone() };
+            let category = Category { risk: raw.risk.value, about: raw.about.clone(), lasting: raw.lasting };
             policy.categories.insert(name.clone(), category);
         }
         for dir in &self.raw.trusted_dirs {
@@ -166,6 +213,17 @@ impl Parsed<'_> {
         }
         for (name, raw) in &self.raw.path_sets {
             self.declare_set(name, raw, policy)?;
+        }
+        for raw in &self.raw.targets {
+            if raw.risk.value > 100 {
+                return Err(self.at.error(&raw.risk, format!("risk {}", raw.risk.value), "risk is 0 to 100"));
+            }
+            let mut names = Vec::new();
+            for name in &raw.names {
+                let globs = Glob::compile(&name.value);
+                names.extend(globs.map_err(|why| self.at.error(name, why, "see docs/policy.md, targets"))?);
+            }
+            policy.targets.push(Critical { names, risk: raw.risk.value, about: raw.about.clone() });
         }
         for raw in &self.raw.environment {
             let environment = self.environment(raw)?;
@@ -187,7 +245,7 @@ impl Parsed<'_> {
         Ok(())
     }
 
-    fn patterns(&self, raw: &[Spanned<String>]) -> Result<Vec<PathPattern>, PolicyError> {
+    fn patterns(&self, raw: &[Placed<String>]) -> Result<Vec<PathPattern>, PolicyError> {
         raw.iter()
             .map(|p| {
                 PathPattern::compile(&p.value).map_err(|why| self.at.error(p, why, "see docs/policy.md, path sets"))
@@ -203,14 +261,22 @@ impl Parsed<'_> {
                     .map_err(|why| self.at.error(name, why, "see docs/policy.md, environment"))?,
             );
         }
-        Ok(Environment { names, programs: raw.programs.clone(), harmless: raw.harmless.clone() })
+        let mut harmless = Vec::new();
+        for value in &raw.harmless {
+            let home = value.value.strip_prefix('~');
+            let text = home.unwrap_or(&value.value);
+            let globs = if text.is_empty() { Ok(Vec::new()) } else { Glob::compile(text) };
+            let globs = globs.map_err(|why| self.at.error(value, why, "see docs/policy.md, environment"))?;
+            harmless.push(Harmless { home: home.is_some(), globs });
+        }
+        Ok(Environment { names, programs: raw.programs.clone(), harmless })
     }
 }
 
 // === impl At ===
 
 impl At<'_> {
-    fn error<T>(&self, spanned: &Spanned<T>, reason: impl Into<String>, hint: &str) -> PolicyError {
+    fn error<T>(&self, spanned: &Placed<T>, reason: impl Into<String>, hint: &str) -> PolicyError {
         self.located(spanned.referenced, reason.into(), hint)
     }
 
@@ -225,7 +291,7 @@ impl At<'_> {
 }
 
 /// Refuses a category that no file declares.
-fn known_category(at: At<'_>, name: &Spanned<String>, policy: &Policy) -> Result<String, PolicyError> {
+fn known_category(at: At<'_>, name: &Placed<String>, policy: &Policy) -> Result<String, PolicyError> {
     if policy.categories.contains_key(&name.value) {
         return Ok(name.value.clone());
     }

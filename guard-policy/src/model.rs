@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::glob::Glob;
 use crate::paths::PathSet;
-use crate::raw::{ArgKind, Runs, Style};
+use crate::raw::{ArgKind, Open, Runs, Style};
 use crate::verdict::Tier;
 
 /// Bounds on what is loaded and on what is judged. Beyond them loading refuses and judging asks a person.
@@ -12,6 +12,7 @@ use crate::verdict::Tier;
 pub(crate) struct Limits {
     pub(crate) source_bytes: usize,
     pub(crate) sources: usize,
+    pub(crate) extends_depth: usize,
     pub(crate) rules: usize,
     pub(crate) programs: usize,
     pub(crate) pattern_bytes: usize,
@@ -36,6 +37,7 @@ pub(crate) struct Limits {
 pub(crate) const LIMITS: Limits = Limits {
     source_bytes: 1 << 20,
     sources: 64,
+    extends_depth: 8,
     rules: 4_000,
     programs: 4_000,
     pattern_bytes: 256,
@@ -64,12 +66,22 @@ pub struct Policy {
     /// Names with a pattern, such as `python3.*`.
     pub(crate) by_pattern: Vec<(Glob, usize)>,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) targets: Vec<Critical>,
+}
+
+/// Targets that raise the risk.
+#[derive(Debug)]
+pub(crate) struct Critical {
+    pub(crate) names: Vec<Glob>,
+    pub(crate) risk: u8,
+    pub(crate) about: String,
 }
 
 #[derive(Debug)]
 pub(crate) struct Category {
     pub(crate) risk: u8,
     pub(crate) about: String,
+    pub(crate) lasting: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +89,16 @@ pub(crate) struct Environment {
     pub(crate) names: Vec<Glob>,
     /// Empty: every program.
     pub(crate) programs: Vec<String>,
-    pub(crate) harmless: Vec<String>,
+    pub(crate) harmless: Vec<Harmless>,
+}
+
+/// Values of a variable that change nothing.
+#[derive(Debug)]
+pub(crate) struct Harmless {
+    /// The pattern continues the home of the session's user.
+    pub(crate) home: bool,
+    /// None: the empty text.
+    pub(crate) globs: Vec<Glob>,
 }
 
 /// What is known of a program or of one of its subcommands.
@@ -103,6 +124,13 @@ pub(crate) struct Node {
     pub(crate) groups: Vec<Group>,
     pub(crate) cases: Vec<Case>,
     pub(crate) subcommands: HashMap<String, usize>,
+    /// Subcommands by pattern, looked at where no name fits.
+    pub(crate) patterns: Vec<(Glob, usize)>,
+    pub(crate) nouns: Vec<Glob>,
+    /// First spellings of the flags that only print help or version.
+    pub(crate) help: Vec<String>,
+    /// Index of the flag that stands for all long flags that are not described.
+    pub(crate) open: Option<(usize, Open)>,
     pub(crate) children: Vec<Node>,
 }
 
@@ -143,6 +171,8 @@ pub(crate) struct Rule {
     pub(crate) category: Option<String>,
     pub(crate) risk: Option<u8>,
     pub(crate) when: When,
+    /// Examples of what it matches.
+    pub(crate) examples: usize,
 }
 
 #[derive(Debug, Default)]
@@ -156,19 +186,18 @@ pub(crate) struct When {
     pub(crate) any_path_in: Vec<String>,
     pub(crate) any_path_outside: Vec<String>,
     pub(crate) all_paths_in: Vec<String>,
+    pub(crate) any_target: Vec<Glob>,
     /// A target is found by another command.
     pub(crate) late: bool,
+    /// A target is only known when the command runs.
+    pub(crate) dynamic: bool,
+    /// A target is a pattern of names.
+    pub(crate) wildcard: bool,
 }
 
 // === impl Policy ===
 
 impl Policy {
-    /// The built-in policy, commented for people.
-    #[must_use]
-    pub fn default_text() -> &'static str {
-        include_str!("default.yaml")
-    }
-
     /// Hex SHA-256 over names and texts of the sources.
     #[must_use]
     pub fn digest(&self) -> String {
@@ -216,6 +245,7 @@ impl Policy {
 
 impl Node {
     pub(crate) fn child(&self, name: &str) -> Option<&Node> {
-        self.subcommands.get(name).and_then(|i| self.children.get(*i))
+        let by_pattern = || self.patterns.iter().find(|(glob, _)| glob.matches(name.as_bytes())).map(|(_, i)| *i);
+        self.subcommands.get(name).copied().or_else(by_pattern).and_then(|i| self.children.get(i))
     }
 }

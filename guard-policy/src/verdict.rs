@@ -1,5 +1,9 @@
 //! What policy says of an exec, with every reason, in bounded form.
 
+use std::collections::BTreeMap;
+
+use crate::risk::{self, Part, RiskPart};
+
 /// Longest evidence or target kept, in characters.
 const TEXT_MAX: usize = 256;
 /// Most reasons kept.
@@ -30,6 +34,13 @@ impl Tier {
     }
 }
 
+impl Verdict {
+    /// Categories of all its parts.
+    pub fn categories(&self) -> impl Iterator<Item = &str> {
+        self.reasons.iter().map(|r| r.category.as_str())
+    }
+}
+
 impl std::fmt::Display for Tier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
@@ -45,6 +56,12 @@ pub struct Reason {
     pub text: String,
     /// The argument or part that it matched, lossy, bounded.
     pub evidence: String,
+    /// The tier that this reason alone gives.
+    pub tier: Tier,
+    /// Category of the part.
+    pub category: String,
+    /// What a grant for just this would name: program and subcommand, the folder of a file, or the very text.
+    pub scope: String,
 }
 
 /// What policy says of an exec.
@@ -54,8 +71,10 @@ pub struct Verdict {
     pub tier: Tier,
     /// Category of the part that decided.
     pub category: String,
-    /// 0 to 100: the highest of any part.
+    /// 0 to 100: the sum of `risk_parts`, at most 100.
     pub risk: u8,
+    /// What the risk is made of: the riskiest act first, then what adds to it.
+    pub risk_parts: Vec<RiskPart>,
     /// Strictest first, bounded.
     pub reasons: Vec<Reason>,
     /// Paths and hosts that the command names, bounded.
@@ -71,13 +90,12 @@ pub struct Verdict {
 pub(crate) struct Findings {
     found: Vec<Finding>,
     targets: Vec<String>,
+    parts: BTreeMap<Part, (u8, String)>,
     pub(crate) takes_commands: bool,
 }
 
 #[derive(Debug)]
 struct Finding {
-    tier: Tier,
-    category: String,
     risk: u8,
     reason: Reason,
 }
@@ -86,15 +104,36 @@ struct Finding {
 
 impl Findings {
     pub(crate) fn add(&mut self, tier: Tier, category: &str, risk: u8, rule_id: &str, text: &str, evidence: &str) {
-        let reason = Reason { rule_id: rule_id.to_owned(), text: text.to_owned(), evidence: shorten(evidence) };
-        if self.found.iter().any(|f| f.tier == tier && f.category == category && f.reason == reason) {
+        self.add_scoped(tier, category, risk, rule_id, text, evidence, None);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one reason with everything that it says")]
+    pub(crate) fn add_scoped(
+        &mut self,
+        tier: Tier,
+        category: &str,
+        risk: u8,
+        rule_id: &str,
+        text: &str,
+        evidence: &str,
+        scope: Option<&str>,
+    ) {
+        let reason = Reason {
+            rule_id: rule_id.to_owned(),
+            text: text.to_owned(),
+            evidence: shorten(evidence),
+            tier,
+            category: category.to_owned(),
+            scope: shorten(scope.unwrap_or(evidence)),
+        };
+        if self.found.iter().any(|f| f.reason == reason) {
             return;
         }
-        let finding = Finding { tier, category: category.to_owned(), risk, reason };
+        let finding = Finding { risk, reason };
         if self.found.len() < REASONS_MAX {
             self.found.push(finding);
-        } else if let Some(weakest) = self.found.iter_mut().min_by_key(|f| (f.tier, f.risk))
-            && (weakest.tier, weakest.risk) < (finding.tier, finding.risk)
+        } else if let Some(weakest) = self.found.iter_mut().min_by_key(|f| (f.reason.tier, f.risk))
+            && (weakest.reason.tier, weakest.risk) < (finding.reason.tier, finding.risk)
         {
             // Full: a stricter finding must not be lost, the weakest makes room.
             *weakest = finding;
@@ -110,19 +149,47 @@ impl Findings {
         }
     }
 
+    /// Adds to the risk; of one kind, the highest counts once.
+    pub(crate) fn part_of(&mut self, part: Part, points: u8, why: &str) {
+        let entry = self.parts.entry(part).or_default();
+        if points > entry.0 {
+            *entry = (points, shorten(why));
+        }
+    }
+
+    pub(crate) fn part(&mut self, part: Part, why: &str) {
+        self.part_of(part, part.points(), why);
+    }
+
     pub(crate) fn finish(mut self, entry: bool, env_notable: Vec<String>) -> Verdict {
-        self.found.sort_by_key(|f| std::cmp::Reverse((f.tier, f.risk)));
-        let risk = self.found.iter().map(|f| f.risk).max().unwrap_or(50).min(100);
-        let (mut tier, category) =
-            self.found.first().map_or_else(|| (Tier::Review, "unknown".to_owned()), |f| (f.tier, f.category.clone()));
+        self.found.sort_by_key(|f| std::cmp::Reverse((f.reason.tier, f.risk)));
+        let riskiest = self.found.iter().max_by_key(|f| f.risk);
+        let (base, of) = riskiest.map_or((50, "unknown".to_owned()), |f| (f.risk, f.reason.category.clone()));
+        let risk_parts = risk::parts(base, of, std::mem::take(&mut self.parts));
+        let risk = risk_parts.iter().fold(0_u8, |sum, part| sum.saturating_add(part.points)).min(100);
+        let (mut tier, category) = self
+            .found
+            .first()
+            .map_or_else(|| (Tier::Review, "unknown".to_owned()), |f| (f.reason.tier, f.reason.category.clone()));
         let mut reasons: Vec<Reason> = self.found.into_iter().map(|f| f.reason).collect();
         if entry && tier == Tier::Review {
             tier = Tier::Allow;
             let text = "session entry: the initiator named this command".to_owned();
-            reasons.insert(0, Reason { rule_id: "builtin.session-entry".to_owned(), text, evidence: String::new() });
+            let own = Reason {
+                rule_id: "builtin.session-entry".to_owned(),
+                text,
+                evidence: String::new(),
+                tier,
+                category: category.clone(),
+                scope: String::new(),
+            };
+            reasons.insert(0, own);
+        }
+        if risk_parts.len() > 1 {
+            reasons.push(risk::reason(&risk_parts, risk));
         }
         let takes_commands = self.takes_commands;
-        Verdict { tier, category, risk, reasons, targets: self.targets, env_notable, takes_commands }
+        Verdict { tier, category, risk, risk_parts, reasons, targets: self.targets, env_notable, takes_commands }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Programs that run others, and program text that can be proved plain: shells, multi-call files, sed and awk.
+//! Programs that run others: shells and multi-call files.
 
 use crate::invocation::{Inner, Invocation, Word};
 use crate::judge::{Identity, Judge, base_name};
@@ -37,21 +37,4 @@ pub(crate) fn multicall(judge: &mut Judge<'_>, name: &[u8], identity: Identity, 
     if first.is_fixed() && applet != name {
         judge.program(&applet, identity, &applet, inner, depth + 1);
     }
-}
-
-/// Whether a sed script can only print and replace: addresses, then one of a few commands, no braces, no files.
-pub(crate) fn sed_is_plain(script: &[u8]) -> bool {
-    let Ok(script) = std::str::from_utf8(script) else { return false };
-    script.split([';', '\n']).all(|command| sed_command(command.trim()))
-}
-
-fn sed_command(command: &str) -> bool {
-    let rest = command.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, ',' | '$' | '~' | '+' | ' '));
-    matches!(rest, "" | "p" | "d" | "q" | "=" | "!d" | "!p")
-}
-
-/// Whether an awk program can only compute and print to standard output.
-pub(crate) fn awk_is_plain(program: &[u8]) -> bool {
-    let Ok(program) = std::str::from_utf8(program) else { return false };
-    !program.contains(['>', '|', '@']) && !program.contains("system") && !program.contains("getline")
 }

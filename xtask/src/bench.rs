@@ -2,10 +2,11 @@
 //!
 //! Fails: when something cannot be measured, or when the flood left an exec without its record.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -23,6 +24,21 @@ pub struct BenchArgs {
 enum What {
     /// What an exec costs: bare, neighbours of Guard, governed, and under peers.
     Exec(ExecArgs),
+    /// How a policy judges real commands: false allows, denials, prompts, time; docs/policy.md.
+    Policy(PolicyArgs),
+}
+
+#[derive(Args)]
+struct PolicyArgs {
+    /// Folder with files of JSON lines, one command a line (form: docs/policy.md).
+    #[arg(long, value_name = "DIR")]
+    corpus: PathBuf,
+    /// Built-in policy that is measured.
+    #[arg(long, value_name = "NAME", default_value = "developer")]
+    profile: String,
+    /// Form of the answer.
+    #[arg(long, default_value = "text")]
+    output: Output,
 }
 
 #[derive(Args)]
@@ -48,7 +64,23 @@ enum Output {
 pub fn command(args: &BenchArgs) -> Result<u8> {
     match &args.what {
         What::Exec(args) => exec(args),
+        What::Policy(args) => policy(args),
     }
+}
+
+/// Guard-policy's own tool measures; it is built as users' binaries are, so that its times count.
+fn policy(args: &PolicyArgs) -> Result<u8> {
+    let corpus = args.corpus.display();
+    let folder = args.corpus.canonicalize().with_context(|| format!("no folder {corpus}"))?;
+    ensure!(folder.is_dir(), "{corpus} is no folder");
+    let mut tool = build::cargo();
+    tool.args(["run", "--release", "--quiet", "--package", "guard-policy", "--example", "measure", "--"]);
+    tool.arg(&folder).args(["--profile", &args.profile]);
+    if args.output == Output::Json {
+        tool.args(["--output", "json"]);
+    }
+    let ended = tool.status().context("cannot start cargo")?;
+    Ok(ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
 fn exec(args: &ExecArgs) -> Result<u8> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_saphyr::Spanned;
+use crate::placed::Placed;
 
 use super::{At, known_category};
 use crate::error::PolicyError;
@@ -50,6 +50,7 @@ fn build(at: At<'_>, raw: &RawRule, policy: &Policy) -> Result<Rule, PolicyError
         category: raw.category.as_ref().map(|c| known_category(at, c, policy)).transpose()?,
         risk: raw.risk.as_ref().map(|r| r.value),
         when,
+        examples: raw.matching.len(),
     })
 }
 
@@ -75,7 +76,10 @@ fn when(at: At<'_>, rule: &RawRule, policy: &Policy) -> Result<When, PolicyError
         any_path_in: values(&raw.any_path_in),
         any_path_outside: values(&raw.any_path_outside),
         all_paths_in: values(&raw.all_paths_in),
+        any_target: globs(at, &raw.any_target)?,
         late: raw.late,
+        dynamic: raw.dynamic,
+        wildcard: raw.wildcard,
     })
 }
 
@@ -85,10 +89,11 @@ fn is_empty(raw: &RawWhen) -> bool {
         && raw.any_arg.is_empty()
         && raw.any_path_in.is_empty()
         && raw.any_path_outside.is_empty()
+        && raw.any_target.is_empty()
 }
 
 fn programs<'p>(at: At<'_>, raw: &RawWhen, policy: &'p Policy) -> Result<Vec<&'p Node>, PolicyError> {
-    let find = |name: &Spanned<String>| {
+    let find = |name: &Placed<String>| {
         let missing = || at.error(name, format!("no program `{}`", name.value), "describe it under `programs`");
         policy.program(name.value.as_bytes()).ok_or_else(missing)
     };
@@ -113,7 +118,7 @@ fn subcommands(at: At<'_>, raw: &RawWhen, nodes: &[&Node]) -> Result<(), PolicyE
 }
 
 /// Resolves flags against the rule's programs and their subcommands, to every first spelling that they have.
-fn flags(at: At<'_>, text: Option<&Spanned<String>>, nodes: &[&Node]) -> Result<Vec<String>, PolicyError> {
+fn flags(at: At<'_>, text: Option<&Placed<String>>, nodes: &[&Node]) -> Result<Vec<String>, PolicyError> {
     let Some(text) = text else { return Ok(Vec::new()) };
     let mut out = Vec::new();
     for word in text.value.split_whitespace() {
@@ -146,7 +151,7 @@ fn acts(at: At<'_>, raw: &RawWhen, policy: &Policy) -> Result<Vec<Glob>, PolicyE
     Ok(out)
 }
 
-fn globs(at: At<'_>, raw: &[Spanned<String>]) -> Result<Vec<Glob>, PolicyError> {
+fn globs(at: At<'_>, raw: &[Placed<String>]) -> Result<Vec<Glob>, PolicyError> {
     let mut out = Vec::new();
     for pattern in raw {
         out.extend(
@@ -156,6 +161,6 @@ fn globs(at: At<'_>, raw: &[Spanned<String>]) -> Result<Vec<Glob>, PolicyError> 
     Ok(out)
 }
 
-fn values(raw: &[Spanned<String>]) -> Vec<String> {
+fn values(raw: &[Placed<String>]) -> Vec<String> {
     raw.iter().map(|s| s.value.clone()).collect()
 }

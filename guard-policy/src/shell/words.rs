@@ -92,9 +92,12 @@ impl Walk<'_, '_> {
     }
 
     /// Text in which a substitution may hide that the parser leaves whole.
-    fn hidden(&mut self, text: &str) {
+    pub(super) fn hidden(&mut self, text: &str) {
         if text.contains("$(") || text.contains('`') || text.contains("<(") || text.contains(">(") {
             self.judge.review("shell", "builtin.unparsed", "a command inside an expansion", text);
+            for inner in substitutions(text) {
+                self.nested(inner);
+            }
         }
     }
 
@@ -154,6 +157,31 @@ impl Build {
             [] | [_, ..] => self.dynamic(&format!("${name}")),
         }
     }
+}
+
+/// The commands of `$(…)` and backquotes in text that the parser leaves whole. What is missed here was said to be for a
+/// person already; what is found may be stricter.
+fn substitutions(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("$(") {
+        rest = rest.get(at + 2..).unwrap_or_default();
+        if rest.starts_with('(') {
+            continue;
+        }
+        let mut depth = 1_usize;
+        let end = rest.bytes().position(|byte| {
+            match byte {
+                b'(' => depth += 1,
+                b')' => depth -= 1,
+                _ => {}
+            }
+            depth == 0
+        });
+        found.extend(end.and_then(|end| rest.get(..end)));
+    }
+    found.extend(text.split('`').skip(1).step_by(2));
+    found
 }
 
 /// Brace expansion makes several words of one.
