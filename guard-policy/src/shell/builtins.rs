@@ -7,7 +7,7 @@ use crate::invocation::{Known, Word};
 /// Builtins that change nothing outside the shell, whatever their arguments.
 const PLAIN: &[&str] = &[
     ":", "true", "false", "exit", "return", "break", "continue", "shift", "wait", "jobs", "times", "umask", "dirs",
-    "getopts", "hash", "type", "set", "shopt", "unset", "disown", "fg", "bg", "logout", "ulimit", "caller", "popd",
+    "getopts", "type", "unset", "disown", "fg", "bg", "logout", "ulimit", "caller", "popd",
 ];
 /// Builtins that set variables named by their arguments.
 const SETTERS: &[&str] = &["export", "declare", "typeset", "local", "readonly", "read", "mapfile", "readarray", "let"];
@@ -28,7 +28,12 @@ impl Walk<'_, '_> {
                     self.separate(&text.text, text.known);
                 }
             }
+            "hash" | "shopt" | "set" => self.settings(name, rest),
             "history" | "fc" => {
+                if rest.iter().any(|w| matches!(w.text.get(..2), Some(b"-w" | b"-a" | b"-r" | b"-n" | b"-e" | b"-s"))) {
+                    let text = "reads or writes a file, or runs commands again";
+                    self.judge.review("shell", "builtin.shell-flag", text, name);
+                }
                 if rest.iter().any(|w| w.text.starts_with(b"-c") || w.text.starts_with(b"-d")) {
                     self.judge.act(&Act::new("log.clear", name), None, words);
                 }
@@ -88,7 +93,30 @@ impl Walk<'_, '_> {
         }
     }
 
+    /// What a later command name means or how the shell reads on; without arguments `set` prints every variable.
+    fn settings(&mut self, name: &str, rest: &[Word]) {
+        let plain = match name {
+            "set" => !rest.is_empty(),
+            "hash" => rest.iter().all(|w| w.text == b"-r"),
+            // Queries only.
+            _ => rest.iter().all(|w| w.text == b"-q" || w.text == b"-p") || rest.iter().any(|w| w.text == b"-q"),
+        };
+        let known = ["nullglob", "globstar", "dotglob", "extglob", "failglob", "nocaseglob", "nocasematch", "pipefail"];
+        let globs = name == "shopt" && rest.iter().skip(1).all(|w| known.iter().any(|k| k.as_bytes() == w.text));
+        if !plain && !globs {
+            let text = "changes how the shell goes on, or prints its variables";
+            self.judge.review("shell", "builtin.shell-flag", text, name);
+        }
+    }
+
     fn setter(&mut self, name: &str, rest: &[Word]) {
+        let callback = matches!(name, "mapfile" | "readarray") && rest.iter().any(|w| w.text.starts_with(b"-C"));
+        let prints = !matches!(name, "read" | "mapfile" | "readarray" | "let")
+            && !rest.iter().any(|w| !w.text.starts_with(b"-"));
+        if callback || prints {
+            let text = if callback { "runs a command for each line" } else { "prints the shell's variables" };
+            self.judge.review("shell", "builtin.shell-flag", text, name);
+        }
         for word in rest.iter().filter(|w| !w.text.starts_with(b"-")) {
             let text = word.lossy();
             let (variable, value) = match text.split_once('=') {
