@@ -82,7 +82,9 @@ fn tells(attempt: &Attempt, errno: u32) -> Tells {
     const ENAMETOOLONG: u32 = 36;
     const ELOOP: u32 = 40;
     match errno {
-        ENOENT | EAGAIN | E2BIG | EACCES | EFAULT | ENOTDIR | ENAMETOOLONG | ELOOP if attempt.state == 0 => Tells::Attempt,
+        ENOENT | EAGAIN | E2BIG | EACCES | EFAULT | ENOTDIR | ENAMETOOLONG | ELOOP if attempt.state == 0 => {
+            Tells::Attempt
+        }
         _ => Tells::Outcome,
     }
 }

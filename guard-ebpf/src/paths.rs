@@ -213,12 +213,16 @@ pub fn guard_open(ctx: LsmContext) -> i32 {
     if earlier != 0 {
         return earlier;
     }
-    let Some(mark) = subject() else { return 0 };
+    let Some(mark) = governed() else { return 0 };
     let file: *const u8 = ctx.arg(0);
     // SAFETY: the hook's tracked argument.
     unsafe {
+        // Also for the start of an entry process, whose other acts are Guard's own.
         if field::<u32>(file, &OFF_FILE_FLAGS) & FMODE_EXEC != 0 {
             enter::guard_catch_up();
+        }
+        if bounds(&mark).is_none() {
+            return 0;
         }
         let mode: u32 = field(file, &OFF_FILE_MODE);
         if mode & FMODE_CREATED != 0 {

@@ -25,7 +25,7 @@ struct Flood {
 fn flood(args: &[&str]) -> Result<Flood> {
     let wild = Session::attack(&ALICE, "flood.py", args)?;
     wild.line("flooding", seconds(30))?;
-    let calm = calm(args)?;
+    let calm = Session::attack(&ALICE, "flood.py", &["calm", CALM])?.wait(seconds(60))?;
     let wild = wild.wait(seconds(60))?;
     unharmed(&calm).with_context(|| format!("beside a flood of {args:?}"))?;
     ensure(!wild.out.contains("strange"), &wild)?;
@@ -34,27 +34,6 @@ fn flood(args: &[&str]) -> Result<Flood> {
     let records = ctl::records(&wild.id)?;
     eprintln!("{args:?}: {made} made, {} records, {} MiB resident", records.len(), resident_mib()?);
     Ok(Flood { made, out: wild.out, records })
-}
-
-/// A session with a few ordinary execs. On a preemptible kernel its start is in rare cases refused for want of an entry
-/// (docs/failure-modes.md): refused and recorded, never run unjudged. It is started once more then, and only then.
-fn calm(args: &[&str]) -> Result<Ended> {
-    let start = || Session::attack(&ALICE, "flood.py", &["calm", CALM])?.wait(seconds(60));
-    let first = start()?;
-    let refused =
-        ctl::of_kind(&ctl::records(&first.id)?, "exec_unjudged").iter().any(|r| r["body"]["reason"] == "no_entry");
-    if !refused || first.code != 126 {
-        return Ok(first);
-    }
-    ensure(preemptible()?, format!("refused for want of an entry beside a flood of {args:?}: {first}"))?;
-    eprintln!("{args:?}: the start of the calm session was refused for want of an entry");
-    start()
-}
-
-/// Whether this kernel is preempted in its own code: Debian's from 7 on.
-fn preemptible() -> Result<bool> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    Ok(release.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 7))
 }
 
 fn unharmed(calm: &Ended) -> Result<()> {
