@@ -1,7 +1,7 @@
 //! `guardctl`: runs governed sessions, reviews requests, reads and verifies the log.
 //!
-//! It must not decide anything about execs (`policy` shows what would be decided) and keeps nothing but the last verified checkpoint. Fails: with the exit codes of
-//! [`exit::Exit`], the reason on stderr.
+//! It must not decide anything about execs (`policy` shows what would be decided) and keeps nothing but the last verified
+//! checkpoint. Fails: with the exit codes of [`exit::Exit`], the reason on stderr.
 
 use std::process::ExitCode;
 

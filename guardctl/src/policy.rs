@@ -225,6 +225,12 @@ fn read_corpus(place: &Path) -> Result<Corpus> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         corpus.add(&name, &std::fs::read(path).map_err(|e| unreadable(path, e))?);
     }
+    if corpus.records.is_empty() {
+        let why = format!("{}: no commands in {} files", place.display(), files.len());
+        return Err(
+            CliError::new(Exit::Usage, why).hint("give JSON lines with `shell` or `argv`, or a folder of .jsonl files")
+        );
+    }
     Ok(corpus)
 }
 
@@ -275,6 +281,17 @@ mod tests {
         ] {
             assert!(!schema.is_valid(&parse(bad)), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_corpus_without_commands_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(super::read_corpus(folder.path()).is_err());
+        let file = folder.path().join("one.jsonl");
+        std::fs::write(&file, "no JSON\n").unwrap();
+        assert!(super::read_corpus(&file).is_err());
+        std::fs::write(&file, "{\"shell\": \"ls\"}\n").unwrap();
+        assert!(super::read_corpus(&file).is_ok());
     }
 
     #[test]
