@@ -17,6 +17,7 @@ use guard_proto::v1::{JournalRepair, NodeStart, NodeStop};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::adopt::{self, Plan};
+use crate::blobs::{Blobs, DigestKey};
 use crate::config::{Config, Mode};
 use crate::exit::{Code, Failure, failed};
 use crate::kept::{self, Former};
@@ -64,6 +65,7 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     let policy = node::load_policy(config).map_err(failed(Code::Config))?;
     let host = host_id(&config.node.state_dir)?;
     let (journal, opened) = open_journal(config, host)?;
+    let kept = open_blobs(config, &journal).map_err(failed(Code::Unavailable))?;
     let found = kept::read(&config.node.state_dir);
     let boot_id = read_line("/proc/sys/kernel/random/boot_id");
     let launcher = forked.connect().map_err(failed(Code::Internal))?;
@@ -94,6 +96,7 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
         protected,
         measured,
         reach,
+        kept,
         boot,
     });
     for warning in preflight::support(config, 0, &[]).warnings {
@@ -138,6 +141,12 @@ fn open_journal(config: &Config, host: HostId) -> Result<(Journal, OpenReport), 
         require_real_disk: config.kernel.mode == Mode::Enforce,
     };
     Journal::open(options, host).map_err(failed(Code::Unavailable))
+}
+
+/// Blobs may take a quarter of what records may.
+fn open_blobs(config: &Config, journal: &Journal) -> std::io::Result<(Blobs, DigestKey)> {
+    let blobs = Blobs::open(&config.journal.dir, (config.journal.max_mib << 20) / 4, journal.state().next_seq)?;
+    Ok((blobs, DigestKey::open(&config.node.state_dir)?))
 }
 
 fn load_kernel(config: &Config) -> Result<Kernel, Failure> {

@@ -8,10 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use guard_common::{Attempt, FileStamp, GRANT_FILES};
+use guard_policy::secrets::{self, Masked};
 use guard_policy::{FileRef, Role, Stdin};
 use guard_proto::v1::{ExecFacts, FileFact, ProcessRef};
 use sha2::{Digest, Sha256};
 
+use crate::blobs;
 use crate::files::{self, Content, Kept, Rights, Way};
 use crate::kernel::hash::{self, ImageArgs};
 use crate::kernel::memory::{Memory, PATH_MAX};
@@ -87,6 +89,10 @@ pub struct Facts {
     pub memory_boot_ns: u64,
     /// Boot-time ns at which digests were known.
     pub digest_boot_ns: u64,
+    /// The arguments as they may be kept and shown.
+    pub shown: Masked,
+    /// What digests of environment and request begin with: known to this host alone.
+    pub salt: [u8; 32],
 }
 
 /// Where facts are gathered for.
@@ -97,6 +103,8 @@ pub struct Place<'a> {
     pub entry_pid: u32,
     /// Processes of the session that are known.
     pub processes: &'a Processes,
+    /// The session's salt.
+    pub salt: [u8; 32],
     /// The session could mount any file anywhere: a name counts only where the host means the same file by it.
     pub makes_mounts: bool,
     /// Called when the task's memory has been read: the watchdog has nothing to wait for any more.
@@ -125,6 +133,9 @@ pub fn gather(
     let image_argv = script::rewrite(&argv, &script_path, &chain);
     let image = hash::image_args(node.kernel.hash_key(), &image_argv, &env);
     let task = place.processes.caller(attempt);
+    let program = judged.first().map(|file| file.path.as_slice()).unwrap_or_default();
+    let program = program.rsplit(|b| *b == b'/').next().unwrap_or_default();
+    let shown = secrets::mask(&String::from_utf8_lossy(program), &argv);
     Ok(Facts {
         attempt: *attempt,
         cwd,
@@ -139,6 +150,8 @@ pub fn gather(
         read_boot_ns,
         memory_boot_ns,
         digest_boot_ns: time::boot_ns(),
+        shown,
+        salt: place.salt,
     })
 }
 
@@ -321,13 +334,15 @@ impl Facts {
             hasher.update((bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        add(b"guard exec request v1");
+        add(b"guard exec request v2");
+        // Without it a secret among the arguments could be guessed from the digest, which a record holds.
+        add(&self.salt);
         add(session.as_bytes());
         add(&self.task.uid.to_le_bytes());
         add(&self.cwd);
         add(&self.path_arg);
-        add(&digest_of(&self.argv));
-        add(&digest_of(&self.env));
+        add(&digest_of(&[], &self.argv));
+        add(&digest_of(&[], &self.env));
         for file in &self.files {
             add(&file.stamp.key.dev.to_le_bytes());
             add(&file.stamp.key.ino.to_le_bytes());
@@ -336,9 +351,9 @@ impl Facts {
         hasher.finalize().into()
     }
 
-    /// As a record carries them.
-    pub fn to_proto(&self, node: &Node, entry: bool, root: u64, env_notable: &[String]) -> ExecFacts {
-        let (argv, argv_omitted) = record::bounded_argv(&self.argv);
+    /// As a record carries them. `blob` is the digest of what it cannot hold, if that was kept.
+    pub fn to_proto(&self, node: &Node, judged: Shown<'_>) -> ExecFacts {
+        let (argv, argv_omitted) = record::bounded_argv(&self.shown.argv);
         ExecFacts {
             exec_id: self.attempt.exec,
             boot_id: node.boot_id.clone(),
@@ -348,28 +363,43 @@ impl Facts {
             gid: self.task.gid,
             argv,
             argv_count: u32::try_from(self.argv.len()).unwrap_or(u32::MAX),
-            argv_bytes: self.argv.iter().map(|a| a.len() as u64 + 1).sum(),
-            argv_sha256: digest_of(&self.argv).to_vec(),
+            argv_bytes: self.shown.argv.iter().map(|a| a.len() as u64 + 1).sum(),
+            argv_sha256: digest_of(&[], &self.shown.argv).to_vec(),
             argv_omitted,
             cwd: self.cwd.clone(),
             files: self.files.iter().map(file_fact).collect(),
             ancestry: self.ancestry.iter().map(process_ref).collect(),
             parent_exec_id: self.attempt.parent_exec,
-            root_exec_id: root,
-            entry,
+            root_exec_id: judged.root,
+            entry: judged.entry,
             envc: u32::try_from(self.env.len()).unwrap_or(u32::MAX),
-            env_sha256: digest_of(&self.env).to_vec(),
-            env_notable: env_notable.iter().map(|n| n.clone().into_bytes()).collect(),
+            env_sha256: digest_of(&self.salt, &self.env).to_vec(),
+            env_notable: judged.env_notable.iter().map(|n| n.clone().into_bytes()).collect(),
             entered_boot_ns: self.attempt.entered_boot_ns,
             path_arg: self.path_arg.clone(),
             tty: String::new(),
-            argv_blob_sha256: Vec::new(),
+            blob_sha256: judged.blob.to_vec(),
+            masked: blobs::masked(&self.shown),
+            env_values: blobs::env_values(&node.policy().policy, &self.env),
         }
     }
 }
 
-fn digest_of(strings: &[Vec<u8>]) -> [u8; 32] {
-    let mut hasher = Sha256::new();
+/// What was made of facts, as far as their record says it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shown<'a> {
+    /// It is the session's entry process.
+    pub entry: bool,
+    /// The exec for which a person is asked.
+    pub root: u64,
+    /// Notable environment variables, by name.
+    pub env_notable: &'a [String],
+    /// Digest of the blob with what the record cannot hold; empty if there is none.
+    pub blob: &'a [u8],
+}
+
+fn digest_of(salt: &[u8], strings: &[Vec<u8>]) -> [u8; 32] {
+    let mut hasher = Sha256::new_with_prefix(salt);
     for text in strings {
         hasher.update(text);
         hasher.update([0]);

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use guard_policy::Tier;
+use guard_policy::{Tier, secrets};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, Exec, Reason, Timing, Verdict};
 
 use crate::approvals::Right;
 use crate::deletes;
-use crate::facts::Facts;
+use crate::facts::{Facts, Shown};
 use crate::hold::{self, Opening};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
@@ -30,11 +30,21 @@ pub struct Judged {
     pub entry: bool,
     /// How long things took.
     pub timing: Timing,
+    /// Digest of the blob with what the record cannot hold; empty if there is none.
+    pub blob: Vec<u8>,
+}
+
+impl Judged {
+    /// As far as the record of the facts says it.
+    pub fn shown(&self) -> Shown<'_> {
+        Shown { entry: self.entry, root: self.root, env_notable: &self.env_notable, blob: &self.blob }
+    }
 }
 
 /// Judges one exec and sees it through to its record, grant or refusal, or to a person.
 pub fn judge(node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, held: Held) {
-    let judged = consult(node, session, &facts);
+    let mut judged = consult(node, session, &facts);
+    keep_blob(node, &facts, &mut judged);
     let tier = judged.verdict.tier();
     if judged.entry || judged.root == facts.attempt.exec {
         deletes::started(node, session, judged.root, &facts);
@@ -49,6 +59,22 @@ pub fn judge(node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, held: 
             None => node.approvals.ask(node, session, facts, judged, held),
         },
         _ => deny(node, session, &facts, held, &judged, "", ""),
+    }
+}
+
+/// Makes durable what the record cannot hold. Without it there is no whole record, so the exec is denied.
+fn keep_blob(node: &Node, facts: &Facts, judged: &mut Judged) {
+    match node.blobs.keep(&facts.argv, &facts.shown) {
+        Ok(blob) => judged.blob = blob.map(Vec::from).unwrap_or_default(),
+        Err(error) => {
+            tracing::warn!(%error, "the arguments of an exec cannot be kept");
+            judged.verdict.set_tier(guard_proto::v1::Tier::Deny);
+            let text = format!("its arguments cannot be kept: {error}");
+            judged
+                .verdict
+                .reasons
+                .insert(0, Reason { rule_id: "builtin.not-kept".into(), text, evidence: String::new() });
+        }
     }
 }
 
@@ -79,15 +105,17 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         Tier::Review => guard_proto::v1::Tier::Review,
         Tier::Deny => guard_proto::v1::Tier::Deny,
     };
-    let reasons = said.reasons.into_iter();
+    let masked = |text: String| secrets::mask_repeated(&text, &facts.argv, &facts.shown.secrets);
+    let reason =
+        |r: guard_policy::Reason| Reason { rule_id: r.rule_id, text: masked(r.text), evidence: masked(r.evidence) };
     Judged {
         verdict: Verdict {
             tier: tier.into(),
             category: said.category,
             risk: u32::from(said.risk),
-            reasons: reasons.map(|r| Reason { rule_id: r.rule_id, text: r.text, evidence: r.evidence }).collect(),
+            reasons: said.reasons.into_iter().map(reason).collect(),
             policy_digest: in_force.digest.clone(),
-            targets: said.targets,
+            targets: said.targets.into_iter().map(masked).collect(),
             anomalies: Vec::new(),
             anomalies_covered: false,
         },
@@ -95,6 +123,7 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         root,
         entry,
         timing: timing(facts),
+        blob: Vec::new(),
     }
 }
 
@@ -145,7 +174,7 @@ fn newest_writable(facts: &Facts) -> i64 {
 fn exec_record(node: &Node, session: &Session, facts: &Facts, judged: &Judged, disposition: Disposition) -> Exec {
     Exec {
         identity: Some(session.identity.clone()),
-        facts: Some(facts.to_proto(node, judged.entry, judged.root, &judged.env_notable)),
+        facts: Some(facts.to_proto(node, judged.shown())),
         verdict: Some(judged.verdict.clone()),
         disposition: disposition.into(),
         timing: Some(judged.timing),
@@ -218,7 +247,7 @@ pub fn deny(
 /// A command for people, short.
 pub fn command(facts: &Facts) -> String {
     const SHOWN: usize = 200;
-    let text: Vec<String> = facts.argv.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+    let text: Vec<String> = facts.shown.argv.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect();
     let text = text.join(" ");
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

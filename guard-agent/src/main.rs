@@ -8,6 +8,7 @@
 mod acts;
 mod adopt;
 mod approvals;
+mod blobs;
 mod capabilities;
 mod check;
 mod config;

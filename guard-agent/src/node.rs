@@ -14,6 +14,7 @@ use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Gap, PolicyLoaded, SessionExited};
 
 use crate::approvals::Approvals;
+use crate::blobs::{Blobs, DigestKey};
 use crate::config::{Config, Mode};
 use crate::files::{Contents, Freezes};
 use crate::kept::Owner;
@@ -59,6 +60,10 @@ pub struct Node {
     pub contents: Contents,
     /// Files that must not be written now.
     pub freezes: Freezes,
+    /// What records cannot hold, until it is shipped.
+    pub blobs: Blobs,
+    /// Makes digests say nothing to others.
+    pub digest_key: DigestKey,
     /// What was lost and has its record.
     pub losses: Losses,
     /// Sockets and addresses that sessions may connect to.
@@ -94,6 +99,8 @@ pub struct Parts {
     pub measured: Measured,
     /// Sockets and addresses.
     pub reach: Reach,
+    /// Blobs and the key of digests.
+    pub kept: (Blobs, DigestKey),
     /// Boot id and kernel release.
     pub boot: (String, String),
 }
@@ -119,6 +126,8 @@ impl Node {
             link: Link::default(),
             contents: Contents::default(),
             freezes: Freezes::default(),
+            blobs: parts.kept.0,
+            digest_key: parts.kept.1,
             reach: parts.reach,
             sessions: Mutex::default(),
             exited: Mutex::default(),

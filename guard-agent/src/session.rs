@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use guard_common::{Mark, SETTING_UP, Session as KernelSession, session_flags};
 use guard_log::record::SessionId;
+use guard_policy::secrets;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Identity, SessionEnd, SessionExited, SessionMessage, SessionStart, local_reply};
 
@@ -456,9 +457,9 @@ fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) ->
         ttl_ns,
         expires_boot_ns: session.expires_boot_ns,
         expires_unix_ns: session.expires_unix_ns,
-        purpose: wanted.purpose.clone(),
+        purpose: secrets::mask_text(&wanted.purpose),
         profile: session.profile.clone(),
-        argv: crate::record::bounded_argv(&wanted.argv).0,
+        argv: crate::record::bounded_argv(&secrets::mask("", &wanted.argv).argv).0,
         cwd: wanted.cwd.clone(),
         cgroup_id: session.cgroup.id,
         tty: wanted.tty,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
+use guard_log::record::Record;
 use guard_proto::GRPC_MESSAGE_MAX;
 use guard_proto::v1::node_service_client::NodeServiceClient;
 use guard_proto::v1::{DecisionsRequest, ShipBatch, ShipHello, ShipRequest, ship_reply, ship_request};
@@ -27,6 +28,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_millis(50);
 /// Batches that may be on their way without an acknowledgement.
 const WINDOW: usize = 4;
+/// Bytes of the blobs of one batch; a single one may be longer.
+const BLOB_BYTES: usize = 8 << 20;
 const KEY_MAX: u64 = 64 << 10;
 
 /// Whether the collector can be reached.
@@ -221,12 +224,13 @@ async fn send(node: &Node, sender: &mpsc::Sender<ShipRequest>, from: u64, record
             Ok(batch) => batch,
             Err(error) => return error.to_string(),
         };
+        let (batch, blobs) = with_blobs(node, batch);
         let Some(last) = batch.last().map(|r| r.header().seq) else {
             tokio::time::sleep(IDLE).await;
             continue;
         };
         let few = batch.len() < records / 2;
-        let batch = ShipBatch { records: batch.iter().map(|r| r.bytes().to_vec()).collect() };
+        let batch = ShipBatch { records: batch.iter().map(|r| r.bytes().to_vec()).collect(), blobs };
         if sender.send(ShipRequest { message: Some(ship_request::Message::Batch(batch)) }).await.is_err() {
             // The other half knows why.
             std::future::pending::<()>().await;
@@ -239,14 +243,34 @@ async fn send(node: &Node, sender: &mpsc::Sender<ShipRequest>, from: u64, record
     }
 }
 
+/// The records as far as their blobs fit into one message.
+fn with_blobs(node: &Node, mut batch: Vec<Record>) -> (Vec<Record>, Vec<Vec<u8>>) {
+    let (mut blobs, mut bytes, mut records) = (Vec::new(), 0, 0);
+    for record in &batch {
+        let more = node.blobs.of(record).unwrap_or_else(|error| {
+            tracing::error!(%error, "a record is shipped without its blob");
+            node.note_gap(record.header().session, "blobs", &error.to_string(), 1, 1);
+            None
+        });
+        bytes += more.as_ref().map_or(0, Vec::len);
+        if bytes > BLOB_BYTES && records > 0 {
+            break;
+        }
+        blobs.extend(more);
+        records += 1;
+    }
+    batch.truncate(records);
+    (batch, blobs)
+}
+
 async fn acknowledge(node: &Node, replies: &mut tonic::Streaming<guard_proto::v1::ShipReply>) -> String {
     loop {
         match replies.message().await {
             Ok(Some(reply)) => {
-                if let Some(ship_reply::Message::Ack(ack)) = reply.message
-                    && let Err(error) = node.journal.acknowledge(ack.next_seq)
-                {
-                    tracing::error!(%error, "noting an acknowledgement");
+                let Some(ship_reply::Message::Ack(ack)) = reply.message else { continue };
+                match node.journal.acknowledge(ack.next_seq) {
+                    Ok(()) => node.blobs.acknowledged(ack.next_seq),
+                    Err(error) => tracing::error!(%error, "noting an acknowledgement"),
                 }
             }
             Ok(None) => return "the collector ended the stream".into(),

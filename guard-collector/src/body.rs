@@ -51,7 +51,9 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::PolicyLoaded(_)
         | Body::CollectorStart(_)
         | Body::AdmitFinding(_)
-        | Body::ReviewDecision(_) => None,
+        | Body::ReviewDecision(_)
+        | Body::CheckpointRefused(_)
+        | Body::BlobErased(_) => None,
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
+use crate::blobs::Blobs;
 use crate::hub::Hub;
 use crate::identity::{Caller, Right};
 use crate::index::{Filter, Index, IndexError, SessionFilter};
@@ -24,6 +25,7 @@ use crate::own::now_ns;
 use crate::publish::Published;
 use crate::reviews::decision_of;
 
+mod blobs;
 mod reviews;
 mod stream;
 
@@ -51,6 +53,8 @@ pub struct Control {
     pub hub: Arc<Hub>,
     /// What answers questions.
     pub index: Arc<Index>,
+    /// What records keep outside the log.
+    pub blobs: Blobs,
     /// When the checkpoint was published.
     pub published: Arc<Published>,
     /// How long an approval may be used.
@@ -287,6 +291,16 @@ impl ControlService for Control {
         let found = blocking(move || store.resource(&wanted).map_err(unreadable)).await?;
         let content = found.ok_or_else(|| Status::not_found(format!("no resource {path:?} in the log")))?;
         Ok(Response::new(ReadLogReply { content }))
+    }
+
+    async fn get_blob(&self, r: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {
+        Caller::of(&r, Right::Read)?;
+        Ok(Response::new(GetBlobReply { content: self.blob(r.into_inner()).await? }))
+    }
+
+    async fn erase_blob(&self, r: Request<EraseBlobRequest>) -> Result<Response<EraseBlobReply>, Status> {
+        let caller = Caller::of(&r, Right::Erase)?;
+        Ok(Response::new(EraseBlobReply { leaf: self.erase_blob(&caller, r.into_inner()).await? }))
     }
 }
 

@@ -36,6 +36,8 @@ pub enum Right {
     Read,
     /// Deciding requests.
     Decide,
+    /// Erasing what lies beside the log.
+    Erase,
 }
 
 /// An authenticated caller.
@@ -75,11 +77,13 @@ impl Role {
     fn may(self, right: Right) -> bool {
         match (self, right) {
             (Role::Node, Right::Node) => true,
-            (Role::Node, Right::Read | Right::Decide) => false,
+            (Role::Node, Right::Read | Right::Decide | Right::Erase) => false,
             (Role::Admin | Role::Reviewer | Role::Viewer, Right::Node) => false,
             (Role::Admin | Role::Reviewer | Role::Viewer, Right::Read) => true,
             (Role::Admin | Role::Reviewer, Right::Decide) => true,
             (Role::Viewer, Right::Decide) => false,
+            (Role::Admin, Right::Erase) => true,
+            (Role::Reviewer | Role::Viewer, Right::Erase) => false,
         }
     }
 }
@@ -130,6 +134,7 @@ impl Caller {
             Right::Node => "the role node",
             Right::Read => "the role viewer, reviewer or admin",
             Right::Decide => "the role reviewer or admin",
+            Right::Erase => "the role admin",
         };
         Err(Status::permission_denied(format!("this call needs {needs}; {} has the role {}", caller.name, caller.role)))
     }

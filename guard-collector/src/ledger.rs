@@ -142,9 +142,14 @@ impl Ledger {
             recovered: recovered.is_some(),
             detail: recovered.unwrap_or_default(),
         };
+        Ok(self.say(SessionId::NONE, Body::CollectorStart(start))?.1)
+    }
+
+    /// Appends a record of the collector's own: its leaf, and what waits for the disk.
+    pub fn say(&self, session: SessionId, body: Body) -> Result<(u64, Durable), LedgerError> {
         let mut state = self.state();
-        let record = state.own.clone().seal(SessionId::NONE, Body::CollectorStart(start))?;
-        Ok(self.append(&mut state, vec![record])?.1)
+        let record = state.own.clone().seal(session, body)?;
+        self.append(&mut state, vec![record])
     }
 
     /// Admits a batch of one host. Blocks for the store's queue, not for the disk.

@@ -5,6 +5,7 @@
 #![allow(clippy::result_large_err, reason = "tonic's handlers return Status")]
 
 pub mod admit;
+pub mod blobs;
 pub mod body;
 pub mod config;
 pub mod control;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::blobs::Blobs;
 use crate::hub::Hub;
 use crate::identity::{Caller, Right};
 use crate::ledger::{Admitted, Durable, Ledger, LedgerError};
@@ -46,6 +47,8 @@ pub struct Nodes {
     pub ledger: Arc<Ledger>,
     /// Who listens.
     pub hub: Arc<Hub>,
+    /// What records keep outside the log.
+    pub blobs: Blobs,
     /// Becomes true when the collector stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -125,11 +128,17 @@ impl Nodes {
     }
 
     async fn admit(&self, node: &str, of: (HostId, Epoch), batch: ShipBatch) -> Result<Admitted, Status> {
+        let mut batch = batch;
+        let came = std::mem::take(&mut batch.blobs);
         let records = parse(batch)?;
+        let blobs = self.blobs.clone();
         let (ledger, node) = (Arc::clone(&self.ledger), node.to_owned());
-        let admitted = tokio::task::spawn_blocking(move || ledger.admit(&node, of, &records))
-            .await
-            .map_err(|e| Status::internal(e.to_string()))??;
+        let admitted = tokio::task::spawn_blocking(move || {
+            blobs.keep(&came, &records)?;
+            Ok::<_, Status>(ledger.admit(&node, of, &records)?)
+        })
+        .await
+        .map_err(|e| Status::internal(e.to_string()))??;
         Ok(admitted)
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::control::Control;
 use crate::exit::{CollectorError, Exit, Result};
@@ -94,8 +95,10 @@ pub async fn serve(config: Config) -> Result<()> {
     let store = ledger.store().clone();
     let index = Index::open(&config.index, store.clone(), false).map_err(internal)?;
     let (stop, stopping) = watch::channel(false);
+    let blobs = Blobs::of(&config.store.dir);
     let published = Arc::new(Published::of(&config.store.dir.join("log/checkpoint")));
-    let parts = Parts { ledger: Arc::new(ledger), hub: Arc::default(), index: Arc::new(index), published, stopping };
+    let parts =
+        Parts { ledger: Arc::new(ledger), hub: Arc::default(), index: Arc::new(index), published, blobs, stopping };
     let indexing = parts.index_thread()?;
     let publishing =
         tokio::spawn(publish::run(parts.published.clone(), store.clone(), config.publish, parts.stopping.clone()));
@@ -119,13 +122,14 @@ struct Parts {
     hub: Arc<Hub>,
     index: Arc<Index>,
     published: Arc<Published>,
+    blobs: Blobs,
     stopping: watch::Receiver<bool>,
 }
 
 impl Parts {
     fn nodes(&self) -> NodeServiceServer<Nodes> {
         let (ledger, hub) = (self.ledger.clone(), self.hub.clone());
-        NodeServiceServer::new(Nodes { ledger, hub, stopping: self.stopping.clone() })
+        NodeServiceServer::new(Nodes { ledger, hub, blobs: self.blobs.clone(), stopping: self.stopping.clone() })
             .max_decoding_message_size(GRPC_MESSAGE_MAX)
     }
 
@@ -134,6 +138,7 @@ impl Parts {
             ledger: self.ledger.clone(),
             hub: self.hub.clone(),
             index: self.index.clone(),
+            blobs: self.blobs.clone(),
             published: self.published.clone(),
             approval,
             stopping: self.stopping.clone(),

@@ -15,6 +15,8 @@ mod world;
 mod admission;
 #[path = "collector/answers.rs"]
 mod answers;
+#[path = "collector/blobs.rs"]
+mod blobs;
 #[path = "collector/callers.rs"]
 mod callers;
 #[path = "collector/crash.rs"]

@@ -25,6 +25,7 @@ mod raw;
 mod reading;
 mod risk;
 mod scripts;
+pub mod secrets;
 mod shell;
 mod verdict;
 mod wrappers;

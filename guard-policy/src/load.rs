@@ -124,6 +124,7 @@ fn build(files: &[Parsed<'_>], digest: String) -> Result<Policy, PolicyError> {
         trusted_dirs: Vec::new(),
         path_sets: HashMap::new(),
         environment: Vec::new(),
+        recorded: Vec::new(),
         nodes: Vec::new(),
         by_name: HashMap::new(),
         by_pattern: Vec::new(),
@@ -228,6 +229,11 @@ impl Parsed<'_> {
         for raw in &self.raw.environment {
             let environment = self.environment(raw)?;
             policy.environment.push(environment);
+        }
+        for name in &self.raw.record_environment {
+            let globs = Glob::compile(&name.value);
+            let wrong = |why| self.at.error(name, why, "see docs/policy.md, record_environment");
+            policy.recorded.extend(globs.map_err(wrong)?);
         }
         Ok(())
     }

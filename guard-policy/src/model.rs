@@ -60,6 +60,7 @@ pub struct Policy {
     pub(crate) trusted_dirs: Vec<Vec<u8>>,
     pub(crate) path_sets: HashMap<String, PathSet>,
     pub(crate) environment: Vec<Environment>,
+    pub(crate) recorded: Vec<Glob>,
     pub(crate) nodes: Vec<Node>,
     /// Program name to index in `nodes`.
     pub(crate) by_name: HashMap<Vec<u8>, usize>,
@@ -216,6 +217,12 @@ impl Policy {
         let mut names: Vec<String> = self.categories.keys().cloned().collect();
         names.sort();
         names
+    }
+
+    /// Whether records keep the value of this variable.
+    #[must_use]
+    pub fn records_variable(&self, name: &[u8]) -> bool {
+        self.recorded.iter().any(|glob| glob.matches(name))
     }
 
     /// What is known of a program by the file name of its resolved path.

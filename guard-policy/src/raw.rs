@@ -23,6 +23,9 @@ pub(crate) struct RawPolicy {
     pub(crate) path_sets: BTreeMap<String, RawPathSet>,
     #[serde(default)]
     pub(crate) environment: Vec<RawEnvironment>,
+    /// Variables whose values records keep, by name or pattern. Of all others nothing but a digest is kept.
+    #[serde(default)]
+    pub(crate) record_environment: Vec<Placed<String>>,
     #[serde(default)]
     pub(crate) programs: Vec<RawNode>,
     #[serde(default)]

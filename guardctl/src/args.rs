@@ -62,6 +62,29 @@ pub enum Command {
     /// Verify, export and inspect the Merkle log
     #[command(subcommand)]
     Log(LogCommand),
+    /// Show and erase what records keep outside the log: long arguments, salts of masked secrets
+    #[command(subcommand)]
+    Blob(BlobCommand),
+}
+
+/// What to do with a blob.
+#[derive(Debug, Subcommand)]
+pub enum BlobCommand {
+    /// Show a blob that a record names
+    Show {
+        /// Its SHA-256
+        #[arg(value_name = "HEX")]
+        id: String,
+    },
+    /// Erase a blob for good; who, when and why is recorded first, and the log stays whole
+    Erase {
+        /// Its SHA-256
+        #[arg(value_name = "HEX")]
+        id: String,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
 }
 
 /// Arguments of `run`.

@@ -13,6 +13,7 @@ use exit::{CliError, Exit, Result};
 use output::{Format, Out};
 
 mod args;
+mod blob;
 mod client;
 mod config;
 mod duration;
@@ -74,6 +75,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Status(args) => status::run(args, config, &out).await?,
         Command::Whoami => status::whoami(config, &out).await?,
         Command::Policy(command) => policy::run(command, &out)?,
+        Command::Blob(command) => blob::run(command, config, &out).await?,
         Command::Log(command) => log::run(command, config, &out).await?,
     }
     Ok(Exit::Ok as u8)

@@ -112,7 +112,15 @@ pub fn tier_word(raw: i32) -> &'static str {
 pub fn command(facts: &ExecFacts) -> String {
     let mut text = crate::text::command_line(&facts.argv);
     if facts.argv_omitted > 0 {
-        text.push_str(&format!(" [and {} arguments that this record does not carry]", facts.argv_omitted));
+        let place = match facts.blob_sha256.as_slice() {
+            [] => "that this record does not carry".to_owned(),
+            id => format!("in blob {}", hex::encode(id)),
+        };
+        text.push_str(&format!(" [and {} arguments {place}]", facts.argv_omitted));
+    }
+    if !facts.masked.is_empty() {
+        let secrets = if facts.masked.len() == 1 { "secret" } else { "secrets" };
+        text.push_str(&format!(" [{} {secrets} masked as ***]", facts.masked.len()));
     }
     if facts.argv.is_empty() {
         text = format!("[no arguments] {}", crate::text::quote(&facts.path_arg));

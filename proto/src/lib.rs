@@ -41,8 +41,10 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::JournalRepair(_) => 14,
         Body::PolicyLoaded(_) => 15,
         Body::GuardObservation(_) => 16,
+        Body::CheckpointRefused(_) => 17,
         Body::CollectorStart(_) => 32,
         Body::AdmitFinding(_) => 33,
         Body::ReviewDecision(_) => 34,
+        Body::BlobErased(_) => 35,
     }
 }

@@ -14,6 +14,7 @@ mod paths;
 mod review;
 mod same_bytes;
 mod script_names;
+mod secrets;
 mod sockets;
 mod swaps;
 pub mod units;
@@ -44,6 +45,8 @@ scenarios! {
     terminal_and_pipes_are_relayed in usage, 90 s;
     path_probes_are_folded in usage, 60 s;
     long_argv_is_judged_and_recorded in usage, 90 s;
+    secrets_in_arguments_are_written_nowhere in secrets, 120 s;
+    long_arguments_are_kept_whole_beside_the_log in secrets, 120 s;
     bad_policy_is_refused_with_line in usage, 120 s;
     p2_daemon_killed_while_held in fail_closed, 150 s;
     p2_daemon_stopped in fail_closed, 150 s;

@@ -166,7 +166,9 @@ impl Fold<'_> {
             | Body::JournalRepair(_)
             | Body::PolicyLoaded(_)
             | Body::CollectorStart(_)
-            | Body::AdmitFinding(_) => Ok(()),
+            | Body::AdmitFinding(_)
+            | Body::CheckpointRefused(_)
+            | Body::BlobErased(_) => Ok(()),
         }
     }
 

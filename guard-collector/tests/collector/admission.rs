@@ -133,7 +133,7 @@ async fn what_is_no_record_or_too_much_is_refused() {
         let (tx, rx) = tokio::sync::mpsc::channel(4);
         let send = |message| tx.try_send(ShipRequest { message: Some(message) }).expect("queued");
         send(ship_request::Message::Hello(host.hello()));
-        send(ship_request::Message::Batch(ShipBatch { records: batch }));
+        send(ship_request::Message::Batch(ShipBatch { records: batch, blobs: vec![] }));
         let stream = tokio_stream::wrappers::ReceiverStream::new(rx);
         let mut replies = node.clone().ship(stream).await.expect("stream").into_inner();
         replies.message().await.expect("welcome");

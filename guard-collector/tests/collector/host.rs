@@ -174,8 +174,12 @@ impl Ship {
     }
 
     pub async fn send(&mut self, records: &[Record]) {
+        self.send_with(records, Vec::new()).await;
+    }
+
+    pub async fn send_with(&mut self, records: &[Record], blobs: Vec<Vec<u8>>) {
         let records = records.iter().map(|r| r.bytes().to_vec()).collect();
-        let message = Some(ship_request::Message::Batch(ShipBatch { records }));
+        let message = Some(ship_request::Message::Batch(ShipBatch { records, blobs }));
         // A stream that has ended says why when its replies are read.
         let _ = self.out.send(ShipRequest { message }).await;
     }

@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    CanaryResult, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, GuardAct, Identity,
-    NodeStart, ProcessRef, ReviewDecision, SessionEnd, SessionStart, Timing, Verdict,
+    CanaryResult, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, GuardAct,
+    Identity, NodeStart, ProcessRef, ReviewDecision, SessionEnd, SessionStart, Timing, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -63,6 +63,13 @@ pub fn body(body: &Body) -> (&'static str, Value) {
                 "expected_seq": b.expected_seq, "got_seq": b.got_seq, "detail": b.detail}),
         ),
         Body::ReviewDecision(b) => ("review_decision", review_decision(b)),
+        Body::CheckpointRefused(b) => (
+            "checkpoint_refused",
+            json!({"what": b.what, "seen": text_value(&b.seen), "refused": text_value(&b.refused), "detail": b.detail}),
+        ),
+        Body::BlobErased(b) => {
+            ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))
+        }
     }
 }
 
@@ -149,7 +156,13 @@ pub fn facts(b: &ExecFacts) -> Value {
         "files": b.files.iter().map(file).collect::<Vec<_>>(),
         "ancestry": b.ancestry.iter().map(process).collect::<Vec<_>>(), "parent_exec": b.parent_exec_id,
         "root_exec": b.root_exec_id, "entry": b.entry, "env_count": b.envc, "env_sha256": hex::encode(&b.env_sha256),
-        "env_notable": texts(&b.env_notable), "path_arg": text_value(&b.path_arg), "tty": some(&b.tty)})
+        "masked": b.masked.iter().map(|m| json!({"arg": m.arg, "why": m.why})).collect::<Vec<_>>(),
+        "blob": some(&hex::encode(&b.blob_sha256)),
+        "env_values": b.env_values.iter().map(env_value).collect::<Vec<_>>(), "env_notable": texts(&b.env_notable), "path_arg": text_value(&b.path_arg), "tty": some(&b.tty)})
+}
+
+fn env_value(value: &EnvValue) -> Value {
+    json!({"name": text_value(&value.name), "value": text_value(&value.value)})
 }
 
 fn file(f: &FileFact) -> Value {

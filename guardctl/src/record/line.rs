@@ -100,6 +100,16 @@ fn describe(body: &Body) -> Line {
             ),
         ),
         Body::ReviewDecision(b) => review_decision(b),
+        Body::CheckpointRefused(b) => line(
+            "log",
+            Tone::Bad,
+            format!("the host refuses the collector's checkpoint ({}): {}", escape_str(&b.what), escape_str(&b.detail)),
+        ),
+        Body::BlobErased(b) => line(
+            "erased",
+            Tone::Warn,
+            format!("blob {} by {}: {}", hex::encode(&b.sha256), escape_str(&b.by), escape_str(&b.reason)),
+        ),
     }
 }
 

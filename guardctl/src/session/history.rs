@@ -121,7 +121,9 @@ impl History {
             | Body::JournalRepair(_)
             | Body::PolicyLoaded(_)
             | Body::CollectorStart(_)
-            | Body::AdmitFinding(_) => {}
+            | Body::AdmitFinding(_)
+            | Body::CheckpointRefused(_)
+            | Body::BlobErased(_) => {}
         }
     }
 

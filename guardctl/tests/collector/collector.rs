@@ -195,4 +195,12 @@ impl ControlService for Service {
             Err(_) => Err(Status::not_found("no such resource")),
         }
     }
+
+    async fn get_blob(&self, _: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn erase_blob(&self, _: Request<EraseBlobRequest>) -> Result<Response<EraseBlobReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 }

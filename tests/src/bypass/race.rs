@@ -23,15 +23,22 @@ impl<'a> Shown<'a> {
     }
 
     /// Whether this is what the record says was judged.
-    fn is(&self, facts: &Value) -> bool {
+    fn is(&self, facts: &Value, salt: &[u8]) -> bool {
         facts["argv"].as_array().is_some_and(|argv| argv.iter().eq(self.argv.iter()))
-            && facts["env_sha256"] == digest(&self.env)
+            && facts["env_sha256"] == digest(salt, &self.env)
             && facts["env_count"] == self.env.len()
     }
 }
 
-fn digest(words: &[&str]) -> String {
-    let mut hasher = Sha256::new();
+/// What the host's digests of this session's environments begin with: only root on the host can know it.
+fn salt(session: &str) -> Result<[u8; 32]> {
+    let key = std::fs::read("/var/lib/guard/agent/digest-key").context("the host's digest key")?;
+    let id = ulid::Ulid::from_string(session).context("a session's id")?;
+    Ok(Sha256::new_with_prefix(b"guard salt v1").chain_update(key).chain_update(id.to_bytes()).finalize().into())
+}
+
+fn digest(salt: &[u8], words: &[&str]) -> String {
+    let mut hasher = Sha256::new_with_prefix(salt);
     for word in words {
         hasher.update(word.as_bytes());
         hasher.update([0]);
@@ -41,6 +48,8 @@ fn digest(words: &[&str]) -> String {
 
 /// Each exec that ran has a record that says exactly what ran; and the race was one.
 pub fn what_ran_was_judged(tried: &Tried) -> Result<()> {
+    let session = tried.records.first().and_then(|r| r["session"].as_str()).context("no records")?;
+    let salt = salt(session)?;
     let judged: BTreeMap<u64, &Value> = tried
         .records
         .iter()
@@ -60,7 +69,7 @@ pub fn what_ran_was_judged(tried: &Tried) -> Result<()> {
         let facts = judged.get(&pid.parse()?).with_context(|| format!("`{shown}` ran without a record"))?;
         let what =
             || format!("`{shown}` ran, judged were {} and an environment of {}", facts["argv"], facts["env_count"]);
-        ensure(Shown::read(shown)?.is(facts), what())?;
+        ensure(Shown::read(shown)?.is(facts, &salt), what())?;
     }
     ensure(ran > 0, format!("none of {tries} ran: the race shows nothing"))?;
     ensure(killed > 0, format!("{ran} of {tries} ran and none was killed: the race never hit the moment"))?;
@@ -76,9 +85,9 @@ mod tests {
 
     #[test]
     fn compares_arguments_and_environment() {
-        let facts = json!({"argv": ["ran", "show"], "env_count": 1, "env_sha256": digest(&["WORD=A"])});
-        assert!(Shown::read("ran,show;WORD=A").unwrap().is(&facts));
-        assert!(!Shown::read("ran,show;WORD=B").unwrap().is(&facts));
-        assert!(!Shown::read("ran,show,WORD=A;").unwrap().is(&facts));
+        let facts = json!({"argv": ["ran", "show"], "env_count": 1, "env_sha256": digest(b"salt", &["WORD=A"])});
+        assert!(Shown::read("ran,show;WORD=A").unwrap().is(&facts, b"salt"));
+        assert!(!Shown::read("ran,show;WORD=B").unwrap().is(&facts, b"salt"));
+        assert!(!Shown::read("ran,show,WORD=A;").unwrap().is(&facts, b"salt"));
     }
 }

@@ -26,11 +26,12 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
 }
 
 /// Beginnings of the names of scenarios that are about user space alone: they need not run on every kernel.
-const USER_SPACE: [&str; 16] = [
+const USER_SPACE: [&str; 18] = [
     "exit_codes_",
     "terminal_",
     "bad_policy_",
     "flood_of_records_",
+    "long_arguments_",
     "p1_no_room_",
     "p2_deletions_far_",
     "p2_entry_ended_",
@@ -43,6 +44,7 @@ const USER_SPACE: [&str; 16] = [
     "p8_status_",
     "review_",
     "runtimes_",
+    "secrets_",
 ];
 
 /// Guests of one run, should emulation fail.

@@ -1,0 +1,388 @@
+//! What a record cannot hold or must not hold for ever: long argument vectors, digests of masked secrets. Beside the journal,
+//! by digest, until the collector has it.
+//!
+//! A blob is durable before the record that names it is queued. It goes in the same batch as its record, and away when that is
+//! acknowledged. It must not hold a secret: of those it has digests over its own salt. Fails: a blob that cannot be written
+//! is an error, and the exec that needs it is denied.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use guard_log::frame;
+use guard_log::record::{Kind, Record};
+use guard_policy::Policy;
+use guard_policy::secrets::{self, Masked};
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{Blob, EnvValue, ExecFacts, MaskedArg, RecordBody, SecretDigest};
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use crate::files::read_bounded;
+use crate::record::bounded_argv;
+
+/// Folder inside the journal's.
+const FOLDER: &str = "blobs";
+/// Longest blob: the kernel's limit for arguments and environment together is 2 MiB, with room for lengths.
+pub const BLOB_MAX: usize = 6 << 20;
+/// Masked places that one record or blob names.
+const MASKED_MAX: usize = 64;
+/// Bytes of all variables that one record keeps.
+const ENV_BYTES: usize = 4 << 10;
+
+/// A blob's SHA-256.
+pub type BlobId = [u8; 32];
+
+/// Blobs that the collector does not have yet.
+pub struct Blobs {
+    dir: PathBuf,
+    max_bytes: u64,
+    /// When the collector has every record below it, what was found at the start and is still there was never named by one.
+    start: u64,
+    bytes: AtomicU64,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    /// In the folder.
+    all: HashSet<BlobId>,
+    /// Of those, on their way, by the number of their record.
+    sent: BTreeMap<u64, Vec<BlobId>>,
+    /// Found at the start.
+    left: Vec<BlobId>,
+}
+
+impl Blobs {
+    /// Opens the folder, and forgets what was not finished. `max_bytes`: of all blobs together; `start`: the next record's
+    /// number.
+    pub fn open(journal: &Path, max_bytes: u64, start: u64) -> io::Result<Self> {
+        let dir = journal.join(FOLDER);
+        fs::create_dir_all(&dir)?;
+        let mut held = Held::default();
+        let mut bytes = 0;
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            match id_of(&entry.file_name().to_string_lossy()) {
+                Some(id) => {
+                    bytes += entry.metadata()?.len();
+                    held.all.insert(id);
+                    held.left.push(id);
+                }
+                None => fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(Self { dir, max_bytes, start, bytes: AtomicU64::new(bytes), held: Mutex::new(held) })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, id: &BlobId) -> PathBuf {
+        self.dir.join(hex::encode(id))
+    }
+
+    /// Makes a blob durable.
+    fn put(&self, blob: &Blob) -> io::Result<BlobId> {
+        let content = blob.encode_to_vec();
+        let length = content.len() as u64;
+        if content.len() > BLOB_MAX || self.bytes.load(Ordering::Relaxed) + length > self.max_bytes {
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("{} holds its share of the journal; it must be shipped first", self.dir.display()),
+            ));
+        }
+        let id: BlobId = Sha256::digest(&content).into();
+        let path = self.path(&id);
+        let new = path.with_extension("new");
+        let mut file = File::create(&new)?;
+        file.write_all(&content)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        frame::sync_dir(&self.dir)?;
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        self.held().all.insert(id);
+        Ok(id)
+    }
+
+    /// Keeps what the record of these arguments cannot hold; nothing where it holds all. `whole` are the arguments as they
+    /// came.
+    pub fn keep(&self, whole: &[Vec<u8>], shown: &Masked) -> io::Result<Option<BlobId>> {
+        let omitted = bounded_argv(&shown.argv).1 > 0;
+        if !omitted && shown.secrets.is_empty() {
+            return Ok(None);
+        }
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|e| io::Error::other(e.to_string()))?;
+        let secret = |at: &secrets::Secret| SecretDigest {
+            arg: number(at.arg),
+            sha256: Sha256::new_with_prefix(salt)
+                .chain_update(whole.get(at.arg).and_then(|a| a.get(at.at.clone())).unwrap_or_default())
+                .finalize()
+                .to_vec(),
+        };
+        let blob = Blob {
+            salt: salt.to_vec(),
+            argv: if omitted { shown.argv.clone() } else { Vec::new() },
+            secrets: shown.secrets.iter().take(MASKED_MAX).map(secret).collect(),
+        };
+        self.put(&blob).map(Some)
+    }
+
+    /// The blob that a record names and the collector may lack. An error: it is lost, and its record is shipped without; the
+    /// caller records that.
+    pub fn of(&self, record: &Record) -> io::Result<Option<Vec<u8>>> {
+        if self.held().all.is_empty() {
+            return Ok(None);
+        }
+        let Some(id) = named_by(record).filter(|id| self.held().all.contains(id)) else { return Ok(None) };
+        self.held().sent.entry(record.header().seq).or_default().push(id);
+        let path = self.path(&id);
+        let content = read_bounded(&path, BLOB_MAX as u64)
+            .map_err(|e| io::Error::new(e.kind(), format!("blob {}: {e}", path.display())))?;
+        if Sha256::digest(&content).as_slice() != id {
+            return Err(io::Error::other(format!("blob {}: is not what its name says", path.display())));
+        }
+        Ok(Some(content))
+    }
+
+    /// The collector has all records below this number, and their blobs.
+    pub fn acknowledged(&self, next_seq: u64) {
+        let mut held = self.held();
+        let later = held.sent.split_off(&next_seq);
+        let done = std::mem::replace(&mut held.sent, later);
+        let mut gone: Vec<BlobId> = done.into_values().flatten().collect();
+        if next_seq >= self.start {
+            gone.append(&mut held.left);
+        }
+        for id in gone {
+            if held.all.remove(&id) {
+                self.forget(&id);
+            }
+        }
+    }
+
+    fn forget(&self, id: &BlobId) {
+        let path = self.path(id);
+        let length = fs::metadata(&path).map_or(0, |m| m.len());
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                self.bytes.fetch_sub(length, Ordering::Relaxed);
+            }
+            Err(error) => tracing::warn!(%error, path = %path.display(), "a blob that was shipped stays"),
+        }
+    }
+}
+
+fn id_of(name: &str) -> Option<BlobId> {
+    let mut id = [0; 32];
+    hex::decode_to_slice(name, &mut id).ok().map(|()| id)
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// The blob that a record names.
+fn named_by(record: &Record) -> Option<BlobId> {
+    if !matches!(record.header().kind, Kind::EXEC | Kind::EXEC_REQUEST) {
+        return None;
+    }
+    let facts = match RecordBody::decode(record.body()).ok()?.body? {
+        Body::Exec(exec) => exec.facts,
+        Body::ExecRequest(request) => request.facts,
+        _ => None,
+    };
+    facts.map(|facts: ExecFacts| facts.blob_sha256)?.try_into().ok()
+}
+
+/// What was masked, as a record says it.
+pub fn masked(shown: &Masked) -> Vec<MaskedArg> {
+    let said = |secret: &secrets::Secret| MaskedArg { arg: number(secret.arg), why: secret.why.into() };
+    shown.secrets.iter().take(MASKED_MAX).map(said).collect()
+}
+
+/// Variables whose values policy wants in records, without secrets, as far as they fit.
+pub fn env_values(policy: &Policy, env: &[Vec<u8>]) -> Vec<EnvValue> {
+    let mut room = ENV_BYTES;
+    let mut values = Vec::new();
+    for text in env {
+        let Some(end) = text.iter().position(|b| *b == b'=') else { continue };
+        let name = text.get(..end).unwrap_or_default();
+        if !policy.records_variable(name) {
+            continue;
+        }
+        // With its name in front, so that PASSWORD=x is known for what it is.
+        let shown = secrets::mask("", std::slice::from_ref(text)).argv.pop().unwrap_or_default();
+        let value = shown.get(end + 1..).unwrap_or_default().to_vec();
+        let cost = name.len() + value.len() + 8;
+        if cost > room {
+            break;
+        }
+        room -= cost;
+        values.push(EnvValue { name: name.to_vec(), value });
+    }
+    values
+}
+
+/// What digests that records hold begin with, so that nobody can guess what they are of. It never leaves the host.
+pub struct DigestKey([u8; 32]);
+
+impl DigestKey {
+    /// Reads it, or makes it at the first start.
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        let path = state_dir.join("digest-key");
+        let wrong = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+        match read_bounded(&path, 64) {
+            Ok(bytes) => {
+                let short = |_| io::Error::other("is not 32 bytes; remove it to have a new one made");
+                bytes.try_into().map(Self).map_err(short).map_err(wrong)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let mut key = [0; 32];
+                getrandom::fill(&mut key).map_err(|e| wrong(io::Error::other(e.to_string())))?;
+                let new = path.with_extension("new");
+                let make = || {
+                    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+                    file.write_all(&key)?;
+                    file.sync_all()?;
+                    fs::rename(&new, &path)?;
+                    frame::sync_dir(state_dir)
+                };
+                make().map_err(wrong)?;
+                Ok(Self(key))
+            }
+            Err(e) => Err(wrong(e)),
+        }
+    }
+
+    /// A session's own.
+    pub fn salt(&self, session: &[u8; 16]) -> [u8; 32] {
+        Sha256::new_with_prefix(b"guard salt v1").chain_update(self.0).chain_update(session).finalize().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guard_log::record::{Epoch, Header, HostId, SessionId};
+    use guard_proto::v1::Exec;
+
+    use super::*;
+
+    fn words(text: &str) -> Vec<Vec<u8>> {
+        text.split(' ').map(|w| w.as_bytes().to_vec()).collect()
+    }
+
+    fn record(seq: u64, id: &BlobId) -> Record {
+        let facts = ExecFacts { blob_sha256: id.to_vec(), ..ExecFacts::default() };
+        let body = Body::Exec(Exec { facts: Some(facts), ..Exec::default() });
+        let header = Header {
+            version: 1,
+            kind: Kind::EXEC,
+            host: HostId([1; 16]),
+            epoch: Epoch([2; 16]),
+            seq,
+            prev: [0; 32],
+            boot_ns: 0,
+            wall_unix_ns: 0,
+            session: SessionId([3; 16]),
+        };
+        Record::seal(&header, &RecordBody { body: Some(body) }.encode_to_vec()).unwrap()
+    }
+
+    #[test]
+    fn what_a_record_holds_needs_no_blob() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), 1 << 20, 0).unwrap();
+        let argv = words("ls -l /tmp");
+        assert_eq!(blobs.keep(&argv, &secrets::mask("ls", &argv)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_secret_leaves_a_digest_that_its_salt_explains_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let argv = words("curl -u bob:hunter22 http://h");
+        let id = blobs.keep(&argv, &secrets::mask("curl", &argv)).unwrap().unwrap();
+        let shipped = blobs.of(&record(7, &id)).unwrap().unwrap();
+        let blob = Blob::decode(shipped.as_slice()).unwrap();
+        assert!(blob.argv.is_empty() && blob.secrets[0].arg == 2);
+        let want = Sha256::new_with_prefix(&blob.salt).chain_update(b"hunter22").finalize();
+        assert_eq!(blob.secrets[0].sha256, want.as_slice());
+        assert!(!shipped.windows(8).any(|w| w == b"hunter22"));
+    }
+
+    #[test]
+    fn a_blob_stays_until_its_record_is_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let argv = vec![b"x".repeat(100_000), b"y".to_vec()];
+        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let id = blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        drop(blobs);
+        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let content = blobs.of(&record(7, &id)).unwrap().unwrap();
+        assert_eq!(Blob::decode(content.as_slice()).unwrap().argv, argv);
+        blobs.acknowledged(7);
+        assert!(blobs.of(&record(7, &id)).unwrap().is_some());
+        blobs.acknowledged(8);
+        assert!(blobs.of(&record(7, &id)).unwrap().is_none());
+        assert_eq!(blobs.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_an_earlier_daemon_left_goes_when_all_its_records_are_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join(FOLDER)).unwrap();
+        fs::write(dir.path().join(FOLDER).join("half.new"), b"x").unwrap();
+        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let argv = words("x --token abcdef");
+        blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        drop(blobs);
+        let blobs = Blobs::open(dir.path(), 1 << 20, 9).unwrap();
+        let id = blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        blobs.acknowledged(8);
+        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 2);
+        // What this daemon made may be named by a record that is not written yet.
+        blobs.acknowledged(9);
+        assert!(blobs.of(&record(9, &id)).unwrap().is_some());
+        blobs.acknowledged(10);
+        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_blob_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let argv = words("x --token abcdef");
+        let id = blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        fs::write(blobs.path(&id), b"other").unwrap();
+        let error = blobs.of(&record(7, &id)).unwrap_err().to_string();
+        assert!(error.contains(&hex::encode(id)) && error.contains("not what its name says"), "{error}");
+    }
+
+    #[test]
+    fn blobs_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), 150_000, 0).unwrap();
+        let argv = vec![b"x".repeat(100_000)];
+        blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap();
+        let full = blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap_err();
+        assert!(full.to_string().contains("must be shipped first"), "{full}");
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_gives_each_session_its_own_salt() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = DigestKey::open(dir.path()).unwrap();
+        let again = DigestKey::open(dir.path()).unwrap();
+        assert_eq!(key.salt(&[1; 16]), again.salt(&[1; 16]));
+        assert_ne!(key.salt(&[1; 16]), key.salt(&[2; 16]));
+        fs::write(dir.path().join("digest-key"), b"short").unwrap();
+        assert!(DigestKey::open(dir.path()).err().unwrap().to_string().contains("digest-key"));
+    }
+}
