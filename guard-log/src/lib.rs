@@ -9,8 +9,11 @@ mod edge;
 pub mod frame;
 pub mod journal;
 pub mod note;
+pub mod proof;
 pub mod record;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod tiles;
 pub mod tree;
 pub mod verify;

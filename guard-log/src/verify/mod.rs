@@ -26,6 +26,7 @@ use crate::tiles::{CHECKPOINT, Level, Tile, WIDTH, split_entries, subtree};
 use crate::tree::{Hash, leaf_hash};
 use chains::Chains;
 use report::Findings;
+pub(crate) use tiles::fetch as fetch_tile;
 use tiles::{Judged, Tiles};
 
 /// Tiles that disagree with entries while neither is believed; more are counted as one finding.
