@@ -5,10 +5,12 @@
 //! another is named in the error; nothing is repaired silently.
 
 pub mod checkpoint;
+pub mod cosignature;
 mod edge;
 pub mod frame;
 pub mod journal;
 pub mod note;
+pub mod policy;
 pub mod proof;
 pub mod record;
 pub mod store;

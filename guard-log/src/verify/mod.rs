@@ -7,6 +7,8 @@
 
 mod admitted;
 mod chains;
+#[cfg(test)]
+mod corpus;
 mod report;
 mod source;
 #[cfg(test)]
