@@ -5,12 +5,17 @@
 //! another is named in the error; nothing is repaired silently.
 
 pub mod checkpoint;
+pub mod cosignature;
 mod edge;
 pub mod frame;
 pub mod journal;
 pub mod note;
+pub mod policy;
+pub mod proof;
 pub mod record;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod tiles;
 pub mod tree;
 pub mod verify;

@@ -1,4 +1,4 @@
-//! C2SP signed notes with Ed25519 (algorithm byte 0x01): keys, signing, opening.
+//! C2SP signed notes with Ed25519 (algorithm byte 0x01): keys, signing, opening; the lines of other signers.
 //!
 //! It must not know what the text means. A signer's secret is wiped from memory when dropped and never printed. Fails: an
 //! unusable key or note is an error that says which part is wrong; signatures of other keys are ignored, as the format asks.
@@ -70,8 +70,8 @@ fn check_name(name: &str) -> Result<(), NoteError> {
     Err(NoteError::Name(name.chars().take(NAME_MAX).collect()))
 }
 
-fn key_id(name: &str, public: &[u8; 32]) -> [u8; 4] {
-    let digest = Sha256::new().chain_update(name).chain_update([b'\n', ED25519]).chain_update(public).finalize();
+pub(crate) fn key_id(name: &str, algorithm: u8, public: &[u8; 32]) -> [u8; 4] {
+    let digest = Sha256::new().chain_update(name).chain_update([b'\n', algorithm]).chain_update(public).finalize();
     let mut id = [0; 4];
     id.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
     id
@@ -79,8 +79,8 @@ fn key_id(name: &str, public: &[u8; 32]) -> [u8; 4] {
 
 type KeyParts<'a> = (&'a str, [u8; 4], Zeroizing<[u8; 32]>);
 
-/// Splits `name+id+base64(0x01 || 32 bytes)`.
-fn parse_key<'a>(text: &'a str, what: &'static str) -> Result<KeyParts<'a>, NoteError> {
+/// Splits `name+id+base64(algorithm || 32 bytes)`.
+fn parse_key<'a>(text: &'a str, wanted: u8, what: &'static str) -> Result<KeyParts<'a>, NoteError> {
     let wrong = |why| NoteError::Key { what, why };
     let (name, rest) = text.split_once('+').ok_or(wrong("no `+` after the name"))?;
     let (id_text, data) = rest.split_once('+').ok_or(wrong("no `+` after the key id"))?;
@@ -89,8 +89,8 @@ fn parse_key<'a>(text: &'a str, what: &'static str) -> Result<KeyParts<'a>, Note
     hex::decode_to_slice(id_text, &mut id).map_err(|_| wrong("the key id is not 8 hexadecimal digits"))?;
     let data = Zeroizing::new(STANDARD.decode(data).map_err(|_| wrong("the last part is not base64"))?);
     let (algorithm, key) = data.split_first().ok_or(wrong("the last part is empty"))?;
-    if *algorithm != ED25519 {
-        return Err(wrong("the algorithm is not Ed25519"));
+    if *algorithm != wanted {
+        return Err(wrong("the algorithm is not Ed25519 of this use (0x01 for logs, 0x04 for witnesses)"));
     }
     let key: [u8; 32] = key.try_into().map_err(|_| wrong("an Ed25519 key has 32 bytes"))?;
     Ok((name, id, Zeroizing::new(key)))
@@ -121,7 +121,7 @@ impl Signer {
     pub fn from_skey(text: &str) -> Result<Self, NoteError> {
         let wrong = |why| NoteError::Key { what: "signer", why };
         let rest = text.trim_end().strip_prefix(SECRET_PREFIX).ok_or(wrong("it does not start with PRIVATE+KEY+"))?;
-        let (name, id, seed) = parse_key(rest, "signer")?;
+        let (name, id, seed) = parse_key(rest, ED25519, "signer")?;
         let signer = Self { name: name.to_owned(), key: SigningKey::from_bytes(&seed) };
         if signer.verifier().id != id {
             return Err(wrong("the key id does not belong to name and key"));
@@ -159,7 +159,7 @@ impl Signer {
     /// What checks this signer's notes.
     pub fn verifier(&self) -> Verifier {
         let key = self.key.verifying_key();
-        Verifier { id: key_id(&self.name, key.as_bytes()), name: self.name.clone(), key }
+        Verifier { id: key_id(&self.name, ED25519, key.as_bytes()), name: self.name.clone(), key }
     }
 }
 
@@ -187,13 +187,13 @@ pub struct Verifier {
 impl Verifier {
     /// Reads `name+id+base64`.
     pub fn parse(vkey: &str) -> Result<Self, NoteError> {
-        let wrong = |why| NoteError::Key { what: "verifier", why };
-        let (name, id, public) = parse_key(vkey.trim_end(), "verifier")?;
-        if key_id(name, &public) != id {
-            return Err(wrong("the key id does not belong to name and key"));
-        }
-        let key = VerifyingKey::from_bytes(&public).map_err(|_| wrong("its bytes are no point of the curve"))?;
-        Ok(Self { name: name.to_owned(), id, key })
+        let (name, id, key) = parse_verifier(vkey, ED25519)?;
+        Ok(Self { name, id, key })
+    }
+
+    /// Bytes of the key; two names with the same bytes are one log.
+    pub fn key_bytes(&self) -> &[u8; 32] {
+        self.key.as_bytes()
     }
 
     /// Name of the key.
@@ -210,19 +210,9 @@ impl Verifier {
 
     /// The text of a note that this key signed.
     pub fn open(&self, note: &str) -> Result<String, NoteError> {
-        if note.len() > NOTE_MAX {
-            return Err(NoteError::Note("it is longer than 1 MiB"));
-        }
-        let end = note.rfind("\n\n").ok_or(NoteError::Note("no empty line before the signatures"))? + 1;
-        let (text, signatures) = note.split_at(end);
-        check_text(text).map_err(NoteError::Note)?;
-        let lines = signatures.strip_prefix('\n').and_then(|s| s.strip_suffix('\n'));
-        let lines = lines.filter(|l| !l.is_empty()).ok_or(NoteError::Note("no signature line"))?;
-        if lines.split('\n').count() > SIGNATURES_MAX {
-            return Err(NoteError::Note("more than 100 signatures"));
-        }
+        let (text, lines) = open_lines(note)?;
         let mut signed = false;
-        for line in lines.split('\n') {
+        for line in &lines {
             signed |= self.check(text, line)?;
         }
         if signed {
@@ -233,20 +223,64 @@ impl Verifier {
     }
 
     /// Whether the line is this key's signature; an error if it claims to be and is not.
-    fn check(&self, text: &str, line: &str) -> Result<bool, NoteError> {
+    fn check(&self, text: &str, line: &SignatureLine<'_>) -> Result<bool, NoteError> {
+        if line.name != self.name || line.id != self.id {
+            return Ok(false);
+        }
+        let wrong = || NoteError::Signature { name: self.name.clone(), id: hex::encode(self.id) };
+        let signature = Signature::from_slice(&line.signature).map_err(|_| wrong())?;
+        self.key.verify_strict(text.as_bytes(), &signature).map(|()| true).map_err(|_| wrong())
+    }
+}
+
+/// A public key in text: name, id and key, of the algorithm wanted.
+pub(crate) fn parse_verifier(vkey: &str, algorithm: u8) -> Result<(String, [u8; 4], VerifyingKey), NoteError> {
+    let wrong = |why| NoteError::Key { what: "verifier", why };
+    let (name, id, public) = parse_key(vkey.trim_end(), algorithm, "verifier")?;
+    if key_id(name, algorithm, &public) != id {
+        return Err(wrong("the key id does not belong to name and key"));
+    }
+    let key = VerifyingKey::from_bytes(&public).map_err(|_| wrong("its bytes are no point of the curve"))?;
+    Ok((name.to_owned(), id, key))
+}
+
+/// One signature of a note, by whomever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignatureLine<'a> {
+    /// Name of the key.
+    pub name: &'a str,
+    /// Id of the key.
+    pub id: [u8; 4],
+    /// What follows the id; its form is the algorithm's.
+    pub signature: Vec<u8>,
+}
+
+impl<'a> SignatureLine<'a> {
+    fn parse(line: &'a str) -> Result<Self, NoteError> {
         let rest =
             line.strip_prefix("\u{2014} ").ok_or(NoteError::Note("a signature line does not start with a dash"))?;
         let (name, data) =
             rest.split_once(' ').ok_or(NoteError::Note("a signature line has no name or no signature"))?;
         let data = STANDARD.decode(data).map_err(|_| NoteError::Note("a signature is not base64"))?;
-        let (id, signature) = data.split_at_checked(4).ok_or(NoteError::Note("a signature has no key id"))?;
-        if name != self.name || id != self.id {
-            return Ok(false);
-        }
-        let wrong = || NoteError::Signature { name: self.name.clone(), id: hex::encode(self.id) };
-        let signature = Signature::from_slice(signature).map_err(|_| wrong())?;
-        self.key.verify_strict(text.as_bytes(), &signature).map(|()| true).map_err(|_| wrong())
+        let (id, signature) = data.split_first_chunk::<4>().ok_or(NoteError::Note("a signature has no key id"))?;
+        Ok(Self { name, id: *id, signature: signature.to_vec() })
     }
+}
+
+/// The text of a note and its signatures, none of them checked.
+pub fn open_lines(note: &str) -> Result<(&str, Vec<SignatureLine<'_>>), NoteError> {
+    if note.len() > NOTE_MAX {
+        return Err(NoteError::Note("it is longer than 1 MiB"));
+    }
+    let end = note.rfind("\n\n").ok_or(NoteError::Note("no empty line before the signatures"))? + 1;
+    let (text, signatures) = note.split_at(end);
+    check_text(text).map_err(NoteError::Note)?;
+    let lines = signatures.strip_prefix('\n').and_then(|s| s.strip_suffix('\n'));
+    let lines = lines.filter(|l| !l.is_empty()).ok_or(NoteError::Note("no signature line"))?;
+    if lines.split('\n').count() > SIGNATURES_MAX {
+        return Err(NoteError::Note("more than 100 signatures"));
+    }
+    Ok((text, lines.split('\n').map(SignatureLine::parse).collect::<Result<_, _>>()?))
 }
 
 #[cfg(test)]
@@ -299,7 +333,7 @@ mod tests {
             ("a+00", "no `+` after the key id"),
             ("a+0+AA==", "8 hexadecimal"),
             ("a+00000000+?", "base64"),
-            ("a+00000000+Ag==", "not Ed25519"),
+            ("a+00000000+Ag==", "algorithm is not Ed25519"),
             ("a+00000000+AQ==", "32 bytes"),
             (&VKEY.replace("c74f20a3", "c74f20a4"), "does not belong"),
             (&VKEY.replace("Peter", "Pieter"), "does not belong"),

@@ -7,6 +7,8 @@
 
 mod admitted;
 mod chains;
+#[cfg(test)]
+mod corpus;
 mod report;
 mod source;
 #[cfg(test)]
@@ -26,6 +28,7 @@ use crate::tiles::{CHECKPOINT, Level, Tile, WIDTH, split_entries, subtree};
 use crate::tree::{Hash, leaf_hash};
 use chains::Chains;
 use report::Findings;
+pub(crate) use tiles::fetch as fetch_tile;
 use tiles::{Judged, Tiles};
 
 /// Tiles that disagree with entries while neither is believed; more are counted as one finding.

@@ -119,7 +119,7 @@ impl<'a> Tiles<'a> {
 }
 
 /// A tile's bytes, or those of the full one that superseded it, with their width.
-pub(super) fn fetch(source: &dyn Source, tile: &Tile) -> Result<Option<(Vec<u8>, u16)>, SourceError> {
+pub(crate) fn fetch(source: &dyn Source, tile: &Tile) -> Result<Option<(Vec<u8>, u16)>, SourceError> {
     if let Some(bytes) = source.fetch(&tile.to_string())? {
         return Ok(Some((bytes, tile.width)));
     }
