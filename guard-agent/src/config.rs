@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use guard_log::note::Verifier;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -106,6 +107,15 @@ pub struct CollectorConfig {
     pub cert: PathBuf,
     /// PEM file of its key.
     pub key: PathBuf,
+    /// Verifier key of the collector's log, `name+id+base64`. Without it the key that is met first is kept.
+    pub log_vkey: Option<String>,
+}
+
+impl CollectorConfig {
+    /// The pinned key of the log.
+    pub fn log_key(&self) -> Result<Option<Verifier>, String> {
+        self.log_vkey.as_deref().map(Verifier::parse).transpose().map_err(|e| format!("collector.log_vkey: {e}"))
+    }
 }
 
 /// Policy files; none means the built-in policy.
@@ -319,6 +329,9 @@ impl Config {
                 "session.profiles",
                 format!("agent `{agent}` has profile `{name}`, but there is no [profile.{name}]"),
             );
+        }
+        if let Err(reason) = self.collector.log_key() {
+            return wrong("collector.log_vkey", reason);
         }
         if let Err(reason) = crate::network::check(&self.profiles, &self.control.socket) {
             return wrong("profile", reason);

@@ -30,6 +30,7 @@ use crate::node::{self, Node, Parts};
 use crate::outcome::{self, Outcomes};
 use crate::protect::{self, Protected};
 use crate::reach::{self, Reach};
+use crate::seen::Seen;
 use crate::supervisor::{Heart, LEAVE_SIGNAL, SIGNALS};
 use crate::{control, preflight, requests, ship, watch};
 
@@ -66,6 +67,8 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     let host = host_id(&config.node.state_dir)?;
     let (journal, opened) = open_journal(config, host)?;
     let kept = open_blobs(config, &journal).map_err(failed(Code::Unavailable))?;
+    let seen = config.collector.log_key().map_err(failed(Code::Config))?;
+    let seen = Seen::open(&config.node.state_dir, seen.as_ref()).map_err(failed(Code::Config))?;
     let found = kept::read(&config.node.state_dir);
     let boot_id = read_line("/proc/sys/kernel/random/boot_id");
     let launcher = forked.connect().map_err(failed(Code::Internal))?;
@@ -97,6 +100,7 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
         measured,
         reach,
         kept,
+        seen,
         boot,
     });
     for warning in preflight::support(config, 0, &[]).warnings {
@@ -333,6 +337,7 @@ fn stop(node: &Arc<Node>, heart: &Heart) {
         let state = node.journal.state();
         node.link.down_since().is_some() || state.acked_next_seq >= state.next_seq
     });
+    node.seen.keep_now();
     node.journal.close();
     if left == 0 && adopt::kill_all_but(&node.config.kernel.cgroup, &[]) {
         if let Err(error) = load::unpin_all(&node.config.kernel.pin_dir) {
@@ -354,6 +359,7 @@ fn leave(node: &Arc<Node>, heart: &Heart) {
         let _ = ticket.wait();
     }
     heart.beat();
+    node.seen.keep_now();
     node.journal.close();
     let _ = fs::remove_file(&node.config.control.socket);
 }

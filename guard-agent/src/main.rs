@@ -42,6 +42,7 @@ mod readings;
 mod record;
 mod requests;
 mod script;
+mod seen;
 mod session;
 mod ship;
 mod status;

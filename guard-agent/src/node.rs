@@ -25,6 +25,7 @@ use crate::losses::Losses;
 use crate::protect::Protected;
 use crate::reach::Reach;
 use crate::record;
+use crate::seen::Seen;
 use crate::session::Session;
 use crate::ship::Link;
 
@@ -56,6 +57,8 @@ pub struct Node {
     pub approvals: Approvals,
     /// Connection to the collector.
     pub link: Link,
+    /// What was seen of its log.
+    pub seen: Seen,
     /// Contents of files.
     pub contents: Contents,
     /// Files that must not be written now.
@@ -101,6 +104,8 @@ pub struct Parts {
     pub reach: Reach,
     /// Blobs and the key of digests.
     pub kept: (Blobs, DigestKey),
+    /// The collector's log.
+    pub seen: Seen,
     /// Boot id and kernel release.
     pub boot: (String, String),
 }
@@ -124,6 +129,7 @@ impl Node {
             release: parts.boot.1,
             approvals: Approvals::default(),
             link: Link::default(),
+            seen: parts.seen,
             contents: Contents::default(),
             freezes: Freezes::default(),
             blobs: parts.kept.0,

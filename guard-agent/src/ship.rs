@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
-use guard_log::record::Record;
+use guard_log::record::{Record, SessionId};
 use guard_proto::GRPC_MESSAGE_MAX;
 use guard_proto::v1::node_service_client::NodeServiceClient;
+use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{DecisionsRequest, ShipBatch, ShipHello, ShipRequest, ship_reply, ship_request};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +21,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use crate::config::CollectorConfig;
 use crate::kernel::time;
 use crate::node::Node;
+use crate::seen::Disbelieved;
 use crate::status;
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -186,6 +188,7 @@ async fn ship(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> Strin
         next_seq: state.next_seq,
         acked_seq: state.acked_next_seq,
         any_acked: state.acked_next_seq > 0,
+        checkpoint_size: node.seen.size(),
     };
     let (sender, receiver) = mpsc::channel(WINDOW);
     let first = ShipRequest { message: Some(ship_request::Message::Hello(hello)) };
@@ -204,6 +207,13 @@ async fn ship(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> Strin
     let Some(ship_reply::Message::Welcome(welcome)) = welcome else {
         return "the collector did not say where to begin".into();
     };
+    let believed = node.seen.introduce(&welcome.log_vkey);
+    if let Err(why) = believed.and_then(|()| node.seen.believe(&welcome.checkpoint, &welcome.consistency)) {
+        return disbelieve(node, why);
+    }
+    if welcome.next_seq < state.acked_next_seq {
+        lacks(node, welcome.next_seq, state.acked_next_seq);
+    }
     node.link.up();
     tracing::info!(from = welcome.next_seq, "shipping");
     let records = (welcome.max_batch_records as usize).clamp(1, 1024);
@@ -243,6 +253,23 @@ async fn send(node: &Node, sender: &mpsc::Sender<ShipRequest>, from: u64, record
     }
 }
 
+/// Records that the log is not believed. Nothing more is sent to it, and nothing counts as delivered.
+fn disbelieve(node: &Node, why: Disbelieved) -> String {
+    if let Some(record) = why.record {
+        tracing::error!(what = record.what, detail = record.detail, "the collector's log is not believed");
+        node.note(SessionId::NONE, Body::CheckpointRefused(record));
+    }
+    why.text
+}
+
+/// The log lacks what it acknowledged. What the journal still has is sent again; that it was lost is on record.
+fn lacks(node: &Node, next_seq: u64, acked: u64) {
+    if let Some(record) = node.seen.lacks(next_seq, acked) {
+        tracing::error!(detail = record.detail, "the collector lost records that it had acknowledged");
+        node.note(SessionId::NONE, Body::CheckpointRefused(record));
+    }
+}
+
 /// The records as far as their blobs fit into one message.
 fn with_blobs(node: &Node, mut batch: Vec<Record>) -> (Vec<Record>, Vec<Vec<u8>>) {
     let (mut blobs, mut bytes, mut records) = (Vec::new(), 0, 0);
@@ -268,6 +295,11 @@ async fn acknowledge(node: &Node, replies: &mut tonic::Streaming<guard_proto::v1
         match replies.message().await {
             Ok(Some(reply)) => {
                 let Some(ship_reply::Message::Ack(ack)) = reply.message else { continue };
+                if !ack.checkpoint.is_empty()
+                    && let Err(why) = node.seen.believe(&ack.checkpoint, &ack.consistency)
+                {
+                    return disbelieve(node, why);
+                }
                 match node.journal.acknowledge(ack.next_seq) {
                     Ok(()) => node.blobs.acknowledged(ack.next_seq),
                     Err(error) => tracing::error!(%error, "noting an acknowledgement"),

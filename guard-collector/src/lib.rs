@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod node;
 pub mod own;
 pub mod pki;
+pub mod proofs;
 pub mod publish;
 pub mod reviews;
 pub mod serve;

@@ -15,7 +15,7 @@ use guard_proto::v1::{
     Decision, DecisionsRequest, NodeReport, NodeReportReply, ShipAck, ShipBatch, ShipHello, ShipReply, ShipRequest,
     ShipWelcome, ship_reply, ship_request,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -24,6 +24,7 @@ use crate::hub::Hub;
 use crate::identity::{Caller, Right};
 use crate::ledger::{Admitted, Durable, Ledger, LedgerError};
 use crate::own::now_ns;
+use crate::proofs;
 
 /// Most records of a batch.
 pub const BATCH_RECORDS: usize = 1024;
@@ -81,8 +82,22 @@ impl Nodes {
         self.ledger.state().admit.check_binding(node, host).map_err(|e| LedgerError::from(e).into())
     }
 
-    fn checkpoint(&self) -> Vec<u8> {
-        self.ledger.store().published().1.into_bytes()
+    /// The newest checkpoint and the proof that it continues the one of size `before`, which becomes its size. Nothing if it
+    /// is that one. A host that has seen more than this log ever published gets no proof: it will see why for itself.
+    async fn grown(&self, before: &mut u64) -> Result<Option<(Vec<u8>, Vec<Vec<u8>>)>, Status> {
+        let (size, note) = self.ledger.store().published();
+        if size == *before && size > 0 {
+            return Ok(None);
+        }
+        let (store, old) = (self.ledger.store().clone(), *before);
+        let proof = tokio::task::spawn_blocking(move || match old {
+            0 => Ok(Vec::new()),
+            old if old > size => Ok(Vec::new()),
+            old => proofs::consistency(&store, old, size),
+        });
+        let proof = proof.await.map_err(|e| Status::internal(e.to_string()))??;
+        *before = size;
+        Ok(Some((note.into_bytes(), proof)))
     }
 
     /// Waits until the leaves below `end` are durable.
@@ -101,7 +116,12 @@ impl Nodes {
         .map_err(|e| Status::internal(e.to_string()))?
     }
 
-    async fn welcome(&self, node: &str, hello: &ShipHello) -> Result<((HostId, Epoch), ShipReply), Status> {
+    async fn welcome(
+        &self,
+        node: &str,
+        hello: &ShipHello,
+        seen: &mut u64,
+    ) -> Result<((HostId, Epoch), ShipReply), Status> {
         let host = host_id(&hello.host)?;
         let epoch = Epoch::from_slice(&hello.epoch)
             .ok_or_else(|| Status::invalid_argument("hello.epoch: 16 bytes are accepted"))?;
@@ -117,12 +137,20 @@ impl Nodes {
             tracing::error!(node, %host, acked, logged = next_seq, "acknowledged records are not in this log: an older copy?");
         }
         tracing::info!(node, %host, %epoch, first = hello.first_seq, next = hello.next_seq, from = next_seq, "node ships");
+        let store = self.ledger.store();
+        *seen = hello.checkpoint_size;
+        let (checkpoint, consistency) = match self.grown(seen).await? {
+            Some(grown) => grown,
+            None => (store.published().1.into_bytes(), Vec::new()),
+        };
         let welcome = ShipWelcome {
             next_seq,
-            log_size: self.ledger.store().size(),
+            log_size: store.size(),
             max_batch_records: BATCH_RECORDS as u32,
             max_batch_bytes: BATCH_BYTES as u64,
-            checkpoint: self.checkpoint(),
+            checkpoint,
+            consistency,
+            log_vkey: store.vkey(),
         };
         Ok(((host, epoch), ShipReply { message: Some(ship_reply::Message::Welcome(welcome)) }))
     }
@@ -148,6 +176,7 @@ impl Nodes {
         mut from: Streaming<ShipRequest>,
         replies: &mpsc::Sender<Result<ShipReply, Status>>,
         in_flight: &mpsc::Sender<InFlight>,
+        begun: oneshot::Sender<u64>,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(HELLO_TIMEOUT, from.message())
             .await
@@ -155,9 +184,10 @@ impl Nodes {
         let Some(ShipRequest { message: Some(ship_request::Message::Hello(hello)) }) = first else {
             return Err(Status::invalid_argument("the first message must be a hello"));
         };
-        let (of, welcome) = self.welcome(node, &hello).await?;
+        let mut seen = 0;
+        let (of, welcome) = self.welcome(node, &hello, &mut seen).await?;
         let _shipping = self.hub.shipping(node);
-        if replies.send(Ok(welcome)).await.is_err() {
+        if replies.send(Ok(welcome)).await.is_err() || begun.send(seen).is_err() {
             return Ok(());
         }
         while let Some(request) = from.message().await? {
@@ -188,17 +218,22 @@ impl Nodes {
         &self,
         mut in_flight: mpsc::Receiver<InFlight>,
         replies: mpsc::Sender<Result<ShipReply, Status>>,
+        begun: oneshot::Receiver<u64>,
     ) -> Result<(), Status> {
+        // Without a welcome there is nothing to acknowledge; the other half says why.
+        let Ok(mut seen) = begun.await else { return Ok(()) };
         while let Some(InFlight { durable, next_seq, leaf_end }) = in_flight.recv().await {
             match durable {
                 Some(durable) => durable.wait().await?,
                 None => self.durable_to(leaf_end).await?,
             }
+            let (checkpoint, consistency) = self.grown(&mut seen).await?.unwrap_or_default();
             let ack = ShipAck {
                 next_seq,
                 last_leaf: leaf_end.saturating_sub(1),
                 log_size: self.ledger.store().size(),
-                checkpoint: self.checkpoint(),
+                checkpoint,
+                consistency,
             };
             if replies.send(Ok(ShipReply { message: Some(ship_reply::Message::Ack(ack)) })).await.is_err() {
                 break;
@@ -214,14 +249,15 @@ impl Nodes {
         replies: mpsc::Sender<Result<ShipReply, Status>>,
     ) {
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
+        let (begin, begun) = oneshot::channel();
         let both = async {
             let receive = async {
-                let result = self.receive(&node, from, &replies, &sender).await;
+                let result = self.receive(&node, from, &replies, &sender, begin).await;
                 drop(sender);
                 result
             };
             // The first error ends both: without acknowledgements nothing more is read.
-            tokio::try_join!(receive, self.acknowledge(receiver, replies.clone())).map(|_| ())
+            tokio::try_join!(receive, self.acknowledge(receiver, replies.clone(), begun)).map(|_| ())
         };
         let result = tokio::select! {
             result = both => result,

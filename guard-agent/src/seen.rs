@@ -1,0 +1,270 @@
+//! What this host has seen of the collector's log: the key it believes and the last checkpoint, so that history cannot be
+//! rewritten behind it.
+//!
+//! Every checkpoint that comes must be signed by that key and must continue the last one, with a proof; nothing is treated as
+//! delivered on the word of a log that does not. It must not judge which of two histories is right. Fails closed: a state
+//! file that cannot be read is an error, never a reason to believe anew; the journal then keeps what the log should have.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use guard_log::checkpoint::{Checkpoint, CheckpointError};
+use guard_log::frame;
+use guard_log::note::{NOTE_MAX, Verifier};
+use guard_log::tree::{self, Hash};
+use guard_proto::v1::CheckpointRefused;
+
+use crate::files::read_bounded;
+
+/// Name of the file in the state folder: the key on a line, then the note.
+const FILE: &str = "log-seen";
+/// Bytes of a refused checkpoint that its record keeps.
+const SHOWN: usize = 4 << 10;
+/// A checkpoint is kept on the disk at most so often; a later one of the same log is believed after it all the same.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// Most hashes of a proof.
+const PROOF_MAX: usize = 64;
+
+/// The log as this host knows it.
+pub struct Seen {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    verifier: Option<Verifier>,
+    /// The key is in the configuration.
+    pinned: bool,
+    last: Option<(Checkpoint, Vec<u8>)>,
+    kept: Option<Instant>,
+    /// What was refused last, to say it once.
+    refused: Option<Vec<u8>>,
+    /// Of an acknowledged record that was not there any more, the number; to say it once.
+    lacked: Option<u64>,
+}
+
+/// A log that is not believed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Disbelieved {
+    /// For the connection's error.
+    pub text: String,
+    /// To be recorded, unless the same was before.
+    pub record: Option<CheckpointRefused>,
+}
+
+impl Seen {
+    /// Reads what was seen before. `pinned` is the key of the configuration.
+    pub fn open(state_dir: &Path, pinned: Option<&Verifier>) -> io::Result<Self> {
+        let path = state_dir.join(FILE);
+        let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()));
+        let mut state = State { verifier: pinned.cloned(), pinned: pinned.is_some(), ..State::default() };
+        match read_bounded(&path, NOTE_MAX as u64 + 1024) {
+            Ok(bytes) => {
+                let end = bytes.iter().position(|b| *b == b'\n').ok_or_else(|| wrong("it has no first line".into()))?;
+                let (key, note) = (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default());
+                let known = Verifier::parse(&String::from_utf8_lossy(key)).map_err(|e| wrong(e.to_string()))?;
+                // With another key in the configuration the operator has said that this is another log.
+                if pinned.is_none_or(|pinned| *pinned == known) {
+                    let last = Checkpoint::open(note, &known).map_err(|e| wrong(e.to_string()))?;
+                    state.last = Some((last, note.to_vec()));
+                    state.verifier = Some(known);
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(wrong(e.to_string())),
+        }
+        Ok(Self { path, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Size of the last checkpoint; 0 if none was seen.
+    pub fn size(&self) -> u64 {
+        self.state().last.as_ref().map_or(0, |(last, _)| last.size)
+    }
+
+    /// Takes the collector's word for the log's key where none is known.
+    pub fn introduce(&self, vkey: &str) -> Result<(), Disbelieved> {
+        let mut state = self.state();
+        if state.verifier.is_some() {
+            return Ok(());
+        }
+        let verifier = Verifier::parse(vkey).map_err(|e| Disbelieved {
+            text: format!("the collector names no key of its log that can be used: {e}"),
+            record: None,
+        })?;
+        tracing::warn!(vkey, "first use of this log; its key is kept. Compare it and pin it as `collector.log_vkey`");
+        state.verifier = Some(verifier);
+        Ok(())
+    }
+
+    /// Believes a checkpoint that continues the last one, and remembers it.
+    pub fn believe(&self, note: &[u8], proof: &[Vec<u8>]) -> Result<(), Disbelieved> {
+        let mut state = self.state();
+        match check(&state, note, proof) {
+            Ok(next) => {
+                state.last = Some((next, note.to_vec()));
+                if state.kept.is_none_or(|kept| kept.elapsed() >= KEEP_EVERY) {
+                    state.kept = Some(Instant::now());
+                    self.keep(&state);
+                }
+                Ok(())
+            }
+            Err((what, detail)) => Err(refused(&mut state, note, what, detail)),
+        }
+    }
+
+    /// The record of a log that has less than it acknowledged, unless it was made before.
+    pub fn lacks(&self, next_seq: u64, acked: u64) -> Option<CheckpointRefused> {
+        let before = self.state().lacked.replace(next_seq);
+        let detail = format!("it acknowledged records below {acked} of this journal and has those below {next_seq}");
+        (before != Some(next_seq)).then(|| CheckpointRefused {
+            what: "lost_records".into(),
+            detail,
+            ..CheckpointRefused::default()
+        })
+    }
+
+    /// Makes the last checkpoint durable.
+    pub fn keep_now(&self) {
+        self.keep(&self.state());
+    }
+
+    fn keep(&self, state: &State) {
+        let (Some(verifier), Some((_, note))) = (&state.verifier, &state.last) else { return };
+        let content = [verifier.vkey().as_bytes(), b"\n", note].concat();
+        if let Err(error) = frame::replace(&self.path, &content) {
+            tracing::error!(%error, path = %self.path.display(), "the log's checkpoint cannot be remembered");
+        }
+    }
+}
+
+/// The checkpoint, if it continues what was seen; else what is wrong with it.
+fn check(state: &State, note: &[u8], proof: &[Vec<u8>]) -> Result<Checkpoint, (&'static str, String)> {
+    let Some(verifier) = &state.verifier else { return Err(("unsigned", "no key of the log is known".into())) };
+    let next = Checkpoint::open(note, verifier).map_err(|error| match error {
+        CheckpointError::Origin { .. } => ("other_log", error.to_string()),
+        _ => ("unsigned", error.to_string()),
+    })?;
+    let Some((last, _)) = &state.last else { return Ok(next) };
+    if next.size < last.size {
+        let detail = format!("its size is {}, this host has seen {}: an older copy of the log", next.size, last.size);
+        return Err(("rollback", detail));
+    }
+    let hashes: Vec<Hash> = proof.iter().take(PROOF_MAX).filter_map(|h| h.as_slice().try_into().ok()).collect();
+    match tree::verify_consistency(last.size, next.size, &hashes, &last.root, &next.root) {
+        Ok(()) => Ok(next),
+        Err(error) => Err(("fork", format!("size {} does not continue size {}: {error}", next.size, last.size))),
+    }
+}
+
+fn refused(state: &mut State, note: &[u8], what: &'static str, detail: String) -> Disbelieved {
+    let shown = note.get(..note.len().min(SHOWN)).unwrap_or_default().to_vec();
+    let said = state.refused.as_ref() == Some(&shown);
+    state.refused = Some(shown.clone());
+    let hint = if state.pinned { "" } else { " (the key was taken at first use; see `collector.log_vkey`)" };
+    Disbelieved {
+        text: format!("the collector's log is not believed ({what}): {detail}{hint}"),
+        record: (!said).then(|| CheckpointRefused {
+            what: what.into(),
+            seen: state.last.as_ref().map(|(_, note)| note.clone()).unwrap_or_default(),
+            refused: shown,
+            detail,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guard_log::note::Signer;
+    use guard_log::tree::Frontier;
+
+    use super::*;
+
+    /// A log of `size` leaves, of which those from `fork` on are others.
+    fn tree(size: u64, fork: u64) -> Vec<Hash> {
+        (0..size).map(|n| tree::leaf_hash(format!("{n}{}", if n < fork { "" } else { "'" }).as_bytes())).collect()
+    }
+
+    fn head(signer: &Signer, leaves: &[Hash]) -> Vec<u8> {
+        let mut frontier = Frontier::default();
+        leaves.iter().for_each(|leaf| frontier.push(*leaf));
+        let head = Checkpoint { origin: signer.name().into(), size: leaves.len() as u64, root: frontier.root() };
+        head.sign(signer).unwrap().into_bytes()
+    }
+
+    fn proof(leaves: &[Hash], old: u64) -> Vec<Vec<u8>> {
+        let mut read = |level: u32, index: u64| {
+            let (from, to) = ((index << level) as usize, ((index + 1) << level) as usize);
+            let mut frontier = Frontier::default();
+            leaves[from..to].iter().for_each(|leaf| frontier.push(*leaf));
+            Ok::<_, tree::ProofError>(frontier.root())
+        };
+        let hashes = tree::consistency_proof(old, leaves.len() as u64, &mut read).unwrap();
+        hashes.into_iter().map(|hash| hash.to_vec()).collect()
+    }
+
+    fn seen(dir: &Path, signer: &Signer) -> Seen {
+        Seen::open(dir, Some(&signer.verifier())).unwrap()
+    }
+
+    #[test]
+    fn a_log_that_grows_is_believed_also_after_a_restart() {
+        let (dir, signer) = (tempfile::tempdir().unwrap(), Signer::generate("log.test").unwrap());
+        let log = seen(dir.path(), &signer);
+        for (old, size) in [(0, 3), (3, 3), (3, 8), (8, 21)] {
+            let leaves = tree(size, u64::MAX);
+            log.believe(&head(&signer, &leaves), &proof(&leaves, old)).unwrap();
+        }
+        log.keep_now();
+        assert_eq!(seen(dir.path(), &signer).size(), 21);
+    }
+
+    #[test]
+    fn a_fork_a_rollback_and_another_key_are_refused_and_said_once() {
+        let (dir, signer) = (tempfile::tempdir().unwrap(), Signer::generate("log.test").unwrap());
+        let stranger = Signer::generate("log.test").unwrap();
+        let log = seen(dir.path(), &signer);
+        let leaves = tree(10, u64::MAX);
+        log.believe(&head(&signer, &leaves), &[]).unwrap();
+        let forked = tree(12, 5);
+        for (note, proof, what) in [
+            (head(&signer, &forked), proof(&forked, 10), "fork"),
+            (head(&signer, &tree(10, 9)), vec![], "fork"),
+            (head(&signer, &tree(12, u64::MAX)), vec![], "fork"),
+            (head(&signer, &tree(9, u64::MAX)), vec![], "rollback"),
+            (head(&stranger, &tree(12, u64::MAX)), proof(&tree(12, u64::MAX), 10), "unsigned"),
+            (b"no checkpoint".to_vec(), vec![], "unsigned"),
+        ] {
+            let first = log.believe(&note, &proof).unwrap_err();
+            assert_eq!(first.record.as_ref().unwrap().what, what, "{}", first.text);
+            assert_eq!(log.believe(&note, &proof).unwrap_err().record, None);
+            assert_eq!(log.size(), 10);
+        }
+        let leaves = tree(12, u64::MAX);
+        log.believe(&head(&signer, &leaves), &proof(&leaves, 10)).unwrap();
+    }
+
+    #[test]
+    fn the_key_of_first_use_stays_and_a_damaged_file_is_no_reason_to_believe_anew() {
+        let (dir, signer) = (tempfile::tempdir().unwrap(), Signer::generate("log.test").unwrap());
+        let log = Seen::open(dir.path(), None).unwrap();
+        log.introduce(&signer.vkey()).unwrap();
+        log.believe(&head(&signer, &tree(3, u64::MAX)), &[]).unwrap();
+        log.keep_now();
+        let log = Seen::open(dir.path(), None).unwrap();
+        let stranger = Signer::generate("log.test").unwrap();
+        log.introduce(&stranger.vkey()).unwrap();
+        assert!(log.believe(&head(&stranger, &tree(4, u64::MAX)), &proof(&tree(4, u64::MAX), 3)).is_err());
+        std::fs::write(dir.path().join(FILE), b"nonsense").unwrap();
+        assert!(Seen::open(dir.path(), None).is_err());
+        // An operator who pins another key begins with another log.
+        std::fs::write(dir.path().join(FILE), format!("{}\n{}", signer.vkey(), "x")).unwrap();
+        assert_eq!(seen(dir.path(), &stranger).size(), 0);
+    }
+}
