@@ -1,0 +1,40 @@
+//! What a frame of the journal holds: records, each with its length before it, `u32` little-endian.
+
+use super::Queued;
+use crate::record::Record;
+
+/// The payload of a frame: each record with its length before it.
+pub(super) fn encode(batch: &[Queued]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for queued in batch {
+        payload.extend_from_slice(&(queued.record.bytes().len() as u32).to_le_bytes());
+        payload.extend_from_slice(queued.record.bytes());
+    }
+    payload
+}
+
+/// The records of a frame; `None` if they do not fill it exactly.
+pub(super) fn decode(mut payload: &[u8]) -> Option<Vec<Record>> {
+    let mut records = Vec::new();
+    while !payload.is_empty() {
+        let (length, rest) = payload.split_first_chunk::<4>()?;
+        let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        records.push(Record::parse(bytes.to_vec()).ok()?);
+        payload = rest;
+    }
+    Some(records)
+}
+
+/// The first ones, up to a count and bytes; at least one if there is one.
+pub(super) fn limit(records: impl Iterator<Item = Record>, max_records: usize, max_bytes: usize) -> Vec<Record> {
+    let mut taken = Vec::new();
+    let mut bytes = 0;
+    for record in records.take(max_records) {
+        bytes += record.bytes().len();
+        if bytes > max_bytes && !taken.is_empty() {
+            break;
+        }
+        taken.push(record);
+    }
+    taken
+}
