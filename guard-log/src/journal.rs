@@ -13,7 +13,6 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +20,8 @@ use std::time::{Duration, Instant};
 mod error;
 mod frames;
 mod load;
+mod read;
+mod repairs;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -34,8 +35,7 @@ pub use ticket::{Appended, Ticket};
 use crate::frame;
 use crate::record::{Epoch, HEADER_LEN, Header, HostId, Kind, Record, SessionId};
 use error::io_error;
-use frames::{decode, limit};
-use load::{load, read_epoch, take_lock};
+use load::{load, take_lock, write_cursor};
 use shares::Shares;
 use ticket::Slot;
 use writer::Writer;
@@ -82,7 +82,7 @@ pub struct Entry {
 /// What opening found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
-    /// Repairs, to be recorded by the caller.
+    /// Repairs, to be recorded by the caller, who then calls [`Journal::repairs_recorded`]; until then they are told again.
     pub repairs: Vec<Repair>,
     /// The journal is new.
     pub created: bool,
@@ -91,13 +91,13 @@ pub struct OpenReport {
 /// One repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repair {
-    /// `torn_tail` or `quarantined`.
+    /// `torn_tail`, `quarantined` or `missing`.
     pub what: &'static str,
     /// File or folder concerned.
     pub file: String,
-    /// Where in it.
+    /// Where in it; of what is missing the first record's number.
     pub offset: u64,
-    /// Bytes cut or set aside.
+    /// Bytes cut or set aside; of what is missing the number of records.
     pub bytes: u64,
 }
 
@@ -161,6 +161,30 @@ struct Inner {
 }
 
 impl Inner {
+    /// Of a life in which everything below `acked` is acknowledged, before its segments are read.
+    fn new(host: HostId, epoch: Epoch, acked: u64) -> Self {
+        Self {
+            host,
+            epoch,
+            next_seq: acked,
+            last_digest: [0; 32],
+            durable_next: acked,
+            acked_next: acked,
+            queue: Vec::new(),
+            queued_bytes: 0,
+            queued_since: None,
+            urgent: false,
+            writing: false,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            shares: Shares::default(),
+            segments: VecDeque::new(),
+            failed: None,
+            closing: false,
+            ended: false,
+        }
+    }
+
     fn bytes(&self) -> u64 {
         self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.queued_bytes
     }
@@ -179,6 +203,8 @@ struct Shared {
     options: JournalOptions,
     inner: Mutex<Inner>,
     writer: Mutex<Writer>,
+    /// Held by who writes the cursor and removes segments: the cursor must not go back on the disk.
+    cursor: Mutex<()>,
     work: Condvar,
     durable: Condvar,
     _lock: File,
@@ -200,16 +226,15 @@ impl Journal {
     /// Opens or creates the journal of a host and starts its writer.
     pub fn open(options: JournalOptions, host: HostId) -> Result<(Self, OpenReport), JournalError> {
         let dir = options.dir.clone();
-        std::fs::create_dir_all(&dir).map_err(io_error("creating", &dir))?;
+        frame::make_dir(&dir).map_err(io_error("creating", &dir))?;
         if options.require_real_disk
             && frame::in_memory(&dir).map_err(io_error("asking for the file system of", &dir))?
         {
             return Err(JournalError::NotADisk(dir));
         }
         let lock_file = take_lock(&dir)?;
-        let mut report = OpenReport::default();
-        let epoch = read_epoch(&dir, &mut report)?;
-        let mut inner = load(&dir, host, epoch, &mut report)?;
+        let mut report = OpenReport { repairs: repairs::read(&dir)?, created: false };
+        let mut inner = load(&dir, host, &mut report)?;
         if inner.segments.is_empty() {
             inner.segments.push_back((inner.next_seq, 0));
         }
@@ -218,6 +243,7 @@ impl Journal {
             options,
             inner: Mutex::new(inner),
             writer: Mutex::new(writer),
+            cursor: Mutex::new(()),
             work: Condvar::new(),
             durable: Condvar::new(),
             _lock: lock_file,
@@ -319,70 +345,39 @@ impl Journal {
         }
     }
 
-    /// Durable records from a sequence number on, up to the given count and bytes (at least one if there is one).
-    pub fn read(&self, from: u64, max_records: usize, max_bytes: usize) -> Result<Vec<Record>, JournalError> {
-        let inner = lock(&self.0.inner);
-        let durable = inner.durable_next;
-        let recent_first = inner.recent.front().map_or(durable, |r| r.header().seq);
-        if from >= recent_first {
-            let skip = usize::try_from(from - recent_first).unwrap_or(usize::MAX);
-            return Ok(limit(inner.recent.iter().skip(skip).cloned(), max_records, max_bytes));
-        }
-        let segment = inner.segments.iter().rev().find(|s| s.0 <= from).copied();
-        drop(inner);
-        let Some((first, used)) = segment else { return Ok(Vec::new()) };
-        let path = segment_path(&self.0.options.dir, first);
-        let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|file| file.take(used).read_to_end(&mut bytes));
-        read.map_err(io_error("reading", &path))?;
-        let records = frame::scan(&bytes)
-            .frames
-            .into_iter()
-            .filter_map(|(at, length)| decode(bytes.get(at..at + length)?))
-            .flatten()
-            .filter(|r| r.header().seq >= from && r.header().seq < durable)
-            .collect::<Vec<_>>();
-        Ok(limit(records.into_iter(), max_records, max_bytes))
-    }
-
-    /// Waits until records at or above `seq` are durable; false at the timeout.
-    pub fn wait_durable_past(&self, seq: u64, timeout: Duration) -> bool {
-        let end = Instant::now() + timeout;
-        let mut inner = lock(&self.0.inner);
-        while inner.durable_next <= seq {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() || inner.failed.is_some() {
-                return false;
-            }
-            inner = self.0.durable.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
-    }
-
     /// Notes that the collector holds everything below `next_seq`, and removes whole segments below it. The note is
     /// durable before anything is removed.
     pub fn acknowledge(&self, next_seq: u64) -> Result<(), JournalError> {
         let dir = &self.0.options.dir;
+        let _turn = lock(&self.0.cursor);
         let mut inner = lock(&self.0.inner);
         inner.acked_next = inner.acked_next.max(next_seq.min(inner.durable_next));
-        let acked = inner.acked_next;
+        let (acked, epoch) = (inner.acked_next, inner.epoch);
         inner.shares.release(acked);
-        let mut removable = Vec::new();
         // Strictly below: the segment kept then holds a durable record, and with it the digest that the chain goes on from.
-        while inner.segments.get(1).is_some_and(|next| next.0 < acked) {
-            removable.extend(inner.segments.pop_front());
-        }
+        let removable = inner.segments.iter().skip(1).take_while(|next| next.0 < acked).count();
         drop(inner);
-        if removable.is_empty() {
+        if removable == 0 {
             return Ok(());
         }
-        let cursor = dir.join("acked");
-        frame::replace(&cursor, acked.to_string().as_bytes()).map_err(io_error("writing", &cursor))?;
-        for (first, _) in removable {
-            let path = segment_path(dir, first);
-            std::fs::remove_file(&path).map_err(io_error("removing", &path))?;
+        write_cursor(dir, epoch, acked)?;
+        for _ in 0..removable {
+            let Some(oldest) = lock(&self.0.inner).segments.pop_front() else { break };
+            let path = segment_path(dir, oldest.0);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    lock(&self.0.inner).segments.push_front(oldest);
+                    return Err(io_error("removing", &path)(error));
+                }
+                _ => {}
+            }
         }
         Ok(())
+    }
+
+    /// Says that the repairs that opening told are in the journal, durably: the next opening does not tell them again.
+    pub fn repairs_recorded(&self) -> Result<(), JournalError> {
+        repairs::forget(&self.0.options.dir)
     }
 
     /// Writes what is queued and ends the writer.

@@ -46,6 +46,14 @@ pub enum JournalError {
     /// An earlier write or sync failed.
     #[error("journal: closed since an earlier failure: {0}")]
     Closed(String),
+    /// A segment was changed while it was in use.
+    #[error("journal: {path} is damaged at byte {offset}; restart the daemon: what is damaged is then set aside")]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// Where its whole frames end.
+        offset: u64,
+    },
     /// Not a record.
     #[error("journal: {0}")]
     Record(#[from] RecordError),

@@ -24,17 +24,3 @@ pub(super) fn decode(mut payload: &[u8]) -> Option<Vec<Record>> {
     }
     Some(records)
 }
-
-/// The first ones, up to a count and bytes; at least one if there is one.
-pub(super) fn limit(records: impl Iterator<Item = Record>, max_records: usize, max_bytes: usize) -> Vec<Record> {
-    let mut taken = Vec::new();
-    let mut bytes = 0;
-    for record in records.take(max_records) {
-        bytes += record.bytes().len();
-        if bytes > max_bytes && !taken.is_empty() {
-            break;
-        }
-        taken.push(record);
-    }
-    taken
-}

@@ -4,6 +4,8 @@ use super::frames::decode;
 use super::writer::{FIRST_ZEROS, SPARE};
 use super::*;
 
+mod attacks;
+
 fn options(dir: &Path) -> JournalOptions {
     JournalOptions {
         dir: dir.to_path_buf(),
