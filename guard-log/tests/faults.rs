@@ -10,6 +10,8 @@
 
 #[path = "faults/check.rs"]
 mod check;
+#[path = "faults/crash.rs"]
+mod crash;
 #[path = "faults/driver.rs"]
 mod driver;
 #[path = "faults/inject.rs"]

@@ -22,7 +22,7 @@ const CHANGING: &str =
     "openat,write,pwrite64,fdatasync,fsync,rename,unlink,unlinkat,rmdir,ftruncate,fallocate,mkdir,fchmod,chmod";
 
 /// In memory: what reaches a disk is not asked here, and syncs that wait for one would be most of the time.
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() { memory } else { Path::new(env!("CARGO_TARGET_TMPDIR")) };
     let dir = tempfile::TempDir::new_in(place).unwrap();
