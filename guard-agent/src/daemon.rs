@@ -203,6 +203,7 @@ fn read_line(path: &str) -> String {
 }
 
 fn record_start(node: &Arc<Node>, opened: &OpenReport, sessions_adopted: Vec<String>) -> Result<(), Failure> {
+    let mut recorded = true;
     for repair in &opened.repairs {
         tracing::error!(what = repair.what, file = repair.file, bytes = repair.bytes, "the journal was damaged");
         let body = JournalRepair {
@@ -211,7 +212,7 @@ fn record_start(node: &Arc<Node>, opened: &OpenReport, sessions_adopted: Vec<Str
             offset: repair.offset,
             bytes: repair.bytes,
         };
-        node.note(SessionId::NONE, Body::JournalRepair(body));
+        recorded &= node.note(SessionId::NONE, Body::JournalRepair(body)).is_some();
     }
     let config = &node.config;
     let (measured, _) = node.measured();
@@ -232,6 +233,10 @@ fn record_start(node: &Arc<Node>, opened: &OpenReport, sessions_adopted: Vec<Str
     for body in [Body::NodeStart(body), Body::PolicyLoaded(loaded)] {
         let ticket = node.append(SessionId::NONE, body).map_err(failed(Code::Unavailable))?;
         ticket.wait().map_err(failed(Code::Unavailable))?;
+    }
+    // Those records are durable, and so is what was appended before them.
+    if recorded {
+        node.journal.repairs_recorded().map_err(failed(Code::Unavailable))?;
     }
     Ok(())
 }

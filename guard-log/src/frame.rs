@@ -7,6 +7,12 @@ use std::path::Path;
 pub const HEAD: usize = 8;
 /// Longest payload that is taken for real.
 pub const PAYLOAD_MAX: usize = 64 << 20;
+/// How a record begins.
+const RECORD_BEGIN: [u8; 2] = *b"GR";
+/// Bytes of a payload before its first record: the journal's and the log's.
+const RECORD_AT: [usize; 2] = [4, 14];
+/// Bytes that are summed up at most in looking for a whole frame; where that is not enough, there counts as one.
+const SEARCH_MAX: usize = 1 << 30;
 
 /// Appends one frame to a buffer.
 pub fn put(out: &mut Vec<u8>, payload: &[u8]) {
@@ -48,12 +54,32 @@ fn frame_at(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
     (crc32c::crc32c(payload) == crc).then_some((at + HEAD, at + HEAD + length))
 }
 
-/// Looks a little way for a frame that is whole again, at the place where the broken one says it ends.
+/// Looks for a frame that is whole after a broken one: at the place where that one says it ends and, as its length may be
+/// what is damaged, wherever a record begins that a frame can begin with. A torn frame is the last one, so nothing whole can
+/// follow it but by its content: bytes of a record that look like a frame make damage of a torn tail, never the reverse.
 fn whole_frame_after(bytes: &[u8], at: usize) -> bool {
-    let Some(length) = bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) else {
-        return false;
-    };
-    frame_at(bytes, at.saturating_add(HEAD + length as usize)).is_some()
+    let length_at = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    let Some(claimed) = length_at(at) else { return false };
+    if frame_at(bytes, at.saturating_add(HEAD + claimed as usize)).is_some() {
+        return true;
+    }
+    let mut budget = SEARCH_MAX;
+    let records = (at..bytes.len()).filter(|place| bytes.get(*place..place + 2) == Some(&RECORD_BEGIN));
+    for (record, before) in records.flat_map(|place| RECORD_AT.map(|before| (place, before))) {
+        let Some(start) = record.checked_sub(before + HEAD).filter(|start| *start > at) else { continue };
+        let length = length_at(start).map_or(0, |length| length as usize);
+        if length < before || length > bytes.len() - start {
+            continue;
+        }
+        match budget.checked_sub(length) {
+            Some(left) => budget = left,
+            None => return true,
+        }
+        if frame_at(bytes, start).is_some() {
+            return true;
+        }
+    }
+    false
 }
 
 /// Makes a file's new content appear whole or not at all, durably.
@@ -64,6 +90,29 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
     sync_dir(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Reads a text file of at most `max` bytes; more, or no UTF-8, is [`io::ErrorKind::InvalidData`].
+pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
+    let mut text = String::new();
+    io::Read::read_to_string(&mut io::Read::take(std::fs::File::open(path)?, max + 1), &mut text)?;
+    if text.len() as u64 > max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {max} bytes")));
+    }
+    Ok(text)
+}
+
+/// Makes a folder and those above it, durably.
+pub fn make_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_dir(parent)?;
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_dir(parent),
+    }
 }
 
 /// Whether a folder lies on a file system that forgets.
@@ -103,6 +152,30 @@ mod tests {
         put(&mut bytes, b"one");
         put(&mut bytes, b"two");
         bytes[HEAD] ^= 1;
+        assert!(scan(&bytes).damaged_middle);
+    }
+
+    #[test]
+    fn damage_of_a_length_is_told_apart_by_the_records_that_follow() {
+        for before in RECORD_AT {
+            let payload = [vec![9; before], b"GR and the rest".to_vec()].concat();
+            let mut bytes = Vec::new();
+            (0..3).for_each(|_| put(&mut bytes, &payload));
+            for changed in 0..4 {
+                let mut bytes = bytes.clone();
+                bytes[changed] ^= 0x41;
+                assert!(scan(&bytes).damaged_middle, "{before} {changed}");
+            }
+            bytes[HEAD + payload.len() + 1] ^= 1;
+            assert_eq!((scan(&bytes).frames.len(), scan(&bytes).damaged_middle), (1, true));
+        }
+    }
+
+    #[test]
+    fn content_that_looks_like_frames_without_end_is_damage_and_takes_no_time() {
+        // Every few bytes a frame that might reach to the end.
+        let mut bytes = [0xff, 0xff, 0xff, 0, 1, 2, 3, 4, 5, 6, 7, 8, b'G', b'R'].repeat(200_000);
+        bytes.resize(18 << 20, 0);
         assert!(scan(&bytes).damaged_middle);
     }
 }

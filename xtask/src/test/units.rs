@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 
 use super::Tally;
-use crate::{build, host};
+use crate::{apt, build, host};
 
 /// What libtest says of a test that another one starts as a process of its own: it runs, but not by itself.
 const HELPER: &str = "... ignored, runs as a child process of another test";
@@ -21,6 +21,11 @@ struct Count {
 
 /// Runs every test whose name contains the filter.
 pub fn run(filter: &str) -> Result<Tally> {
+    // With it calls to the file system are made to fail.
+    if !host::has("strace") {
+        let suite = apt::host_suite()?;
+        apt::Suites::open(&[&suite])?.install(&suite, &["strace"])?;
+    }
     host::say("test: unit and integration tests");
     let mut cargo = build::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
