@@ -21,6 +21,21 @@ pub fn put(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// A buffer for one frame whose payload of about `length` bytes is appended next; [`finish`] completes it.
+pub fn begin(length: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEAD + length);
+    frame.extend_from_slice(&[0; HEAD]);
+    frame
+}
+
+/// Fills in the head of a frame that was begun with [`begin`].
+pub fn finish(frame: &mut [u8]) {
+    if let Some((head, payload)) = frame.split_first_chunk_mut::<HEAD>() {
+        let (length, crc) = ((payload.len() as u32).to_le_bytes(), crc32c::crc32c(payload).to_le_bytes());
+        head.iter_mut().zip(length.into_iter().chain(crc)).for_each(|(to, from)| *to = from);
+    }
+}
+
 /// What was found in a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Scan {
@@ -144,6 +159,15 @@ mod tests {
             assert!(!scan.damaged_middle);
         }
         assert_eq!(scan(&bytes).frames.len(), 2);
+    }
+
+    #[test]
+    fn a_frame_made_in_place_is_the_same() {
+        let (mut put_there, mut made) = (Vec::new(), begin(3));
+        put(&mut put_there, b"one");
+        made.extend_from_slice(b"one");
+        finish(&mut made);
+        assert_eq!(made, put_there);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The collector's Merkle log: durable in write-ahead segments, public as C2SP `tlog-tiles` with signed checkpoints.
 //!
 //! One writer thread takes the groups that are queued, writes them as one frame, calls `fdatasync` once and completes
-//! every ticket; publishing follows on the caller's timer. Memory is bounded: the queue, the newest records, the places of
-//! frames not yet published in full tiles, and the right edge of the tree. It must not look into a record's body, and must
+//! every ticket; publishing follows on the caller's timer. Memory is bounded: the queue, the newest records, the frames
+//! read last, the places of those not yet published in full tiles, and the right edge of the tree. It must not look into a record's body, and must
 //! never publish a head that forks what the lock holds. Fails: after an error of write or sync the log stays closed until it is
 //! opened again; files that contradict each other are refused by name at opening.
 
@@ -116,6 +116,7 @@ struct Shared {
     /// The queue got shorter, leaves became durable, or the log failed.
     moved: Condvar,
     publisher: Mutex<Publisher>,
+    frames: Mutex<read::Frames>,
     writer: Mutex<Option<JoinHandle<()>>>,
     _held: File,
 }
@@ -202,6 +203,7 @@ impl Store {
             work: Condvar::new(),
             moved: Condvar::new(),
             publisher: Mutex::new(publisher),
+            frames: Mutex::default(),
             writer: Mutex::new(None),
             _held: held,
         });

@@ -27,6 +27,10 @@ pub(super) const RESOURCE_MAX: u64 = WIDTH * 65_537;
 /// Records taken from the log at once.
 const STEP_RECORDS: usize = 1024;
 const STEP_BYTES: usize = 8 << 20;
+/// Files that are open at once, before they get their names.
+const FRESH_MAX: usize = 256;
+/// So many files are synced one by one; of more, the file system is.
+const SYNC_EACH: usize = 8;
 
 /// Durable leaves, from a number on; at least one if there is one.
 pub(super) trait Leaves {
@@ -139,7 +143,7 @@ impl Publisher {
 
     /// Step 1: tiles up to `size`, durable. Returns those that are full now.
     pub(super) fn write_tiles(&self, edge: &mut Edge, leaves: &dyn Leaves, size: u64) -> Result<Vec<Tile>, StoreError> {
-        let mut folders = BTreeSet::new();
+        let mut fresh = Fresh::new(&self.root)?;
         let mut filled = Vec::new();
         while edge.size() < size {
             let wanted = usize::try_from(size - edge.size()).unwrap_or(STEP_RECORDS).min(STEP_RECORDS);
@@ -153,16 +157,17 @@ impl Publisher {
                     .map_err(|cause| StoreError::Tile { path: self.root.clone(), cause })?;
             }
             for (tile, bytes) in full {
-                self.write_tile(&tile, &bytes, &mut folders)?;
+                fresh.write(&tile, &bytes)?;
                 filled.push(tile);
+            }
+            if fresh.files.len() >= FRESH_MAX {
+                fresh.settle()?;
             }
         }
         for (tile, bytes) in edge.partial() {
-            self.write_tile(&tile, &bytes, &mut folders)?;
+            fresh.write(&tile, &bytes)?;
         }
-        for folder in folders {
-            frame::sync_dir(&folder).map_err(io_error("syncing", &folder))?;
-        }
+        fresh.settle()?;
         Ok(filled)
     }
 
@@ -190,37 +195,6 @@ impl Publisher {
         for tile in full {
             let _ = fs::remove_dir_all(self.root.join(tile.partials()));
         }
-    }
-
-    /// Writes a tile, or finds it as it has to be. A tile never changes.
-    fn write_tile(&self, tile: &Tile, bytes: &[u8], folders: &mut BTreeSet<PathBuf>) -> Result<(), StoreError> {
-        let path = self.root.join(tile.to_string());
-        if let Some(found) = read_limited(&path, RESOURCE_MAX)? {
-            if found == bytes {
-                return Ok(());
-            }
-            let what = "differs from what the write-ahead segments lead to".to_owned();
-            let advice = "the file was changed; set it aside as evidence and put the right copy back";
-            return Err(StoreError::Disagree { path, what, advice });
-        }
-        let folder = path.parent().unwrap_or(&self.root);
-        make_folder(folder)?;
-        let temporary = path.with_extension("tmp");
-        let mut file = File::options()
-            .create(true)
-            .truncate(true)
-            .write(true)
-            .mode(0o644)
-            .open(&temporary)
-            .map_err(io_error("creating", &temporary))?;
-        file.write_all(bytes).map_err(io_error("writing", &temporary))?;
-        if tile.is_full() {
-            file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(io_error("sealing", &temporary))?;
-        }
-        file.sync_all().map_err(io_error("syncing", &temporary))?;
-        fs::rename(&temporary, &path).map_err(io_error("naming", &path))?;
-        folders.insert(folder.to_path_buf());
-        Ok(())
     }
 
     /// The edge at the public checkpoint, from tiles and write-ahead segments, which have to agree with it.
@@ -278,6 +252,78 @@ impl Publisher {
 
     fn read_hashes(&self, tile: &Tile) -> Result<Vec<Hash>, StoreError> {
         read_hashes(&self.root, tile)
+    }
+}
+
+/// Tiles on their way to the disk: all are written under other names, then all made durable together, then named, then the
+/// names made durable. So no name ever stands for bytes that a power cut can take away, and a publication costs as many waits
+/// for the disk whatever it holds.
+struct Fresh<'a> {
+    root: &'a Path,
+    /// Opened before anything is written, so that an error of writing back any of it is reported here.
+    held: File,
+    files: Vec<(PathBuf, PathBuf, File)>,
+}
+
+impl<'a> Fresh<'a> {
+    fn new(root: &'a Path) -> Result<Self, StoreError> {
+        let held = File::open(root).map_err(io_error("opening", root))?;
+        Ok(Self { root, held, files: Vec::new() })
+    }
+
+    /// Writes a tile, or finds it as it has to be. A tile never changes.
+    fn write(&mut self, tile: &Tile, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.root.join(tile.to_string());
+        if let Some(found) = read_limited(&path, RESOURCE_MAX)? {
+            if found == bytes {
+                return Ok(());
+            }
+            let what = "differs from what the write-ahead segments lead to".to_owned();
+            let advice = "the file was changed; set it aside as evidence and put the right copy back";
+            return Err(StoreError::Disagree { path, what, advice });
+        }
+        make_folder(path.parent().unwrap_or(self.root))?;
+        let temporary = path.with_extension("tmp");
+        let mut file = create(&temporary).map_err(io_error("creating", &temporary))?;
+        file.write_all(bytes).map_err(io_error("writing", &temporary))?;
+        if tile.is_full() {
+            file.set_permissions(fs::Permissions::from_mode(0o444)).map_err(io_error("sealing", &temporary))?;
+        }
+        self.files.push((temporary, path, file));
+        Ok(())
+    }
+
+    /// Makes what was written durable and gives it its names, durably.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        let files = std::mem::take(&mut self.files);
+        if files.len() > SYNC_EACH {
+            rustix::fs::syncfs(&self.held).map_err(|e| io_error("syncing", self.root)(e.into()))?;
+        } else {
+            for (temporary, _, file) in &files {
+                file.sync_all().map_err(io_error("syncing", temporary))?;
+            }
+        }
+        let mut folders = BTreeSet::new();
+        for (temporary, path, _) in &files {
+            fs::rename(temporary, path).map_err(io_error("naming", path))?;
+            folders.insert(path.parent().unwrap_or(self.root));
+        }
+        for folder in folders {
+            frame::sync_dir(folder).map_err(io_error("syncing", folder))?;
+        }
+        Ok(())
+    }
+}
+
+/// A new file. One that a crash left is not opened: it may be read-only already.
+fn create(path: &Path) -> std::io::Result<File> {
+    let new = || File::options().create_new(true).write(true).mode(0o644).open(path);
+    match new() {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            new()
+        }
+        other => other,
     }
 }
 

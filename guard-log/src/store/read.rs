@@ -1,10 +1,18 @@
 //! Reading durable leaves back: the newest from memory, those not yet in full bundles from the write-ahead segments, the
 //! rest from the bundles.
 //!
-//! It must not hand out what is not durable, nor bytes that differ from their hash. Fails: damage names the file.
+//! Those who follow the log (publishing, index) take a frame in several pieces, one after the other: the last frames that were
+//! read are kept, within [`FRAMES_BYTES`]. It must not hand out what is not durable, nor bytes that differ from their hash.
+//! Fails: damage names the file.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::lock::read_limited;
 use super::publish::{Leaves, RESOURCE_MAX, read_hashes};
+use super::wal::FrameRef;
 use super::{Shared, StoreError, lock, wal};
 use crate::record::Record;
 use crate::tiles::{self, Level, Tile, WIDTH};
@@ -22,6 +30,30 @@ impl Leaves for Shared {
             }
         }
         Ok((taken.from..).zip(taken.records).collect())
+    }
+}
+
+/// Frames kept after they were read: two followers, each inside one and about to begin the next.
+const FRAMES: usize = 4;
+/// Bytes of all of them, unless one alone is longer.
+const FRAMES_BYTES: usize = 24 << 20;
+
+/// The frames that were read last, newest at the end.
+#[derive(Default)]
+pub(super) struct Frames(VecDeque<(FrameRef, Arc<[Record]>)>);
+
+impl Frames {
+    fn find(&self, frame: &FrameRef) -> Option<Arc<[Record]>> {
+        self.0.iter().find(|(kept, _)| kept == frame).map(|(_, records)| Arc::clone(records))
+    }
+
+    fn keep(&mut self, frame: FrameRef, records: &Arc<[Record]>) {
+        self.0.push_back((frame, Arc::clone(records)));
+        while self.0.len() > FRAMES
+            || (self.0.len() > 1 && self.0.iter().map(|(f, _)| f.length()).sum::<usize>() > FRAMES_BYTES)
+        {
+            self.0.pop_front();
+        }
     }
 }
 
@@ -72,32 +104,43 @@ impl Shared {
         match frame {
             Some(frame) => {
                 let skip = usize::try_from(taken.next - frame.first).unwrap_or(usize::MAX);
-                let records = wal::read_frame(&self.options.wal(), &frame)?;
-                take_all(taken, records.into_iter().skip(skip));
+                take_all(taken, self.frame(frame)?.iter().skip(skip).cloned());
             }
             None => self.read_bundle(taken)?,
         }
         Ok(())
     }
 
+    fn frame(&self, frame: FrameRef) -> Result<Arc<[Record]>, StoreError> {
+        if let Some(kept) = lock(&self.frames).find(&frame) {
+            return Ok(kept);
+        }
+        let records: Arc<[Record]> = wal::read_frame(&self.options.wal(), &frame)?.into();
+        lock(&self.frames).keep(frame, &records);
+        Ok(records)
+    }
+
     fn read_bundle(&self, taken: &mut Taken) -> Result<(), StoreError> {
         let bundle = Tile { level: Level::Entries, index: taken.next / WIDTH, width: WIDTH as u16 };
         let root = self.options.log();
         let path = root.join(bundle.to_string());
-        let bytes = read_limited(&path, RESOURCE_MAX)?.ok_or(StoreError::Missing(path.clone()))?;
+        let bytes = Bytes::from(read_limited(&path, RESOURCE_MAX)?.ok_or(StoreError::Missing(path.clone()))?);
         let entries = tiles::decode_entries(&bytes, bundle.width)
             .map_err(|cause| StoreError::Tile { path: path.clone(), cause })?;
         let hashes = read_hashes(&root, &Tile { level: Level::Hashes(0), ..bundle })?;
         let skip = usize::try_from(taken.next % WIDTH).unwrap_or(usize::MAX);
-        let mut records = Vec::new();
-        for ((place, entry), hash) in (0..).zip(&entries).zip(&hashes).skip(skip) {
+        for ((place, entry), hash) in (0..).zip(entries).zip(&hashes).skip(skip) {
+            if taken.is_full() {
+                break;
+            }
             if leaf_hash(entry) != *hash {
                 let what = format!("leaf {} is not the one that was published", bundle.index * WIDTH + place);
                 return Err(StoreError::Damaged { path, offset: 0, what });
             }
-            records.push(Record::parse(entry.to_vec())?);
+            if !taken.take(Record::parse(bytes.slice_ref(entry))?) {
+                break;
+            }
         }
-        take_all(taken, records.into_iter());
         Ok(())
     }
 }

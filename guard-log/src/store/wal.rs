@@ -11,6 +11,8 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::StoreError;
 use super::error::io_error;
 use crate::frame;
@@ -20,7 +22,7 @@ use crate::record::Record;
 const GROUP_HEAD: usize = 12;
 
 /// Where a frame is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameRef {
     /// Its first leaf.
     pub(super) first: u64,
@@ -35,6 +37,11 @@ impl FrameRef {
     /// The leaf after its last.
     pub(super) fn end(&self) -> u64 {
         self.first + self.count
+    }
+
+    /// Bytes of its payload.
+    pub(super) fn length(&self) -> usize {
+        self.length
     }
 }
 
@@ -94,7 +101,7 @@ fn load_segment(dir: &Path, first: u64, last: bool, loaded: &mut Loaded) -> Resu
     if first != loaded.size {
         return Err(damaged(0, format!("it begins with leaf {first}, the segment before ends at {}", loaded.size)));
     }
-    let bytes = fs::read(&path).map_err(io_error("reading", &path))?;
+    let bytes = Bytes::from(fs::read(&path).map_err(io_error("reading", &path))?);
     let scan = frame::scan(&bytes);
     if scan.good < bytes.len() {
         if !last || scan.damaged_middle {
@@ -105,8 +112,7 @@ fn load_segment(dir: &Path, first: u64, last: bool, loaded: &mut Loaded) -> Resu
         loaded.cut = Some(format!("cut a torn write of {torn} bytes at byte {} of {}", scan.good, path.display()));
     }
     for (at, length) in scan.frames {
-        let payload = bytes.get(at..at + length).unwrap_or_default();
-        let (group_first, records) = decode(payload).map_err(|what| damaged(at, what))?;
+        let (group_first, records) = decode(&bytes.slice(at..at + length)).map_err(|what| damaged(at, what))?;
         if group_first != loaded.size {
             return Err(damaged(at, format!("a group begins with leaf {group_first}, expected {}", loaded.size)));
         }
@@ -128,19 +134,23 @@ pub(super) fn cost(record: &Record) -> usize {
     2 + record.bytes().len()
 }
 
-fn encode<'a>(first: u64, records: impl Iterator<Item = &'a Record> + Clone) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(GROUP_HEAD + records.clone().map(cost).sum::<usize>());
-    payload.extend_from_slice(&first.to_le_bytes());
-    payload.extend_from_slice(&(records.clone().count() as u32).to_le_bytes());
+/// A whole frame of one group, copied once.
+fn encode(first: u64, records: &[Record]) -> Vec<u8> {
+    let length = GROUP_HEAD + records.iter().map(cost).sum::<usize>();
+    let mut bytes = frame::begin(length);
+    bytes.extend_from_slice(&first.to_le_bytes());
+    bytes.extend_from_slice(&(records.len() as u32).to_le_bytes());
     for record in records {
         // A record is never longer than RECORD_MAX, which is what fits two bytes.
-        payload.extend_from_slice(&(record.bytes().len() as u16).to_le_bytes());
-        payload.extend_from_slice(record.bytes());
+        bytes.extend_from_slice(&(record.bytes().len() as u16).to_le_bytes());
+        bytes.extend_from_slice(record.bytes());
     }
-    payload
+    frame::finish(&mut bytes);
+    bytes
 }
 
-fn decode(payload: &[u8]) -> Result<(u64, Vec<Record>), String> {
+/// First leaf and records of a group. The records are parts of `payload`, not copies of it.
+fn decode(payload: &Bytes) -> Result<(u64, Vec<Record>), String> {
     let short = || "a group ends inside a record".to_owned();
     let (first, rest) = payload.split_first_chunk::<8>().ok_or_else(short)?;
     let (count, mut rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
@@ -149,7 +159,7 @@ fn decode(payload: &[u8]) -> Result<(u64, Vec<Record>), String> {
     for _ in 0..count {
         let (length, after) = rest.split_first_chunk::<2>().ok_or_else(short)?;
         let (bytes, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or_else(short)?;
-        records.push(Record::parse(bytes.to_vec()).map_err(|e| e.to_string())?);
+        records.push(Record::parse(payload.slice_ref(bytes)).map_err(|e| e.to_string())?);
         rest = after;
     }
     if !rest.is_empty() || records.is_empty() {
@@ -169,7 +179,7 @@ pub(super) fn read_frame(dir: &Path, frame: &FrameRef) -> Result<Vec<Record>, St
     if scan.frames != [(frame::HEAD, frame.length)] {
         return Err(damaged("the checksum of a group is wrong".to_owned()));
     }
-    let (first, records) = decode(bytes.get(frame::HEAD..).unwrap_or_default()).map_err(damaged)?;
+    let (first, records) = decode(&Bytes::from(bytes).slice(frame::HEAD..)).map_err(damaged)?;
     if first != frame.first || records.len() as u64 != frame.count {
         return Err(damaged(format!("a group begins with leaf {first}, expected {}", frame.first)));
     }
@@ -199,14 +209,12 @@ impl Segment {
         if self.bytes >= segment_bytes {
             *self = Self::open(&self.dir, first, 0)?;
         }
-        let payload = encode(first, records.iter());
-        let mut bytes = Vec::with_capacity(frame::HEAD + payload.len());
-        frame::put(&mut bytes, &payload);
+        let bytes = encode(first, records);
         self.file.write_all(&bytes).map_err(io_error("writing", &self.path))?;
         self.file.sync_data().map_err(io_error("syncing", &self.path))?;
         let offset = self.bytes + frame::HEAD as u64;
         self.bytes += bytes.len() as u64;
         let count = records.len() as u64;
-        Ok(FrameRef { first, count, segment: self.first, offset, length: payload.len() })
+        Ok(FrameRef { first, count, segment: self.first, offset, length: bytes.len() - frame::HEAD })
     }
 }
