@@ -365,6 +365,10 @@ pub struct StatusArgs {
 pub enum LogCommand {
     /// Check the whole log: signature, root, every record, every host's chain, and that it only grew
     Verify(VerifyArgs),
+    /// Make a receipt: a C2SP tlog-proof file that shows offline that one record is in the log
+    Prove(ProveArgs),
+    /// Prove that the log of an older checkpoint is the beginning of a newer one
+    Consistency(ConsistencyArgs),
     /// Print the signed checkpoint as it stands
     Checkpoint,
     /// Print the verifier key that is used, and where it comes from
@@ -379,15 +383,68 @@ pub enum LogCommand {
 /// Arguments of `log verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Verify an exported log without asking the collector
+    /// Where the log is
+    #[command(flatten)]
+    pub of: LogArgs,
+    /// Write what was verified into this folder, as C2SP tlog-tiles files
+    #[arg(long, value_name = "DIR", conflicts_with = "dir")]
+    pub export: Option<PathBuf>,
+    /// C2SP tlog-policy file: names the log's key, the witnesses, and how many of them have to have cosigned
+    #[arg(long, value_name = "FILE", conflicts_with = "vkey")]
+    pub policy: Option<PathBuf>,
+    /// Check a receipt instead, offline; `--record` names the file with the record's bytes
+    #[arg(long, value_name = "FILE", requires = "record", conflicts_with_all = ["dir", "export"])]
+    pub proof: Option<PathBuf>,
+    /// The record that the receipt is for
+    #[arg(long, value_name = "FILE", requires = "proof")]
+    pub record: Option<PathBuf>,
+}
+
+/// Which log, and which key it is held to.
+#[derive(Clone, Debug, Args)]
+pub struct LogArgs {
+    /// An exported or copied log, without asking the collector
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Verifier key [default: log_vkey of the configuration, else the one kept in the state file]
     #[arg(long, value_name = "KEY")]
     pub vkey: Option<String>,
-    /// Write what was verified into this folder, as C2SP tlog-tiles files
-    #[arg(long, value_name = "DIR", conflicts_with = "dir")]
-    pub export: Option<PathBuf>,
+}
+
+/// Arguments of `log prove`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
+pub struct ProveArgs {
+    /// Leaf of the record
+    #[arg(group = "which")]
+    pub leaf: Option<u64>,
+    /// The record by its name; the log is read for it from the start
+    #[arg(long, value_name = "HOST/EPOCH/SEQ", group = "which")]
+    pub record: Option<guard_log::proof::RecordId>,
+    /// Where the log is
+    #[command(flatten)]
+    pub of: LogArgs,
+    /// File to write the receipt to, `.tlog-proof` by custom [default: stdout]
+    #[arg(long = "out", value_name = "FILE")]
+    pub to: Option<PathBuf>,
+    /// Write the record's bytes too: who checks the receipt needs them
+    #[arg(long, value_name = "FILE")]
+    pub save_record: Option<PathBuf>,
+}
+
+/// Arguments of `log consistency`.
+#[derive(Debug, Args)]
+pub struct ConsistencyArgs {
+    /// File with the older signed checkpoint
+    pub old: PathBuf,
+    /// File with the newer one [default: the log's present checkpoint]
+    pub new: Option<PathBuf>,
+    /// Where the log is
+    #[command(flatten)]
+    pub of: LogArgs,
+    /// File to write the proof to, in the form that a C2SP witness is sent [default: stdout]
+    #[arg(long = "out", value_name = "FILE")]
+    pub to: Option<PathBuf>,
 }
 
 #[cfg(test)]

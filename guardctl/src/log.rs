@@ -3,10 +3,14 @@
 //! It must believe nothing but the verifier key and the checkpoint verified last; what does not verify is never remembered and
 //! gets no checkpoint in an export. Fails: exit code 1 with every finding when the log is not right.
 
+mod cosigned;
 mod key;
+mod prove;
 mod show;
 mod source;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -15,6 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_log::checkpoint::Checkpoint;
 use guard_log::note::Verifier;
+use guard_log::policy::{Cosigned, Policy};
 use guard_log::tiles::CHECKPOINT;
 use guard_log::verify::{AuditOptions, AuditReport, Source, VerifyError, audit};
 use guard_proto::v1::ReadLogRequest;
@@ -35,13 +40,40 @@ use state::{Known, State};
 /// `guardctl log`.
 pub async fn run(command: &LogCommand, config: &Config, out: &Out) -> Result<()> {
     match command {
-        LogCommand::Verify(args) => match &args.dir {
-            Some(dir) => answer(verify_folder(dir, args.vkey.as_deref(), config)?, out),
-            None => verify(args, config, out).await,
-        },
+        LogCommand::Verify(args) => {
+            let held = Held::of(args.of.vkey.clone(), args.policy.as_deref())?;
+            match (&args.of.dir, &args.proof, &args.record) {
+                (_, Some(proof), Some(record)) => prove::check(proof, record, &held, config, out),
+                (Some(dir), ..) => answer(verify_folder(dir, &held, config)?, out),
+                _ => verify(args, &held, config, out).await,
+            }
+        }
+        LogCommand::Prove(args) => prove::prove(args, config, out).await,
+        LogCommand::Consistency(args) => prove::consistency(args, config, out).await,
         LogCommand::Checkpoint => checkpoint(config, out).await,
         LogCommand::Vkey => vkey(config, out).await,
         LogCommand::Export { dir } => export(dir, config, out).await,
+    }
+}
+
+/// What the caller holds a log to.
+#[derive(Debug, Default)]
+struct Held {
+    vkey: Option<String>,
+    policy: Option<Policy>,
+}
+
+impl Held {
+    fn of(vkey: Option<String>, policy: Option<&Path>) -> Result<Held> {
+        Ok(Held { vkey, policy: policy.map(cosigned::read).transpose()? })
+    }
+
+    /// The key for the log of a checkpoint, if the caller named one.
+    fn vkey(&self, note: &[u8]) -> Result<Option<String>> {
+        match &self.policy {
+            Some(policy) => cosigned::vkey(policy, &origin(note)).map(Some),
+            None => Ok(self.vkey.clone()),
+        }
     }
 }
 
@@ -58,14 +90,14 @@ struct Log {
 }
 
 impl Log {
-    async fn open(named: Option<&str>, config: &Config) -> Result<Log> {
+    async fn open(held: &Held, config: &Config) -> Result<Log> {
         let state = State::open(config.state_path()?)?;
         let mut client = client::connect(config).await?;
         // First of all, so that a caller without the right is told that.
         let request = ReadLogRequest { path: CHECKPOINT.to_owned() };
         let note = client.read_log(request).await.map_err(client::refused)?.into_inner().content;
         let address = config.collector.as_deref().unwrap_or("https://localhost:7443").to_owned();
-        let key = key::of_collector(named, config, &state, &address, &mut client).await?;
+        let key = key::of_collector(held.vkey(&note)?.as_deref(), config, &state, &address, &mut client).await?;
         let previous = match state.get(&address) {
             Some(known) => Some(remembered(known, &address)?),
             None => None,
@@ -74,25 +106,25 @@ impl Log {
     }
 
     /// Audits on a thread of its own, as the source blocks, and remembers what is right.
-    async fn audit(&mut self, export: Option<PathBuf>) -> Result<(Verified, u64)> {
+    async fn audit(&mut self, export: Option<PathBuf>, policy: Option<&Policy>) -> Result<(Verified, u64)> {
         let remote = Remote { client: self.client.clone(), runtime: Handle::current() };
-        let (verifier, previous) = (self.key.verifier.clone(), self.previous.clone());
+        let (verifier, previous, policy) = (self.key.verifier.clone(), self.previous.clone(), policy.cloned());
         let work = move || match export {
-            None => judge(&remote, &verifier, previous).map(|report| (report, 0)),
+            None => judge(&remote, &verifier, previous, policy.as_ref()).map(|(report, by)| (report, by, 0)),
             Some(to) => {
                 let copying = Copying { from: remote, to, files: Cell::new(0) };
-                let report = judge(&copying, &verifier, previous)?;
+                let (report, by) = judge(&copying, &verifier, previous, policy.as_ref())?;
                 if report.is_ok() {
                     let path = copying.to.join(CHECKPOINT);
                     source::write(&path, &report.note).map_err(|e| cannot_write(&path, &e))?;
                 }
-                Ok((report, copying.files.get() + 1))
+                Ok((report, by, copying.files.get() + 1))
             }
         };
         let done = tokio::task::spawn_blocking(work).await;
-        let (report, files) =
+        let (report, cosigned, files) =
             done.map_err(|e| CliError::new(Exit::Internal, format_args!("the audit ended early: {e}")))??;
-        let verified = Verified { report, previous: self.previous.clone(), key_from: self.key.from };
+        let verified = Verified { report, previous: self.previous.clone(), key_from: self.key.from, cosigned };
         if verified.report.is_ok() {
             let checkpoint = String::from_utf8_lossy(&verified.report.note).into_owned();
             self.state.remember(&self.address, Known { vkey: self.key.verifier.vkey(), checkpoint })?;
@@ -115,13 +147,22 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
     CliError::new(Exit::Config, format_args!("cannot write {}: {error}", path.display()))
 }
 
-fn judge(source: &dyn Source, verifier: &Verifier, previous: Option<Checkpoint>) -> Result<AuditReport> {
-    audit(source, verifier, &AuditOptions { previous }, &mut |_, _| {}).map_err(|error| match error {
+/// Audits; with a policy, too few cosignatures are a finding too.
+fn judge(
+    source: &dyn Source,
+    verifier: &Verifier,
+    previous: Option<Checkpoint>,
+    policy: Option<&Policy>,
+) -> Result<(AuditReport, Option<Cosigned>)> {
+    let report = audit(source, verifier, &AuditOptions { previous }, &mut |_, _| {});
+    let mut report = report.map_err(|error| match error {
         VerifyError::Source(e) => CliError::new(Exit::Unavailable, e),
         e @ (VerifyError::NoCheckpoint | VerifyError::Checkpoint(_)) => {
             CliError::new(Exit::No, format_args!("log verification failed: {e}"))
         }
-    })
+    })?;
+    let cosigned = policy.and_then(|policy| cosigned::judge(policy, &mut report));
+    Ok((report, cosigned))
 }
 
 /// Prints, and is an error if the log is not right.
@@ -142,33 +183,38 @@ fn failed(verified: &Verified) -> Result<()> {
     }
 }
 
-async fn verify(args: &VerifyArgs, config: &Config, out: &Out) -> Result<()> {
-    let mut log = Log::open(args.vkey.as_deref(), config).await?;
-    let (verified, _) = log.audit(args.export.clone()).await?;
+async fn verify(args: &VerifyArgs, held: &Held, config: &Config, out: &Out) -> Result<()> {
+    let mut log = Log::open(held, config).await?;
+    let (verified, _) = log.audit(args.export.clone(), held.policy.as_ref()).await?;
     answer(verified, out)
 }
 
+/// The name that a checkpoint gives its log; not believed, only looked up.
+fn origin(note: &[u8]) -> String {
+    String::from_utf8_lossy(note.split(|b| *b == b'\n').next().unwrap_or_default()).into_owned()
+}
+
 /// A folder is held against what was verified of this log earlier, if it is at least as long.
-fn verify_folder(dir: &Path, named: Option<&str>, config: &Config) -> Result<Verified> {
+fn verify_folder(dir: &Path, held: &Held, config: &Config) -> Result<Verified> {
     let folder = Folder(dir.to_path_buf());
     let unreadable = |e: &dyn std::fmt::Display| CliError::new(Exit::No, format_args!("{}: {e}", dir.display()));
     let note = folder.fetch(CHECKPOINT).map_err(|e| unreadable(&e))?;
     let note = note.ok_or_else(|| unreadable(&VerifyError::NoCheckpoint))?;
-    let origin = String::from_utf8_lossy(note.split(|b| *b == b'\n').next().unwrap_or_default()).into_owned();
+    let origin = origin(&note);
     let state = State::open(config.state_path()?)?;
-    let key = key::of_folder(named, config, &state, &origin)?;
+    let key = key::of_folder(held.vkey(&note)?.as_deref(), config, &state, &origin)?;
     let head = Checkpoint::open(&note, &key.verifier)
         .map_err(|e| CliError::new(Exit::No, format_args!("log verification failed: {e}")))?;
     let same_log = state.all().filter(|known| known.vkey == key.verifier.vkey());
     let known: Vec<Checkpoint> = same_log.map(|known| remembered(known, &origin)).collect::<Result<_>>()?;
     let previous = known.into_iter().filter(|before| before.size <= head.size).max_by_key(|before| before.size);
-    let report = judge(&folder, &key.verifier, previous.clone())?;
-    Ok(Verified { report, previous, key_from: key.from })
+    let (report, cosigned) = judge(&folder, &key.verifier, previous.clone(), held.policy.as_ref())?;
+    Ok(Verified { report, previous, key_from: key.from, cosigned })
 }
 
 async fn export(dir: &Path, config: &Config, out: &Out) -> Result<()> {
-    let mut log = Log::open(None, config).await?;
-    let (verified, files) = log.audit(Some(dir.to_path_buf())).await?;
+    let mut log = Log::open(&Held::default(), config).await?;
+    let (verified, files) = log.audit(Some(dir.to_path_buf()), None).await?;
     if verified.errors() > 0 {
         return answer(verified, out);
     }
@@ -180,7 +226,7 @@ async fn export(dir: &Path, config: &Config, out: &Out) -> Result<()> {
 }
 
 async fn checkpoint(config: &Config, out: &Out) -> Result<()> {
-    let log = Log::open(None, config).await?;
+    let log = Log::open(&Held::default(), config).await?;
     let head = Checkpoint::open(&log.note, &log.key.verifier)
         .map_err(|e| CliError::new(Exit::No, format_args!("not a checkpoint of this log: {e}")))?;
     let note = String::from_utf8_lossy(&log.note);
@@ -195,7 +241,7 @@ async fn checkpoint(config: &Config, out: &Out) -> Result<()> {
 }
 
 async fn vkey(config: &Config, out: &Out) -> Result<()> {
-    let log = Log::open(None, config).await?;
+    let log = Log::open(&Held::default(), config).await?;
     let vkey = log.key.verifier.vkey();
     if out.is_json() {
         return out.json(&json!({"vkey": vkey, "from": log.key.from}));

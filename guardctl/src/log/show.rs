@@ -3,9 +3,11 @@
 //! It must say `ok` only of an audit without an error.
 
 use guard_log::checkpoint::Checkpoint;
+use guard_log::policy::Cosigned;
 use guard_log::verify::{AuditReport, Finding, HostReport, Severity};
 use serde_json::{Value, json};
 
+use super::cosigned;
 use crate::output::Out;
 use crate::table::Tone;
 use crate::text::escape_str;
@@ -19,6 +21,8 @@ pub struct Verified {
     pub previous: Option<Checkpoint>,
     /// Where the key came from.
     pub key_from: &'static str,
+    /// Who cosigned, where a policy was named.
+    pub cosigned: Option<Cosigned>,
 }
 
 impl Verified {
@@ -35,7 +39,7 @@ impl Verified {
             "origin": report.checkpoint.origin, "records": report.entries,
             "hosts": report.hosts.iter().map(host_json).collect::<Vec<_>>(),
             "consistent_with": self.previous.as_ref().filter(|_| report.is_ok()).map(|before| before.size),
-            "key_from": self.key_from,
+            "key_from": self.key_from, "cosigned": self.cosigned.as_ref().map(cosigned::json),
             "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
         })
     }
@@ -61,6 +65,7 @@ impl Verified {
             Some(before) => text.push_str(&format!("held against the log verified earlier at size {}\n", before.size)),
             None => text.push_str("no earlier checkpoint to hold it against\n"),
         }
+        text.push_str(&self.cosigned.as_ref().map(cosigned::text).unwrap_or_default());
         for finding in &report.findings {
             let (word, tone) = match finding.severity {
                 Severity::Error => ("error", Tone::Bad),
