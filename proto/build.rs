@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(FILES, ["."])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Records are passed on as parts of the message that brought them.
+    tonic_prost_build::configure().bytes(".guard.v1.ShipBatch.records").compile_fds(descriptors)?;
     Ok(())
 }

@@ -240,7 +240,7 @@ async fn send(node: &Node, sender: &mpsc::Sender<ShipRequest>, from: u64, record
             continue;
         };
         let few = batch.len() < records / 2;
-        let batch = ShipBatch { records: batch.iter().map(|r| r.bytes().to_vec()).collect(), blobs };
+        let batch = ShipBatch { records: batch.iter().map(|r| r.bytes().clone()).collect(), blobs };
         if sender.send(ShipRequest { message: Some(ship_request::Message::Batch(batch)) }).await.is_err() {
             // The other half knows why.
             std::future::pending::<()>().await;

@@ -15,12 +15,14 @@ use guard_proto::v1::AdmitFinding;
 use guard_proto::v1::record_body::Body;
 use thiserror::Error;
 
-use crate::body;
+use crate::{body, snapshot};
 
 /// Digests kept in memory for each current epoch; older ones are read from the log.
 const RECENT: usize = 1024;
-/// Every so many records of an epoch its place in the log is noted.
+/// Every so many records of an epoch its place in the log is noted, at first.
 const PLACE_EVERY: u64 = 1024;
+/// Places of one epoch; when there are as many, every second one is forgotten.
+const PLACES_MAX: usize = 4096;
 /// Epochs of one host: each is a new journal, so many mean that something is wrong.
 const EPOCHS_MAX: usize = 1024;
 /// Fork findings of one epoch; more say nothing new.
@@ -58,11 +60,32 @@ pub enum Refusal {
     TooManyEpochs(HostId),
 }
 
+/// A record with what admission needs of it, worked out once and before the ledger is locked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arrival {
+    /// The record.
+    pub record: Record,
+    /// Its head.
+    pub header: Header,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
+    /// Whether its kind or its body is one that only the collector writes.
+    pub collectors: bool,
+}
+
+impl From<Record> for Arrival {
+    fn from(record: Record) -> Self {
+        let (header, digest) = (record.header(), record.digest());
+        let collectors = body::is_collectors(header.kind) || body::holds_collectors(&record);
+        Self { record, header, digest, collectors }
+    }
+}
+
 /// What goes into the log, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
     /// A host's record as it came.
-    Record(Record),
+    Record(Arrival),
     /// What the collector says about it.
     Finding(AdmitFinding),
 }
@@ -91,6 +114,8 @@ struct Mark {
     leaf_end: u64,
     recent: VecDeque<(u64, [u8; 32])>,
     places: Vec<(u64, u64)>,
+    /// Records between two places are `PLACE_EVERY << thinned`.
+    thinned: u32,
     forks: HashSet<u64>,
 }
 
@@ -131,6 +156,17 @@ enum Known {
 /// Digests of one epoch that were read from the log.
 pub type OlderDigests = HashMap<u64, [u8; 32]>;
 
+// === impl Host ===
+
+impl Host {
+    fn keep(&self, id: HostId) -> snapshot::Host {
+        let mut epochs: Vec<_> = self.epochs.iter().map(|(epoch, mark)| mark.keep(*epoch)).collect();
+        epochs.sort_by(|a, b| a.epoch.cmp(&b.epoch));
+        let (node, current) = (self.node.clone(), self.current.map(|e| e.0.to_vec()));
+        snapshot::Host { host: id.0.to_vec(), node, current, findings: self.findings, epochs }
+    }
+}
+
 // === impl Mark ===
 
 impl Mark {
@@ -153,6 +189,40 @@ impl Mark {
         after.checked_sub(1).and_then(|i| self.places.get(i)).map_or(0, |(_, leaf)| *leaf)
     }
 
+    fn keep(&self, epoch: Epoch) -> snapshot::Epoch {
+        let mut forks: Vec<u64> = self.forks.iter().copied().collect();
+        forks.sort_unstable();
+        let (place_seqs, place_leaves) = self.places.iter().copied().unzip();
+        snapshot::Epoch {
+            epoch: epoch.0.to_vec(),
+            next_seq: self.next_seq,
+            last: self.last.to_vec(),
+            wall: self.wall,
+            leaf_end: self.leaf_end,
+            place_seqs,
+            place_leaves,
+            thinned: self.thinned,
+            forks,
+        }
+    }
+
+    fn restore(kept: &snapshot::Epoch) -> Option<(Epoch, Self)> {
+        if kept.place_seqs.len() != kept.place_leaves.len() {
+            return None;
+        }
+        let mark = Self {
+            next_seq: kept.next_seq,
+            last: kept.last.as_slice().try_into().ok()?,
+            wall: kept.wall,
+            leaf_end: kept.leaf_end,
+            recent: VecDeque::new(),
+            places: kept.place_seqs.iter().copied().zip(kept.place_leaves.iter().copied()).collect(),
+            thinned: kept.thinned,
+            forks: kept.forks.iter().copied().collect(),
+        };
+        Some((Epoch::from_slice(&kept.epoch)?, mark))
+    }
+
     fn fold(&mut self, leaf: u64, header: &Header, digest: [u8; 32]) {
         self.next_seq = self.next_seq.max(header.seq.saturating_add(1));
         (self.last, self.wall, self.leaf_end) = (digest, header.wall_unix_ns, leaf.saturating_add(1));
@@ -160,7 +230,16 @@ impl Mark {
             self.recent.pop_front();
         }
         self.recent.push_back((header.seq, digest));
-        if self.places.last().is_none_or(|(seq, _)| header.seq.saturating_sub(*seq) >= PLACE_EVERY) {
+        let every = PLACE_EVERY << self.thinned.min(40);
+        if self.places.last().is_none_or(|(seq, _)| header.seq.saturating_sub(*seq) >= every) {
+            if self.places.len() >= PLACES_MAX {
+                let mut place = 0_u32;
+                self.places.retain(|_| {
+                    place += 1;
+                    place % 2 == 1
+                });
+                self.thinned += 1;
+            }
             self.places.push((header.seq, leaf));
         }
     }
@@ -169,11 +248,34 @@ impl Mark {
 // === impl Admit ===
 
 impl Admit {
+    /// For a file, in an order of its own.
+    pub fn keep(&self) -> Vec<snapshot::Host> {
+        let mut hosts: Vec<_> = self.hosts.iter().map(|(id, host)| host.keep(*id)).collect();
+        hosts.sort_by(|a, b| a.host.cmp(&b.host));
+        hosts
+    }
+
+    /// From a file; `None` if that is not one.
+    pub fn restore(kept: &[snapshot::Host]) -> Option<Self> {
+        let mut admit = Self::default();
+        for kept in kept {
+            let id = HostId::from_slice(&kept.host)?;
+            let epochs = kept.epochs.iter().map(Mark::restore).collect::<Option<_>>()?;
+            let current = match &kept.current {
+                Some(bytes) => Some(Epoch::from_slice(bytes)?),
+                None => None,
+            };
+            admit.nodes.extend(kept.node.clone().map(|node| (node, id)));
+            admit.hosts.insert(id, Host { node: kept.node.clone(), current, epochs, findings: kept.findings });
+        }
+        Some(admit)
+    }
+
     /// Takes a record of the log, in order.
-    pub fn fold(&mut self, leaf: u64, record: &Record) {
-        let header = record.header();
+    pub fn fold(&mut self, leaf: u64, arrival: &Arrival) {
+        let header = &arrival.header;
         if header.kind == Kind::ADMIT_FINDING {
-            if let Some(Body::AdmitFinding(finding)) = body::parse(record) {
+            if let Some(Body::AdmitFinding(finding)) = body::parse(&arrival.record) {
                 self.fold_finding(&finding);
             }
             return;
@@ -189,7 +291,7 @@ impl Admit {
             }
             host.current = Some(header.epoch);
         }
-        host.epochs.entry(header.epoch).or_default().fold(leaf, &header, record.digest());
+        host.epochs.entry(header.epoch).or_default().fold(leaf, header, arrival.digest);
     }
 
     fn fold_finding(&mut self, finding: &AdmitFinding) {
@@ -251,12 +353,12 @@ impl Admit {
         &self,
         node: &str,
         (host, epoch): (HostId, Epoch),
-        records: &[Record],
+        arrivals: &[Arrival],
         older: Option<&OlderDigests>,
     ) -> Result<Plan, Refusal> {
         self.check_binding(node, host)?;
-        for record in records {
-            check_own(record, host, epoch)?;
+        for arrival in arrivals {
+            check_own(arrival, host, epoch)?;
         }
         let known = self.hosts.get(&host);
         if known.is_some_and(|h| h.epochs.len() >= EPOCHS_MAX && !h.epochs.contains_key(&epoch)) {
@@ -264,15 +366,15 @@ impl Admit {
         }
         let none = Mark::default();
         let mut planner = Planner::new((host, epoch), self.mark(host, epoch).unwrap_or(&none), older);
-        let first = records.first().map_or(0, |r| r.header().seq);
+        let first = arrivals.first().map_or(0, |a| a.header.seq);
         if known.is_none_or(|h| h.node.is_none()) {
             planner.say("bound", first, node.to_owned());
         }
         if let Some(before) = known.and_then(|h| h.current).filter(|before| *before != epoch) {
             planner.say("new_epoch", first, format!("the host's journal was {before} before"));
         }
-        for record in records {
-            match planner.take(record) {
+        for arrival in arrivals {
+            match planner.take(arrival) {
                 Step::Taken => {}
                 Step::Fork(seq) => return Ok(Plan::Fork(planner.items, seq)),
                 Step::Older(from) => return Ok(Plan::Older { from, to: planner.mark.leaf_end }),
@@ -320,8 +422,8 @@ impl<'a> Planner<'a> {
         }));
     }
 
-    fn take(&mut self, record: &Record) -> Step {
-        let (header, digest) = (record.header(), record.digest());
+    fn take(&mut self, arrival: &Arrival) -> Step {
+        let (header, digest) = (&arrival.header, arrival.digest);
         if header.seq < self.next {
             return self.repeat(header.seq, digest);
         }
@@ -339,7 +441,7 @@ impl<'a> Planner<'a> {
         }
         (self.next, self.last, self.wall) = (header.seq.saturating_add(1), digest, Some(header.wall_unix_ns));
         self.here.insert(header.seq, digest);
-        self.items.push(Item::Record(record.clone()));
+        self.items.push(Item::Record(arrival.clone()));
         Step::Taken
     }
 
@@ -368,8 +470,8 @@ impl<'a> Planner<'a> {
     }
 }
 
-fn check_own(record: &Record, host: HostId, epoch: Epoch) -> Result<(), Refusal> {
-    let header = record.header();
+fn check_own(arrival: &Arrival, host: HostId, epoch: Epoch) -> Result<(), Refusal> {
+    let header = &arrival.header;
     let foreign = |what| Err(Refusal::Foreign { seq: header.seq, what });
     if header.host != host {
         return foreign("it names another host");
@@ -380,8 +482,7 @@ fn check_own(record: &Record, host: HostId, epoch: Epoch) -> Result<(), Refusal>
     if header.seq == u64::MAX {
         return foreign("its number leaves no room for a next one");
     }
-    let forged = body::decode(record).is_some_and(|b| body::is_collectors(body::kind_of(&b)));
-    if body::is_collectors(header.kind) || forged {
+    if arrival.collectors {
         return foreign("only the collector writes records of this kind");
     }
     Ok(())

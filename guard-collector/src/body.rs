@@ -7,6 +7,8 @@ use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, Identity, RecordBody};
 use prost::Message;
 
+use crate::wire::Fields;
+
 /// Kinds from here to [`COLLECTOR_LAST`] are written by the collector alone.
 const COLLECTOR_FIRST: u16 = 32;
 const COLLECTOR_LAST: u16 = 63;
@@ -14,6 +16,15 @@ const COLLECTOR_LAST: u16 = 63;
 /// Whether only the collector writes this kind.
 pub fn is_collectors(kind: Kind) -> bool {
     (COLLECTOR_FIRST..=COLLECTOR_LAST).contains(&kind.0)
+}
+
+/// Whether a body holds a variant that only the collector writes, whatever the header says: those of a newer version too.
+/// Looks at the outermost fields alone.
+pub fn holds_collectors(record: &Record) -> bool {
+    // A body that ends in something odd is no body to any reader.
+    Fields::of(record.body())
+        .flatten()
+        .any(|(n, _)| (u32::from(COLLECTOR_FIRST)..=u32::from(COLLECTOR_LAST)).contains(&n))
 }
 
 /// The kind that belongs to a body.

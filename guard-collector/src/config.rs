@@ -12,6 +12,7 @@ use guard_log::store::StoreOptions;
 use serde::Deserialize;
 
 use crate::exit::{CollectorError, Exit, Result};
+use crate::quota::Limits;
 
 /// The file that `init` writes.
 pub const FILE_NAME: &str = "collector.toml";
@@ -27,6 +28,8 @@ struct Raw {
     index: RawIndex,
     #[serde(default)]
     review: RawReview,
+    #[serde(default)]
+    node: RawNode,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +50,8 @@ struct RawLog {
     segment_bytes: u64,
     #[serde(default = "default_publish")]
     publish_ms: u64,
+    #[serde(default = "default_keep")]
+    keep_segments_hours: u64,
     #[serde(default = "yes")]
     require_real_disk: bool,
 }
@@ -69,12 +74,29 @@ impl Default for RawReview {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawNode {
+    records_per_second: u64,
+    bytes_per_second: u64,
+}
+
+impl Default for RawNode {
+    fn default() -> Self {
+        Self { records_per_second: 100_000, bytes_per_second: 256 << 20 }
+    }
+}
+
 fn default_segment() -> u64 {
     64 << 20
 }
 
 fn default_publish() -> u64 {
     200
+}
+
+fn default_keep() -> u64 {
+    168
 }
 
 fn yes() -> bool {
@@ -98,10 +120,14 @@ pub struct Config {
     pub log_key: PathBuf,
     /// How often tiles and checkpoint are published.
     pub publish: Duration,
+    /// How long write-ahead segments stay that the public tree holds as well.
+    pub keep_segments: Duration,
     /// The SQLite file.
     pub index: PathBuf,
     /// How long an approval may be used.
     pub approval: Duration,
+    /// What one node may send.
+    pub quota: Limits,
 }
 
 impl Config {
@@ -140,7 +166,14 @@ impl Config {
             store,
             log_key: at(&raw.log.key),
             publish: Duration::from_millis(within("log.publish_ms", raw.log.publish_ms, 10, 60_000)?),
+            keep_segments: Duration::from_secs(
+                3600 * within("log.keep_segments_hours", raw.log.keep_segments_hours, 1, 1_000_000)?,
+            ),
             index: at(&raw.index.file),
+            quota: Limits {
+                records: within("node.records_per_second", raw.node.records_per_second, 100, 100_000_000)?,
+                bytes: within("node.bytes_per_second", raw.node.bytes_per_second, 100_000, 1 << 40)?,
+            },
             approval: Duration::from_secs(within("review.approval_seconds", raw.review.approval_seconds, 1, 86_400)?),
         })
     }

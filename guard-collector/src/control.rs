@@ -41,6 +41,8 @@ const SESSION_RECORDS: u32 = 5_000;
 const MESSAGE_BYTES: usize = 4 << 20;
 const TEXT_MAX: usize = 256;
 const PATH_MAX: usize = 256;
+/// Longest path of a program that can be asked for: Linux's own limit.
+const PROGRAM_MAX: usize = 4096;
 
 type Entries = Pin<Box<dyn Stream<Item = Result<LogEntry, Status>> + Send>>;
 
@@ -68,6 +70,7 @@ impl From<IndexError> for Status {
         match error {
             IndexError::Behind(..) => Status::deadline_exceeded(error.to_string()),
             IndexError::Store(_) => Status::unavailable(error.to_string()),
+            IndexError::Dropped { .. } => Status::failed_precondition(error.to_string()),
             IndexError::Sqlite(_) | IndexError::Io(..) | IndexError::Thread(_) => {
                 tracing::error!(%error, "the index failed; `guard-collector reindex` makes it anew");
                 Status::internal(error.to_string())
@@ -264,8 +267,11 @@ impl ControlService for Control {
         let r = r.into_inner();
         let (at_least, filter) = (r.at_least, filter(r)?);
         self.index.wait_for(at_least).await?;
-        let (leaves, _) = self.ask(move |index| index.query(&filter)).await?;
-        Ok(Response::new(stream::of_leaves(self.ledger.store().clone(), leaves, self.stopping.clone())))
+        let (leaves, size) = self.ask(move |index| index.query(&filter)).await?;
+        let entries = stream::of_leaves(self.ledger.store().clone(), leaves, self.stopping.clone());
+        let mut response = Response::new(entries);
+        response.metadata_mut().insert(guard_proto::LOG_SIZE, size.into());
+        Ok(response)
     }
 
     async fn tail(&self, r: Request<TailRequest>) -> Result<Response<Entries>, Status> {
@@ -308,11 +314,15 @@ fn filter(r: QueryRequest) -> Result<Filter, Status> {
     short(&[
         ("session_id", &r.session_id),
         ("agent", &r.agent),
+        ("instance", &r.instance),
         ("initiator", &r.initiator),
         ("disposition", &r.disposition),
         ("category", &r.category),
         ("reviewer", &r.reviewer),
     ])?;
+    if r.program.len() > PROGRAM_MAX {
+        return Err(Status::invalid_argument(format!("program: at most {PROGRAM_MAX} bytes are accepted")));
+    }
     let host = match r.host.as_slice() {
         [] => None,
         bytes => {
@@ -322,7 +332,9 @@ fn filter(r: QueryRequest) -> Result<Filter, Status> {
     Ok(Filter {
         session: r.session_id,
         agent: r.agent,
+        instance: r.instance,
         initiator: r.initiator,
+        program: r.program,
         host,
         disposition: r.disposition,
         category: r.category,

@@ -6,7 +6,10 @@
 
 use std::io;
 use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use guard_log::record::{Epoch, HostId, Record, SessionId};
 use guard_log::store::Store;
@@ -16,14 +19,17 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use crate::admit::{Admit, Item, OlderDigests, Plan, Refusal};
+use crate::admit::{Admit, Arrival, Item, OlderDigests, Plan, Refusal};
 use crate::identity::Caller;
 use crate::own::{Own, now_ns};
 use crate::reviews::Reviews;
+use crate::snapshot::{self, Snapshot};
 
 /// Records read at a time when the log is folded.
 const READ_RECORDS: usize = 4096;
 const READ_BYTES: usize = 8 << 20;
+/// Longest wait for the disk before the file for the next start is written.
+const SAVE_WAIT: Duration = Duration::from_secs(20);
 
 /// Why nothing was appended.
 #[derive(Debug, Error)]
@@ -63,13 +69,37 @@ pub struct State {
     pub own: Own,
     /// Open requests.
     pub reviews: Reviews,
+    /// Leaves that it is folded from.
+    pub size: u64,
+    /// Digest of the last of them.
+    pub last: [u8; 32],
 }
 
 impl State {
-    fn fold(&mut self, leaf: u64, record: &Record) {
-        self.own.fold(record);
-        self.admit.fold(leaf, record);
-        self.reviews.fold(leaf, record);
+    fn new() -> io::Result<Self> {
+        let (admit, reviews) = (Admit::default(), Reviews::default());
+        Ok(Self { admit, reviews, own: Own::new()?, size: 0, last: [0; 32] })
+    }
+
+    /// From a file that agrees with the log; open requests are read from the log.
+    pub fn restore(kept: &Snapshot, store: &Store) -> Result<Self, String> {
+        let odd = || "it is not one that this version writes".to_owned();
+        let own = kept.own.as_ref().and_then(Own::restore).ok_or_else(odd)?;
+        let admit = Admit::restore(&kept.hosts).ok_or_else(odd)?;
+        let last = kept.last.as_slice().try_into().map_err(|_| odd())?;
+        let mut reviews = Reviews::default();
+        for leaf in kept.reviews.iter().copied().filter(|leaf| *leaf < kept.size) {
+            let found = store.read(leaf, 1, READ_BYTES).map_err(|e| e.to_string())?;
+            found.iter().for_each(|(leaf, record)| reviews.fold(*leaf, record));
+        }
+        Ok(Self { admit, own, reviews, size: kept.size, last })
+    }
+
+    fn fold(&mut self, leaf: u64, arrival: &Arrival) {
+        self.own.fold(arrival);
+        self.admit.fold(leaf, arrival);
+        self.reviews.fold(leaf, &arrival.record);
+        (self.size, self.last) = (leaf.saturating_add(1), arrival.digest);
     }
 }
 
@@ -104,23 +134,51 @@ pub struct Ledger {
     store: Store,
     state: Mutex<State>,
     failed: Arc<OnceLock<String>>,
+    /// The file that spares reading the whole log at the next start, and the size it was written at.
+    snapshot: PathBuf,
+    saved: AtomicU64,
 }
 
 impl Ledger {
-    /// Reads the whole log.
-    pub fn open(store: Store) -> Result<Self, LedgerError> {
-        let (admit, reviews) = (Admit::default(), Reviews::default());
-        let mut state = State { admit, reviews, own: Own::new()? };
-        let mut next = 0;
+    /// Reads what the file of an earlier run does not cover; the whole log if there is none, or if it does not fit.
+    pub fn open(store: Store, snapshot: PathBuf) -> Result<Self, LedgerError> {
+        let kept = snapshot::read(&snapshot, &store).unwrap_or_else(|why| {
+            tracing::warn!(file = %snapshot.display(), why, "the snapshot of admission does not fit; the whole log is read");
+            None
+        });
+        let mut state = match kept {
+            Some(state) => state,
+            None => State::new()?,
+        };
+        let saved = AtomicU64::new(state.size);
         loop {
-            let records = store.read(next, READ_RECORDS, READ_BYTES).map_err(|e| LedgerError::Store(e.to_string()))?;
-            let Some((last, _)) = records.last() else { break };
-            next = last + 1;
-            for (leaf, record) in &records {
-                state.fold(*leaf, record);
+            let records =
+                store.read(state.size, READ_RECORDS, READ_BYTES).map_err(|e| LedgerError::Store(e.to_string()))?;
+            if records.is_empty() {
+                break;
+            }
+            for (leaf, record) in records {
+                state.fold(leaf, &record.into());
             }
         }
-        Ok(Self { store, state: Mutex::new(state), failed: Arc::default() })
+        Ok(Self { store, state: Mutex::new(state), failed: Arc::default(), snapshot, saved })
+    }
+
+    /// Writes the file for the next start when so many records are not in it; blocks until they are durable.
+    pub fn save(&self, unless_fewer: u64) -> Result<(), String> {
+        let (size, content) = {
+            let state = self.state();
+            if state.size < self.saved.load(Ordering::Relaxed).saturating_add(unless_fewer.max(1)) {
+                return Ok(());
+            }
+            (state.size, snapshot::encode(&state, self.store.origin()))
+        };
+        if self.store.size() < size && !self.store.wait_past(size - 1, SAVE_WAIT) {
+            return Err(format!("{size} leaves are not durable yet"));
+        }
+        snapshot::write(&self.snapshot, &content)?;
+        self.saved.store(size, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The store, for reading.
@@ -149,11 +207,13 @@ impl Ledger {
     pub fn say(&self, session: SessionId, body: Body) -> Result<(u64, Durable), LedgerError> {
         let mut state = self.state();
         let record = state.own.clone().seal(session, body)?;
-        self.append(&mut state, vec![record])
+        self.append(&mut state, vec![record.into()])
     }
 
     /// Admits a batch of one host. Blocks for the store's queue, not for the disk.
-    pub fn admit(&self, node: &str, of: (HostId, Epoch), records: &[Record]) -> Result<Admitted, LedgerError> {
+    pub fn admit(&self, node: &str, of: (HostId, Epoch), records: Vec<Record>) -> Result<Admitted, LedgerError> {
+        // Hashing takes longest; others append meanwhile.
+        let arrivals: Vec<Arrival> = records.into_iter().map(Arrival::from).collect();
         let mut older: Option<OlderDigests> = None;
         // Twice at most: the second time with the digests that the first asked for.
         loop {
@@ -161,12 +221,12 @@ impl Ledger {
             if of.0 == state.own.host() {
                 return Err(Refusal::Foreign { seq: 0, what: "it names the collector's own host id" }.into());
             }
-            let (items, fork) = match state.admit.plan(node, of, records, older.as_ref())? {
+            let (items, fork) = match state.admit.plan(node, of, &arrivals, older.as_ref())? {
                 Plan::Append(items) => (items, None),
                 Plan::Fork(items, seq) => (items, Some(seq)),
                 Plan::Older { from, to } => {
                     drop(state);
-                    let last = records.last().map_or(0, |r| r.header().seq);
+                    let last = arrivals.last().map_or(0, |a| a.header.seq);
                     older = Some(self.digests(of, from..to, last)?);
                     continue;
                 }
@@ -175,14 +235,14 @@ impl Ledger {
                 true => None,
                 false => {
                     let mut own = state.own.clone();
-                    let sealed: Result<Vec<Record>, io::Error> = items
+                    let sealed: Result<Vec<Arrival>, io::Error> = items
                         .into_iter()
                         .map(|item| match item {
-                            Item::Record(record) => Ok(record),
+                            Item::Record(arrival) => Ok(arrival),
                             Item::Finding(finding) => {
                                 tracing::warn!(host = %of.0, node, what = %finding.what, expected = finding.expected_seq,
                                     got = finding.got_seq, detail = %finding.detail, "admission finding");
-                                own.seal(SessionId::NONE, Body::AdmitFinding(finding))
+                                own.seal(SessionId::NONE, Body::AdmitFinding(finding)).map(Arrival::from)
                             }
                         })
                         .collect();
@@ -227,22 +287,23 @@ impl Ledger {
         let decided = state.reviews.check(wanted, caller, (self.store.size(), now_ns(), expires))?;
         let sealed = state.own.clone().seal(decided.session, Body::ReviewDecision(decided.body.clone()));
         let record = sealed.map_err(LedgerError::Own)?;
-        let (leaf, durable) = self.append(&mut state, vec![record])?;
+        let (leaf, durable) = self.append(&mut state, vec![record.into()])?;
         Ok((leaf, decided.body, durable))
     }
 
-    fn append(&self, state: &mut State, records: Vec<Record>) -> Result<(u64, Durable), LedgerError> {
+    fn append(&self, state: &mut State, arrivals: Vec<Arrival>) -> Result<(u64, Durable), LedgerError> {
         if let Some(cause) = self.failed.get() {
             return Err(LedgerError::Store(cause.clone()));
         }
-        let ticket = self.store.append(records.clone()).map_err(|e| {
+        let records = arrivals.iter().map(|a| a.record.clone()).collect();
+        let ticket = self.store.append(records).map_err(|e| {
             let cause = e.to_string();
             tracing::error!(error = %cause, "the log takes no records");
             LedgerError::Store(cause)
         })?;
         let first = ticket.first_leaf();
-        for (leaf, record) in (first..).zip(&records) {
-            state.fold(leaf, record);
+        for (leaf, arrival) in (first..).zip(&arrivals) {
+            state.fold(leaf, arrival);
         }
         let (done, durable) = oneshot::channel();
         let failed = Arc::clone(&self.failed);
@@ -264,3 +325,6 @@ impl Ledger {
         self.failed.get().map(String::as_str)
     }
 }
+
+#[cfg(test)]
+mod tests;

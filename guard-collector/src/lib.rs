@@ -20,5 +20,8 @@ pub mod own;
 pub mod pki;
 pub mod proofs;
 pub mod publish;
+pub mod quota;
 pub mod reviews;
 pub mod serve;
+pub mod snapshot;
+pub mod wire;

@@ -2,13 +2,14 @@
 //!
 //! It must not acknowledge what is not durable, and must not let a node speak for a host that is not its own. Everything a
 //! node sends is bounded here. Fails: `UNAVAILABLE` while the log takes no records (the host keeps its journal and comes
-//! again); a journal that forked ends with `FAILED_PRECONDITION` until the host begins a new epoch.
+//! again), `RESOURCE_EXHAUSTED` for a node that owes too much of its quota; a journal that forked ends with `FAILED_PRECONDITION` until the host begins a new epoch.
 
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use guard_log::record::{Epoch, HostId, Record};
 use guard_proto::v1::node_service_server::NodeService;
 use guard_proto::v1::{
@@ -25,6 +26,7 @@ use crate::identity::{Caller, Right};
 use crate::ledger::{Admitted, Durable, Ledger, LedgerError};
 use crate::own::now_ns;
 use crate::proofs;
+use crate::quota::Quotas;
 
 /// Most records of a batch.
 pub const BATCH_RECORDS: usize = 1024;
@@ -50,6 +52,8 @@ pub struct Nodes {
     pub hub: Arc<Hub>,
     /// What records keep outside the log.
     pub blobs: Blobs,
+    /// What each node may send.
+    pub quotas: Arc<Quotas>,
     /// Becomes true when the collector stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -159,11 +163,17 @@ impl Nodes {
         let mut batch = batch;
         let came = std::mem::take(&mut batch.blobs);
         let records = parse(batch)?;
+        let bytes = records.iter().map(|r| r.bytes().len()).sum();
+        let wait = self.quotas.take(node, records.len(), bytes, Instant::now());
+        let wait = wait.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         let blobs = self.blobs.clone();
         let (ledger, node) = (Arc::clone(&self.ledger), node.to_owned());
         let admitted = tokio::task::spawn_blocking(move || {
             blobs.keep(&came, &records)?;
-            Ok::<_, Status>(ledger.admit(&node, of, &records)?)
+            Ok::<_, Status>(ledger.admit(&node, of, records)?)
         })
         .await
         .map_err(|e| Status::internal(e.to_string()))??;
@@ -304,7 +314,7 @@ impl Nodes {
 }
 
 fn parse(batch: ShipBatch) -> Result<Vec<Record>, Status> {
-    let bytes: usize = batch.records.iter().map(Vec::len).sum();
+    let bytes: usize = batch.records.iter().map(Bytes::len).sum();
     if batch.records.is_empty() || batch.records.len() > BATCH_RECORDS || bytes > BATCH_BYTES {
         return Err(Status::invalid_argument(format!(
             "a batch of {} records and {bytes} bytes: accepted are 1 to {BATCH_RECORDS} records of up to {BATCH_BYTES} \
@@ -312,7 +322,7 @@ fn parse(batch: ShipBatch) -> Result<Vec<Record>, Status> {
             batch.records.len()
         )));
     }
-    let parse = |(i, bytes): (usize, Vec<u8>)| {
+    let parse = |(i, bytes): (usize, Bytes)| {
         Record::parse(bytes).map_err(|e| Status::invalid_argument(format!("record {i} of the batch: {e}")))
     };
     batch.records.into_iter().enumerate().map(parse).collect()

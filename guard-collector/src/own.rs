@@ -12,7 +12,8 @@ use guard_proto::v1::record_body::Body;
 use prost::Message;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::body;
+use crate::admit::Arrival;
+use crate::{body, snapshot};
 
 /// Where the chain stands.
 #[derive(Clone, Debug)]
@@ -35,12 +36,24 @@ impl Own {
     }
 
     /// Takes a record of the log, in order.
-    pub fn fold(&mut self, record: &Record) {
-        let header = record.header();
+    pub fn fold(&mut self, arrival: &Arrival) {
+        let header = &arrival.header;
         if body::is_collectors(header.kind) {
             (self.host, self.epoch) = (header.host, header.epoch);
-            (self.next_seq, self.last) = (header.seq.saturating_add(1), record.digest());
+            (self.next_seq, self.last) = (header.seq.saturating_add(1), arrival.digest);
         }
+    }
+
+    /// For a file.
+    pub fn keep(&self) -> snapshot::Own {
+        let (host, epoch) = (self.host.0.to_vec(), self.epoch.0.to_vec());
+        snapshot::Own { host, epoch, next_seq: self.next_seq, last: self.last.to_vec() }
+    }
+
+    /// From a file; `None` if that is not one.
+    pub fn restore(kept: &snapshot::Own) -> Option<Self> {
+        let (host, epoch) = (HostId::from_slice(&kept.host)?, Epoch::from_slice(&kept.epoch)?);
+        Some(Self { host, epoch, next_seq: kept.next_seq, last: kept.last.as_slice().try_into().ok()? })
     }
 
     /// Makes the next record.

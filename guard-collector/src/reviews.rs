@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use guard_log::record::{HostId, Record, SessionId};
+use guard_log::record::{HostId, Kind, Record, SessionId};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{DecideRequest, Decision, ExecRequest, Review, ReviewDecision};
 use tonic::Status;
@@ -101,6 +101,9 @@ impl Reviews {
     /// Takes a record of the log, in order.
     pub fn fold(&mut self, leaf: u64, record: &Record) {
         let header = record.header();
+        if ![Kind::EXEC_REQUEST, Kind::EXEC_DECISION, Kind::REVIEW_DECISION].contains(&header.kind) {
+            return;
+        }
         match body::parse(record) {
             Some(Body::ExecRequest(request)) => {
                 let new = Open {
@@ -148,6 +151,14 @@ impl Reviews {
 
     fn of_host(&self, host: HostId) -> impl Iterator<Item = &Open> {
         self.open.values().filter(move |o| o.host == host)
+    }
+
+    /// Leaves of open requests and of their decisions, in order: folding them again gives the same.
+    pub fn leaves(&self) -> Vec<u64> {
+        let both = |o: &Open| [Some(o.leaf), o.decided.as_ref().map(|(leaf, _)| *leaf)];
+        let mut leaves: Vec<u64> = self.open.values().flat_map(both).flatten().collect();
+        leaves.sort_unstable();
+        leaves
     }
 
     /// One by id.

@@ -27,15 +27,26 @@ use crate::index::Index;
 use crate::ledger::Ledger;
 use crate::node::{Nodes, stopped};
 use crate::publish::{self, Published};
+use crate::quota::Quotas;
 
 /// A bundle of 256 of the longest records, and what surrounds it.
 const REPLY_MAX: usize = 17 << 20;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const STREAMS_MAX: u32 = 256;
+/// What a host may send before it is taken up: a batch and the next, so that nobody waits for a round trip.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Longest HTTP/2 frame that hosts may send.
+const FRAME_MAX: u32 = 256 << 10;
 /// Calls that are still running get so long to end.
 const DRAIN: Duration = Duration::from_secs(5);
 const INDEX_RETRY: Duration = Duration::from_secs(1);
+/// What spares reading the whole log at a start, beside it.
+const SNAPSHOT: &str = "admission";
+/// It is written after so many records, looked at so often: what a start has to read at most, about.
+const SNAPSHOT_RECORDS: u64 = 100_000;
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 
 fn read(key: &str, path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
@@ -82,10 +93,13 @@ pub async fn serve(config: Config) -> Result<()> {
         .map_err(|e| CollectorError::new(Exit::Config, format_args!("tls: {e:?}")))?
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_MAX)
         .max_concurrent_streams(STREAMS_MAX);
     let (config, ledger, recovered) = tokio::task::spawn_blocking(move || {
         let (store, recovered) = open_store(&config)?;
-        let ledger = Ledger::open(store).map_err(internal)?;
+        let ledger = Ledger::open(store, config.store.dir.join(SNAPSHOT)).map_err(internal)?;
         Ok::<_, CollectorError>((config, ledger, recovered))
     })
     .await
@@ -97,11 +111,12 @@ pub async fn serve(config: Config) -> Result<()> {
     let (stop, stopping) = watch::channel(false);
     let blobs = Blobs::of(&config.store.dir);
     let published = Arc::new(Published::of(&config.store.dir.join("log/checkpoint")));
-    let parts =
-        Parts { ledger: Arc::new(ledger), hub: Arc::default(), index: Arc::new(index), published, blobs, stopping };
+    let (ledger, index, quotas) = (Arc::new(ledger), Arc::new(index), Arc::new(Quotas::new(config.quota)));
+    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, stopping };
     let indexing = parts.index_thread()?;
     let publishing =
         tokio::spawn(publish::run(parts.published.clone(), store.clone(), config.publish, parts.stopping.clone()));
+    let saving = tokio::spawn(save(parts.ledger.clone(), config.keep_segments, parts.stopping.clone()));
     let router = server.add_service(parts.nodes()).add_service(parts.control(config.approval));
     let address = listener.local_addr().map_err(internal)?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -113,6 +128,7 @@ pub async fn serve(config: Config) -> Result<()> {
     stop.send_replace(true);
     drain(serving).await;
     let _ = publishing.await;
+    let _ = saving.await;
     tokio::task::spawn_blocking(move || finish(&parts, &store, indexing)).await.map_err(internal)?
 }
 
@@ -123,13 +139,15 @@ struct Parts {
     index: Arc<Index>,
     published: Arc<Published>,
     blobs: Blobs,
+    quotas: Arc<Quotas>,
     stopping: watch::Receiver<bool>,
 }
 
 impl Parts {
     fn nodes(&self) -> NodeServiceServer<Nodes> {
         let (ledger, hub) = (self.ledger.clone(), self.hub.clone());
-        NodeServiceServer::new(Nodes { ledger, hub, blobs: self.blobs.clone(), stopping: self.stopping.clone() })
+        let (blobs, quotas, stopping) = (self.blobs.clone(), self.quotas.clone(), self.stopping.clone());
+        NodeServiceServer::new(Nodes { ledger, hub, blobs, quotas, stopping })
             .max_decoding_message_size(GRPC_MESSAGE_MAX)
     }
 
@@ -168,6 +186,36 @@ async fn wait_for_signal() -> Result<()> {
     Ok(())
 }
 
+/// Writes the snapshot of admission, and removes write-ahead segments that are old.
+async fn save(ledger: Arc<Ledger>, keep: Duration, stopping: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(SNAPSHOT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stopped(stopping.clone()) => return,
+        }
+        let ledger = ledger.clone();
+        let both = move || {
+            said(ledger.save(SNAPSHOT_RECORDS));
+            match ledger.store().prune_segments(keep) {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "old write-ahead segments were removed"),
+                Err(error) => tracing::warn!(%error, "old write-ahead segments were not removed"),
+            }
+        };
+        // A panic in there has been said by the runtime.
+        let _ = tokio::task::spawn_blocking(both).await;
+    }
+}
+
+/// The next start takes longer, nothing else.
+fn said(result: std::result::Result<(), String>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "the snapshot of admission was not written");
+    }
+}
+
 async fn drain(serving: tokio::task::JoinHandle<std::result::Result<(), tonic::transport::Error>>) {
     let abort = serving.abort_handle();
     match tokio::time::timeout(DRAIN, serving).await {
@@ -187,6 +235,7 @@ fn finish(parts: &Parts, store: &Store, indexing: std::thread::JoinHandle<()>) -
     }
     let result = parts.published.publish(store).map_err(internal);
     store.close();
+    said(parts.ledger.save(1));
     tracing::info!(size = store.size(), published = store.published().0, "collector stopped");
     result
 }

@@ -232,9 +232,15 @@ pub struct QueryArgs {
     /// Agent name
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub agent: String,
+    /// Instance of an agent: its URI
+    #[arg(long, value_name = "URI", default_value = "", hide_default_value = true)]
+    pub instance: String,
     /// Initiator name
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub initiator: String,
+    /// Program: its path as recorded
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
+    pub program: String,
     /// Host id, 32 hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = parse_host)]
     pub host: Option<HostArg>,

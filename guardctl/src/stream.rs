@@ -58,6 +58,8 @@ pub async fn query(args: &QueryArgs, config: &Config, out: &Out) -> Result<()> {
     let filter = QueryRequest {
         session_id: args.session.clone(),
         agent: args.agent.clone(),
+        instance: args.instance.clone(),
+        program: args.program.clone(),
         initiator: args.initiator.clone(),
         host: args.host.as_ref().map(|h| h.0.clone()).unwrap_or_default(),
         disposition: args.disposition.clone().unwrap_or_default(),

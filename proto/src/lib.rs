@@ -18,6 +18,8 @@ pub mod v1 {
 pub const LOCAL_MESSAGE_MAX: usize = 1 << 20;
 /// Largest gRPC message that either side decodes, in bytes: an entry bundle of 256 longest records is below.
 pub const GRPC_MESSAGE_MAX: usize = 20 << 20;
+/// Name of the metadata with which `Query` says how many records of the log its answer covers.
+pub const LOG_SIZE: &str = "guard-log-size";
 /// Path of the control socket when the configuration names no other.
 pub const CONTROL_SOCKET: &str = "/run/guard/control.sock";
 

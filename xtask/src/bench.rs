@@ -13,6 +13,9 @@ use serde_json::Value;
 use crate::vm::{Spec, Vm};
 use crate::{build, guest, host, kernels};
 
+mod log;
+mod postgres;
+
 /// `cargo xtask bench`.
 #[derive(Args)]
 pub struct BenchArgs {
@@ -24,6 +27,8 @@ pub struct BenchArgs {
 enum What {
     /// What an exec costs: bare, neighbours of Guard, governed, and under peers.
     Exec(ExecArgs),
+    /// Durable ingest into the log, against SQLite and PostgreSQL on the same disk.
+    Log(log::LogArgs),
     /// How a policy judges real commands: false allows, denials, prompts, time; docs/policy.md.
     Policy(PolicyArgs),
 }
@@ -64,6 +69,7 @@ enum Output {
 pub fn command(args: &BenchArgs) -> Result<u8> {
     match &args.what {
         What::Exec(args) => exec(args),
+        What::Log(args) => log::command(args),
         What::Policy(args) => policy(args),
     }
 }

@@ -22,6 +22,10 @@ fn chain(from: u64, count: u64, mut prev: [u8; 32], body: &[u8]) -> Vec<Record> 
         .collect()
 }
 
+fn arrivals(records: &[Record]) -> Vec<Arrival> {
+    records.iter().cloned().map(Arrival::from).collect()
+}
+
 /// A log of what was planned: findings become records of the collector.
 #[derive(Default)]
 struct Log {
@@ -51,7 +55,7 @@ impl Log {
 
     /// How many records were appended; `None` for a fork.
     fn take(&mut self, records: &[Record]) -> Option<usize> {
-        match self.admit.plan("n", (HOST, EPOCH), records, None).expect("no refusal") {
+        match self.admit.plan("n", (HOST, EPOCH), &arrivals(records), None).expect("no refusal") {
             Plan::Append(items) => Some(self.append(items)),
             Plan::Fork(items, _) => {
                 self.append(items);
@@ -106,7 +110,7 @@ fn a_new_epoch_and_the_way_back_are_said() {
     let other = Epoch([7; 16]);
     let header = Header { epoch: other, ..record(0, [0; 32], 1_000, b"").header() };
     let new = Record::seal(&header, b"").expect("sealed");
-    match log.admit.plan("n", (HOST, other), &[new], None).expect("planned") {
+    match log.admit.plan("n", (HOST, other), &arrivals(&[new]), None).expect("planned") {
         Plan::Append(items) => log.append(items),
         plan => panic!("{plan:?}"),
     };
@@ -120,7 +124,7 @@ fn very_old_numbers_are_looked_up_in_the_log() {
     let mut log = Log::default();
     let records = chain(0, 3 * RECENT as u64, [0; 32], b"");
     log.take(&records);
-    let from = match log.admit.plan("n", (HOST, EPOCH), &records[1500..1501], None) {
+    let from = match log.admit.plan("n", (HOST, EPOCH), &arrivals(&records[1500..1501]), None) {
         Ok(Plan::Older { from, to }) => {
             assert_eq!(to, log.leaf);
             from
@@ -130,7 +134,8 @@ fn very_old_numbers_are_looked_up_in_the_log() {
     // Leaf 0 is the finding `bound`.
     assert_eq!(from, 1 + PLACE_EVERY);
     let older: OlderDigests = records.iter().map(|r| (r.header().seq, r.digest())).collect();
-    let plan = |records: &[Record]| log.admit.plan("n", (HOST, EPOCH), records, Some(&older)).expect("planned");
+    let plan =
+        |records: &[Record]| log.admit.plan("n", (HOST, EPOCH), &arrivals(records), Some(&older)).expect("planned");
     assert_eq!(plan(&records[1500..1501]), Plan::Append(vec![]));
     assert!(matches!(plan(&chain(1500, 1, [3; 32], b"x")), Plan::Fork(items, 1500) if items.len() == 1));
 }
@@ -140,7 +145,7 @@ fn nobody_speaks_for_another_host() {
     let mut log = Log::default();
     let records = chain(0, 1, [0; 32], b"");
     log.take(&records);
-    let plan = |node, host| log.admit.plan(node, (host, EPOCH), &records, None).expect_err("refused");
+    let plan = |node, host| log.admit.plan(node, (host, EPOCH), &arrivals(&records), None).expect_err("refused");
     assert_eq!(plan("other", HOST), Refusal::OtherNode { host: HOST });
     assert_eq!(plan("n", HostId([5; 16])), Refusal::OtherHost { node: "n".into(), bound: HOST });
     assert!(matches!(plan("new", HostId([6; 16])), Refusal::Foreign { .. }));
@@ -155,7 +160,37 @@ fn the_collectors_kinds_cannot_be_forged() {
     let header = Header { kind: Kind::REVIEW_DECISION, ..hidden.header() };
     let open = Record::seal(&header, b"").expect("sealed");
     for record in [hidden, open] {
-        let refusal = Admit::default().plan("n", (HOST, EPOCH), &[record], None).expect_err("refused");
+        let refusal = Admit::default().plan("n", (HOST, EPOCH), &arrivals(&[record]), None).expect_err("refused");
         assert!(matches!(refusal, Refusal::Foreign { .. }));
+    }
+}
+
+#[test]
+fn a_collectors_body_among_others_or_of_a_newer_version_is_forged_too() {
+    use guard_proto::v1::{Gap, RecordBody};
+    use prost::Message;
+    let gap = RecordBody { body: Some(Body::Gap(Gap::default())) }.encode_to_vec();
+    // Field 34 with an empty message before, field 63 after.
+    for body in [[&[0x92, 0x02, 0x00], gap.as_slice()].concat(), [gap.as_slice(), &[0xfa, 0x03, 0x00]].concat()] {
+        let refusal = Admit::default().plan("n", (HOST, EPOCH), &arrivals(&[record(0, [0; 32], 0, &body)]), None);
+        assert!(matches!(refusal, Err(Refusal::Foreign { .. })), "{body:?}");
+    }
+    // Unknown fields of hosts are kept.
+    let newer = [gap.as_slice(), &[0x82, 0x04, 0x00]].concat();
+    assert!(Admit::default().plan("n", (HOST, EPOCH), &arrivals(&[record(0, [0; 32], 0, &newer)]), None).is_ok());
+}
+
+#[test]
+fn places_stay_few_and_lead_to_every_number() {
+    let mut mark = Mark::default();
+    let header = record(0, [0; 32], 0, b"").header();
+    let count = 3 * PLACE_EVERY * PLACES_MAX as u64;
+    for seq in (0..count).step_by(512) {
+        mark.fold(seq + 7, &Header { seq, ..header }, [0; 32]);
+    }
+    assert!(mark.places.len() <= PLACES_MAX && mark.places.len() >= PLACES_MAX / 2);
+    for seq in [0, 1, 999, count / 2, count - 1] {
+        let place = mark.place(seq);
+        assert!(place <= seq + 7 && place + 4 * PLACE_EVERY > seq, "{seq}: {place}");
     }
 }

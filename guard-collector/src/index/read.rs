@@ -3,13 +3,14 @@
 //! Every answer comes from one state of the tables and says how much of the log that is. It must not return records: callers
 //! read those from the log by leaf. Fails: errors of SQLite.
 
-use guard_log::record::{HostId, Kind};
+use guard_log::record::HostId;
 use guard_proto::v1::{SessionStart, SessionSummary};
 use prost::Message;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Row, Transaction, params_from_iter};
 
-use super::{Index, IndexError, number, sql};
+use super::part::{Column, Wanted};
+use super::{Asked, Index, IndexError, number, sql, words};
 use crate::reviews::undecided;
 
 type Result<T> = std::result::Result<T, IndexError>;
@@ -51,8 +52,12 @@ pub struct Filter {
     pub session: String,
     /// Of this agent, unless empty.
     pub agent: String,
+    /// Of this running copy, unless empty.
+    pub instance: String,
     /// Of this initiator, unless empty.
     pub initiator: String,
+    /// Of this program (path), unless empty.
+    pub program: String,
     /// Of this host.
     pub host: Option<HostId>,
     /// With this disposition, unless empty.
@@ -119,14 +124,14 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<(u64, SessionSummary)> {
     Ok((number(row.get(0)?), summary))
 }
 
-fn count(tables: &Transaction<'_>, s: &mut SessionSummary) -> Result<()> {
+fn count(tables: &Transaction<'_>, leaf: u64, s: &mut SessionSummary) -> Result<()> {
     let mut counts =
         tables.prepare_cached("SELECT disposition, count(*) FROM execs WHERE session = ?1 GROUP BY disposition")?;
-    let mut rows = counts.query([&s.session_id])?;
+    let mut rows = counts.query([sql(leaf)])?;
     while let Some(row) = rows.next()? {
-        let (word, n): (String, u32) = (row.get(0)?, row.get(1)?);
+        let (word, n): (i64, u32) = (row.get(0)?, row.get(1)?);
         s.execs = s.execs.saturating_add(n);
-        match word.as_str() {
+        match words::word(word) {
             "allowed" => s.allowed = n,
             "inherited" => s.inherited = n,
             "approved" => s.approved = n,
@@ -158,10 +163,60 @@ fn found(row: &Row<'_>, now_ns: i64) -> rusqlite::Result<Found> {
     })
 }
 
-fn leaves(tables: &Transaction<'_>, sql: &str, values: Vec<Value>) -> Result<Vec<u64>> {
-    let mut statement = tables.prepare_cached(sql)?;
-    let rows = statement.query_map(params_from_iter(values), |row| row.get(0).map(number))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+/// First leaf of a session, which is its number.
+fn session_leaf(tables: &Transaction<'_>, session: &str) -> Result<Option<u64>> {
+    let mut find = tables.prepare_cached("SELECT leaf FROM sessions WHERE session = ?1")?;
+    Ok(find.query_row([session], |row| row.get(0).map(number)).optional()?)
+}
+
+/// Number of a text that occurs.
+fn name(tables: &Transaction<'_>, text: &[u8]) -> Result<Option<i64>> {
+    let mut find = tables.prepare_cached("SELECT id FROM names WHERE text = ?1")?;
+    Ok(find.query_row([text], |row| row.get(0)).optional()?)
+}
+
+/// The filter in numbers; `None` if it asks for a text that occurs nowhere.
+fn wanted(tables: &Transaction<'_>, filter: &Filter) -> Result<Option<Wanted>> {
+    let mut wanted = Wanted {
+        leaves: filter.after.map_or(0, |after| after.saturating_add(1))..u64::MAX,
+        since: Some(filter.since).filter(|t| *t != 0),
+        until: Some(filter.until).filter(|t| *t != 0),
+        ..Wanted::default()
+    };
+    if !filter.session.is_empty() {
+        wanted.session = session_leaf(tables, &filter.session)?;
+        // No record of a session comes before its first.
+        let Some(first) = wanted.session else { return Ok(None) };
+        wanted.leaves.start = wanted.leaves.start.max(first);
+    }
+    if !filter.disposition.is_empty() {
+        let Some(number) = words::of_word(&filter.disposition) else { return Ok(None) };
+        wanted.columns.push((Column::Disposition, number));
+    }
+    let host = filter.host.map(|host| host.0.to_vec()).unwrap_or_default();
+    for (column, text) in [
+        (Column::Host, host.as_slice()),
+        (Column::Agent, filter.agent.as_bytes()),
+        (Column::Instance, filter.instance.as_bytes()),
+        (Column::Initiator, filter.initiator.as_bytes()),
+        (Column::Program, filter.program.as_bytes()),
+        (Column::Category, filter.category.as_bytes()),
+        (Column::Reviewer, filter.reviewer.as_bytes()),
+    ] {
+        if text.is_empty() {
+            continue;
+        }
+        let Some(number) = name(tables, text)? else { return Ok(None) };
+        wanted.columns.push((column, number));
+    }
+    Ok(Some(wanted))
+}
+
+fn find(asked: &Asked<'_>, filter: &Filter) -> Result<Vec<u64>> {
+    match wanted(&asked.tables, filter)? {
+        Some(wanted) => asked.find(wanted, filter.limit as usize),
+        None => Ok(vec![]),
+    }
 }
 
 /// Collects conditions with their values.
@@ -197,7 +252,8 @@ impl Index {
             conditions.and("s.leaf < ?", sql(below));
         }
         let limit = filter.limit as usize;
-        self.answer(|tables| {
+        self.answer(|asked| {
+            let tables = &asked.tables;
             let Where(text, mut values) = conditions;
             values.push(Value::Integer(i64::from(filter.limit) + 1));
             let mut statement = tables.prepare_cached(&format!("{SESSION}{text} ORDER BY s.leaf DESC LIMIT ?"))?;
@@ -207,8 +263,8 @@ impl Index {
             found.truncate(limit);
             let next = found.last().map(|(leaf, _)| *leaf).filter(|_| more);
             let mut sessions = Vec::with_capacity(found.len());
-            for (_, mut session) in found {
-                count(tables, &mut session)?;
+            for (leaf, mut session) in found {
+                count(tables, leaf, &mut session)?;
                 sessions.push(session);
             }
             Ok(Page { sessions, next })
@@ -217,50 +273,25 @@ impl Index {
 
     /// One session, and the first leaves of its records.
     pub fn session(&self, id: &str, limit: u32) -> Result<(Option<SessionLeaves>, u64)> {
-        self.answer(|tables| {
-            let mut statement = tables.prepare_cached(&format!("{SESSION} WHERE s.session = ?1"))?;
-            let Some((_, mut session)) = statement.query_row([id], summary).optional()? else { return Ok(None) };
-            count(tables, &mut session)?;
-            let leaves = leaves(
-                tables,
-                "SELECT leaf FROM records WHERE session = ? ORDER BY leaf LIMIT ?",
-                vec![id.to_owned().into(), Value::Integer(limit.into())],
-            )?;
-            Ok(Some((session, leaves)))
+        self.answer(|asked| {
+            let mut statement = asked.tables.prepare_cached(&format!("{SESSION} WHERE s.session = ?1"))?;
+            let Some((leaf, mut session)) = statement.query_row([id], summary).optional()? else { return Ok(None) };
+            count(&asked.tables, leaf, &mut session)?;
+            let wanted = Wanted { session: Some(leaf), leaves: leaf..u64::MAX, ..Wanted::default() };
+            Ok(Some((session, asked.find(wanted, limit as usize)?)))
         })
     }
 
     /// Sessions that have not ended.
     pub fn open_sessions(&self) -> Result<(u32, u64)> {
-        self.answer(|tables| {
-            Ok(tables.query_row("SELECT count(*) FROM sessions WHERE ended = 0", [], |row| row.get(0))?)
+        self.answer(|asked| {
+            Ok(asked.tables.query_row("SELECT count(*) FROM sessions WHERE ended = 0", [], |row| row.get(0))?)
         })
     }
 
     /// Leaves of records, in log order.
     pub fn query(&self, filter: &Filter) -> Result<(Vec<u64>, u64)> {
-        let mut conditions = Where::default();
-        conditions.and_text("session = ?", &filter.session);
-        conditions.and_text("agent = ?", &filter.agent);
-        conditions.and_text("initiator = ?", &filter.initiator);
-        conditions.and_text("disposition = ?", &filter.disposition);
-        conditions.and_text("category = ?", &filter.category);
-        conditions.and_text("reviewer = ?", &filter.reviewer);
-        if let Some(host) = filter.host {
-            conditions.and("host = ?", host.0.to_vec());
-        }
-        if filter.since != 0 {
-            conditions.and("wall >= ?", filter.since);
-        }
-        if filter.until != 0 {
-            conditions.and("wall < ?", filter.until);
-        }
-        if let Some(after) = filter.after {
-            conditions.and("leaf > ?", sql(after));
-        }
-        let Where(text, mut values) = conditions;
-        values.push(Value::Integer(filter.limit.into()));
-        self.answer(|tables| leaves(tables, &format!("SELECT leaf FROM records{text} ORDER BY leaf LIMIT ?"), values))
+        self.answer(|asked| find(asked, filter))
     }
 
     /// The newest requests, closed ones too, in log order.
@@ -269,8 +300,8 @@ impl Index {
         conditions.and_text("r.session = ?", session);
         let Where(text, mut values) = conditions;
         values.push(Value::Integer(limit.into()));
-        self.answer(|tables| {
-            let mut statement = tables.prepare_cached(&format!("{REVIEW}{text} ORDER BY r.leaf DESC LIMIT ?"))?;
+        self.answer(|asked| {
+            let mut statement = asked.tables.prepare_cached(&format!("{REVIEW}{text} ORDER BY r.leaf DESC LIMIT ?"))?;
             let rows = statement.query_map(params_from_iter(values), |row| found(row, now_ns))?;
             let mut all = rows.collect::<rusqlite::Result<Vec<_>>>()?;
             all.reverse();
@@ -280,29 +311,25 @@ impl Index {
 
     /// One request.
     pub fn review(&self, request: &str, now_ns: i64) -> Result<(Option<Found>, u64)> {
-        self.answer(|tables| {
-            let mut statement = tables.prepare_cached(&format!("{REVIEW} WHERE r.request = ?1"))?;
+        self.answer(|asked| {
+            let mut statement = asked.tables.prepare_cached(&format!("{REVIEW} WHERE r.request = ?1"))?;
             Ok(statement.query_row([request], |row| found(row, now_ns)).optional()?)
         })
     }
 
     /// Leaves of what ran in a session just before a leaf, newest first.
     pub fn before(&self, session: &str, leaf: u64) -> Result<(Vec<u64>, u64)> {
-        self.answer(|tables| {
+        self.answer(|asked| {
+            let Some(number_of) = session_leaf(&asked.tables, session)? else { return Ok(vec![]) };
             // Retries have the leaf of their decision, which carries no facts.
-            leaves(
-                tables,
-                "SELECT e.leaf FROM execs e JOIN records r ON r.leaf = e.leaf
-                 WHERE e.session = ? AND e.leaf < ? AND r.kind IN (?, ?)
-                 AND e.disposition IN ('allowed', 'inherited', 'approved') ORDER BY e.leaf DESC LIMIT ?",
-                vec![
-                    session.to_owned().into(),
-                    sql(leaf).into(),
-                    i64::from(Kind::EXEC.0).into(),
-                    i64::from(Kind::EXEC_REQUEST.0).into(),
-                    Value::Integer(BEFORE.into()),
-                ],
-            )
+            let mut statement = asked.tables.prepare_cached(
+                "SELECT leaf FROM execs WHERE session = ?1 AND leaf < ?2 AND facts = 1 AND disposition IN (?3, ?4, ?5)
+                 ORDER BY leaf DESC LIMIT ?6",
+            )?;
+            let [allowed, inherited, approved] = ["allowed", "inherited", "approved"].map(words::of_word);
+            let values = (sql(number_of), sql(leaf), allowed, inherited, approved, BEFORE);
+            let rows = statement.query_map(values, |row| row.get(0).map(number))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
     }
 }

@@ -129,7 +129,7 @@ async fn a_node_speaks_for_its_own_host_only() {
 async fn what_is_no_record_or_too_much_is_refused() {
     let world = World::new();
     let (node, host) = (world.node("node-box").await, Host::new());
-    for batch in [vec![], vec![b"junk".to_vec()], vec![vec![0; 200]; 2000]] {
+    for batch in [vec![], vec![b"junk".to_vec().into()], vec![vec![0; 200].into(); 2000]] {
         let (tx, rx) = tokio::sync::mpsc::channel(4);
         let send = |message| tx.try_send(ShipRequest { message: Some(message) }).expect("queued");
         send(ship_request::Message::Hello(host.hello()));
@@ -148,4 +148,37 @@ async fn what_is_no_record_or_too_much_is_refused() {
     let (mut ship, _) = Ship::open(&node, spoof.hello()).await.expect("welcome");
     ship.send(&spoof.records).await;
     assert_eq!(ship.ack().await.expect_err("refused").code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_node_that_sends_too_much_is_slowed_down_told_and_loses_nothing() {
+    let mut world = World::stopped();
+    world.edit_config("records_per_second = 100000", "records_per_second = 100");
+    world.start();
+    let (mut host, mut other) = (Host::new(), Host::new());
+    host.fill(300);
+    let (node, neighbour) = (world.node("node-box").await, world.node("box2").await);
+    let start = std::time::Instant::now();
+    host.ship(&node).await;
+    assert!(start.elapsed() >= std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+    // Others do not wait for it.
+    let (mut slow, _) = Ship::open(&node, host.hello()).await.expect("welcome");
+    host.fill(1200);
+    for batch in host.records[300..].chunks(1000) {
+        slow.send(batch).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let start = std::time::Instant::now();
+    other.fill(50);
+    other.ship(&neighbour).await;
+    assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+    // Another connection of the same node is told, and nothing of it is logged.
+    let (mut more, welcome) = Ship::open(&node, host.hello()).await.expect("welcome");
+    assert_eq!(welcome.next_seq, 300);
+    more.send(&host.records[300..310]).await;
+    let told = more.ack().await.expect_err("told");
+    assert_eq!(told.code(), Code::ResourceExhausted);
+    assert!(told.message().contains("node.records_per_second = 100"), "{}", told.message());
+    // The first one is taken when it is paid for.
+    assert_eq!(slow.ack().await.expect("acknowledged").next_seq, 1300);
 }

@@ -123,6 +123,14 @@ async fn queries_find_exactly_what_was_asked() {
     let after = QueryRequest { after_leaf: at(8), has_after_leaf: true, ..written.clone() };
     assert_eq!(query(&mut vera, after).await, [at(11)]);
     assert_eq!(query(&mut vera, QueryRequest { limit: 1, ..written }).await, [at(8)]);
+    let instance = QueryRequest { instance: "spiffe://guard/agent/coder/1".into(), ..base.clone() };
+    // All but the outcomes, which name nobody: the session speaks for them.
+    assert_eq!(query(&mut vera, instance).await.len(), host.records.len());
+    let program = QueryRequest { program: "/usr/bin/git".into(), ..base.clone() };
+    assert_eq!(query(&mut vera, program).await, [at(2), at(8), at(11)]);
+    let covers = vera.query(base.clone()).await.expect("query").metadata().get(guard_proto::LOG_SIZE).cloned();
+    let covers: u64 = covers.expect("said").to_str().expect("text").parse().expect("number");
+    assert!(covers >= at_least);
     let elsewhere = QueryRequest { host: vec![7; 16], ..base.clone() };
     assert!(query(&mut vera, elsewhere).await.is_empty());
     let future = QueryRequest { since_unix_ns: i64::MAX, ..base };

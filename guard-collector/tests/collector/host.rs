@@ -84,8 +84,10 @@ impl Host {
     }
 
     fn facts(exec_id: u64, argv: &[&str]) -> Option<ExecFacts> {
+        let path = format!("/usr/bin/{}", argv[0]).into_bytes();
         let argv = argv.iter().map(|a| a.as_bytes().to_vec()).collect();
-        Some(ExecFacts { exec_id, argv, ..ExecFacts::default() })
+        let files = vec![FileFact { path, role: "program".into(), ..FileFact::default() }];
+        Some(ExecFacts { exec_id, argv, files, ..ExecFacts::default() })
     }
 
     pub fn exec(&mut self, exec_id: u64, argv: &[&str], disposition: Disposition) {
@@ -178,7 +180,7 @@ impl Ship {
     }
 
     pub async fn send_with(&mut self, records: &[Record], blobs: Vec<Vec<u8>>) {
-        let records = records.iter().map(|r| r.bytes().to_vec()).collect();
+        let records = records.iter().map(|r| r.bytes().clone()).collect();
         let message = Some(ship_request::Message::Batch(ShipBatch { records, blobs }));
         // A stream that has ended says why when its replies are read.
         let _ = self.out.send(ShipRequest { message }).await;

@@ -181,7 +181,7 @@ impl Store {
         let publisher = Publisher::open(options.log(), Lock::open(&options.lock)?, signer)?;
         let (public_size, note) = publisher.public();
         let public = (public_size, note.to_owned());
-        let loaded = wal::load(&wal_dir, public_size.saturating_sub(1) / WIDTH * WIDTH)?;
+        let loaded = wal::load(&wal_dir, needed_from(public_size))?;
         refuse_older(&publisher, &wal_dir, loaded.size)?;
         let mut report = StoreReport { created: loaded.size == 0 && public_size == 0, recovered: loaded.cut };
         let inner = Inner {
@@ -253,6 +253,13 @@ impl Store {
         self.0.0.publish()
     }
 
+    /// Removes write-ahead segments that public bundles, durable long since, hold as well and that are older than `keep`;
+    /// how many. They are a second copy until then.
+    pub fn prune_segments(&self, keep: Duration) -> Result<usize, StoreError> {
+        let public = lock(&self.0.0.inner).public.0;
+        wal::prune(&self.0.0.options.wal(), needed_from(public), keep)
+    }
+
     /// Durable leaves in order, up to the given count and bytes; at least one if there is one.
     pub fn read(&self, from: u64, max_records: usize, max_bytes: usize) -> Result<Vec<(u64, Record)>, StoreError> {
         self.0.0.read(from, max_records, max_bytes)
@@ -295,6 +302,11 @@ impl Store {
     pub fn close(&self) {
         self.0.0.close();
     }
+}
+
+/// The first leaf for which the write-ahead segments are needed: that of the last public bundle, which opening compares.
+fn needed_from(public: u64) -> u64 {
+    public.saturating_sub(1) / WIDTH * WIDTH
 }
 
 /// The lock must not be ahead of what the folder holds.
@@ -386,7 +398,7 @@ impl Shared {
             inner.public = (size, note.to_owned());
         }
         // The last bundle's frames stay even if it is full: recovery compares them with its tile.
-        let keep = size.saturating_sub(1) / WIDTH * WIDTH;
+        let keep = needed_from(size);
         while inner.tail.front().is_some_and(|frame| frame.end() <= keep) {
             inner.tail.pop_front();
         }

@@ -289,6 +289,70 @@ fn a_failed_publication_is_tried_again() {
     check(&store, 600);
 }
 
+/// As a crash leaves them: sealed, and perhaps with half of the bytes.
+#[test]
+fn unnamed_files_of_a_cut_publication_do_not_disturb() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    fill(&store, 0, 600);
+    let folder = place.options().log().join("tile/0");
+    std::fs::create_dir_all(&folder).unwrap();
+    let left = folder.join("000.tmp");
+    std::fs::write(&left, "half").unwrap();
+    std::fs::set_permissions(&left, std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+    assert!(store.publish().unwrap());
+    assert!(!left.exists());
+    check(&store, 600);
+    drop(store);
+    check(&place.open().0, 600);
+}
+
+#[test]
+fn old_segments_go_when_the_public_bundles_hold_them_and_nothing_is_missing() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    let wal = place.options().wal();
+    fill(&store, 0, 1000);
+    let all = wal::segments(&wal).unwrap();
+    assert_eq!(store.prune_segments(Duration::ZERO).unwrap(), 0, "nothing is public");
+    store.publish().unwrap();
+    assert_eq!(store.prune_segments(Duration::from_secs(3600)).unwrap(), 0, "nothing is old");
+    let removed = store.prune_segments(Duration::ZERO).unwrap();
+    let left = wal::segments(&wal).unwrap();
+    assert!(removed > 0 && left.first().is_some_and(|first| *first <= 768), "{removed} of {all:?}, left {left:?}");
+    assert!(left.get(1).is_none_or(|second| *second > 768), "only what is needed stays");
+    check(&store, 1000);
+    drop(store);
+    let (store, report) = place.open();
+    assert_eq!(report.recovered, None);
+    fill(&store, 1000, 1300);
+    store.publish().unwrap();
+    store.prune_segments(Duration::ZERO).unwrap();
+    check(&store, 1300);
+    drop(store);
+    check(&place.open().0, 1300);
+    // A crash between two removals: segments before a gap are looked at by nobody.
+    std::fs::copy(place.segment(), wal::segment_path(&wal, 7)).unwrap();
+    check(&place.open().0, 1300);
+}
+
+/// More tiles than are synced one by one, and more than are open at once.
+#[test]
+fn a_large_publication_is_whole_and_leaves_no_unnamed_file() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    fill(&store, 0, 40_000);
+    assert!(store.publish().unwrap());
+    check(&store, 40_000);
+    for folder in ["tile/0", "tile/1", "tile/entries"] {
+        for entry in std::fs::read_dir(place.options().log().join(folder)).unwrap() {
+            assert!(entry.unwrap().path().extension().is_none_or(|e| e != "tmp"));
+        }
+    }
+    drop(store);
+    check(&place.open().0, 40_000);
+}
+
 #[test]
 fn an_older_copy_is_refused_because_the_lock_is_ahead() {
     let place = Place::new();

@@ -2,7 +2,7 @@
 //!
 //! One frame is one group commit: first leaf `u64`, count `u32`, then each record as `u16` length and bytes, little-endian.
 //! So what a crash can tear is the last frame alone, and damage before it is told apart for certain. Segments are named by
-//! their first leaf and are kept: those below the last full bundle are never needed again to open, and may be archived.
+//! their first leaf; those below the last public bundle are never needed again, and [`prune`] removes them when they are old.
 //! Fails: a torn last frame is cut and reported; any other damage refuses to open and names file and byte.
 
 use std::collections::VecDeque;
@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -127,6 +128,24 @@ fn cut(path: &Path, length: u64) -> Result<(), StoreError> {
     let file = File::options().write(true).open(path).map_err(io_error("opening", path))?;
     file.set_len(length).map_err(io_error("cutting", path))?;
     file.sync_all().map_err(io_error("syncing", path))
+}
+
+/// Removes segments whose leaves all lie below `needed` and that were written last longer than `keep` ago, oldest first; how
+/// many. A crash in between leaves some of them, which no opening looks at.
+pub(super) fn prune(dir: &Path, needed: u64, keep: Duration) -> Result<usize, StoreError> {
+    let firsts = segments(dir)?;
+    let mut removed = 0;
+    for (first, next) in firsts.iter().zip(firsts.iter().skip(1)) {
+        let path = segment_path(dir, *first);
+        let written = fs::metadata(&path).and_then(|m| m.modified()).map_err(io_error("looking at", &path))?;
+        // A clock that went back makes a file look young, and it stays.
+        if *next > needed || written.elapsed().unwrap_or_default() < keep {
+            break;
+        }
+        fs::remove_file(&path).map_err(io_error("removing", &path))?;
+        removed += 1;
+    }
+    Ok(removed)
 }
 
 /// Bytes that a record takes in a frame.
