@@ -207,6 +207,26 @@ pub fn masked(shown: &Masked) -> Vec<MaskedArg> {
     shown.secrets.iter().take(MASKED_MAX).map(said).collect()
 }
 
+/// Arguments as the kernel programs saw them, each cut to less than `slot` bytes, as they may be kept. An address may end before
+/// the `@` that tells its password from a port: of one that is cut everything after its user counts as the password.
+pub fn shown_of_cut(mut argv: Vec<Vec<u8>>, slot: usize) -> Vec<Vec<u8>> {
+    let cut: Vec<usize> = (0..argv.len()).filter(|n| argv.get(*n).is_some_and(|a| a.len() + 1 >= slot)).collect();
+    for n in &cut {
+        argv.extend_from_within(*n..n + 1);
+    }
+    let first = argv.len() - cut.len();
+    argv.iter_mut().skip(first).for_each(|copy| copy.push(b'@'));
+    let mut shown = secrets::mask("", argv.get(..first).unwrap_or_default()).argv;
+    for (n, copy) in cut.into_iter().zip(argv.get(first..).unwrap_or_default()) {
+        let ended = secrets::mask("", std::slice::from_ref(copy));
+        if let Some(place) = shown.get_mut(n).filter(|_| ended.secrets.iter().any(|s| s.why == "address")) {
+            *place = ended.argv.into_iter().next().unwrap_or_default();
+            place.pop();
+        }
+    }
+    shown
+}
+
 /// Variables whose values policy wants in records, without secrets, as far as they fit.
 pub fn env_values(policy: &Policy, env: &[Vec<u8>]) -> Vec<EnvValue> {
     let mut room = ENV_BYTES;
@@ -363,6 +383,15 @@ mod tests {
         fs::write(blobs.path(&id), b"other").unwrap();
         let error = blobs.of(&record(7, &id)).unwrap_err().to_string();
         assert!(error.contains(&hex::encode(id)) && error.contains("not what its name says"), "{error}");
+    }
+
+    #[test]
+    fn what_was_cut_in_the_middle_of_a_secret_is_masked_too() {
+        let argv = words("git clone https://bob:hunter22");
+        assert_eq!(shown_of_cut(argv.clone(), 21)[2], b"https://bob:***");
+        // Not cut: a port may stand there.
+        assert_eq!(shown_of_cut(argv.clone(), 100), argv);
+        assert_eq!(shown_of_cut(words("x --token=abcdef"), 15), words("x --token=***"));
     }
 
     #[test]

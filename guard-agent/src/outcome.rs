@@ -18,6 +18,7 @@ use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, Identity};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acts::{Acts, reason_name};
+use crate::blobs;
 use crate::deletes;
 use crate::files::Kept;
 use crate::flood::AtWill;
@@ -492,7 +493,10 @@ fn unjudged(owner: &Owner, event: &FailedEvent) -> ExecUnjudged {
         uid: event.uid,
         comm: until_nul(&event.comm),
         path: if event.path_len == UNREADABLE { Vec::new() } else { until_nul(&event.path) },
-        argv: event.args.chunks(EVENT_ARG_SLOT).take(count).map(until_nul).collect(),
+        argv: blobs::shown_of_cut(
+            event.args.chunks(EVENT_ARG_SLOT).take(count).map(until_nul).collect(),
+            EVENT_ARG_SLOT,
+        ),
         argv_trust: if readable { "untrusted" } else { "unreadable" }.into(),
         argv_cut: event.args_cut != 0,
         errno: event.errno,
