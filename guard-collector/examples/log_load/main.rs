@@ -68,7 +68,7 @@ pub fn cpu_of(pid: &str) -> Result<Duration, Failure> {
 pub fn status_kib(pid: &str, name: &str) -> Result<u64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|l| l.strip_prefix(name)).ok_or("an odd /proc/PID/status")?;
-    Ok(line.split_ascii_whitespace().nth(1).unwrap_or_default().parse()?)
+    Ok(line.split_ascii_whitespace().next().unwrap_or_default().parse()?)
 }
 
 fn main() -> Result<(), Failure> {

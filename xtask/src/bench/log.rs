@@ -201,7 +201,7 @@ fn grow(tools: &Tools, dir: &Path, limit: u64) -> Result<Value> {
         host::say(&format!("growing to {} records", goal.min(limit)));
         let mut step = collector.load(tools, wanted, None)?;
         size = goal.min(limit);
-        let mut cost = |key: &str| number(&step, key) * 1e6 / wanted as f64;
+        let cost = |key: &str| number(&step, key) * 1e6 / wanted as f64;
         let (collector_us, client_us) = (cost("collector_cpu_s"), cost("client_cpu_s"));
         set(&mut step, "collector_cpu_us_per_record", collector_us.into());
         set(&mut step, "client_cpu_us_per_record", client_us.into());
