@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 mod error;
 mod frames;
 mod load;
+pub mod offline;
 mod read;
 mod repairs;
 mod shares;

@@ -62,9 +62,33 @@ pub enum Command {
     /// Verify, export and inspect the Merkle log
     #[command(subcommand)]
     Log(LogCommand),
+    /// Look at a host's journal on this machine, or at a copy of one, without changing it
+    #[command(subcommand)]
+    Journal(JournalCommand),
     /// Show and erase what records keep outside the log: long arguments, salts of masked secrets
     #[command(subcommand)]
     Blob(BlobCommand),
+}
+
+/// What to do with a journal.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Check every segment: frames, numbers, chain. Nothing is repaired
+    Verify {
+        /// Folder of the journal, such as /var/lib/guard/journal, or a quarantine folder inside it
+        dir: PathBuf,
+    },
+    /// Print its records
+    Dump {
+        /// Folder of the journal, or a quarantine folder inside it
+        dir: PathBuf,
+        /// First number
+        #[arg(long, value_name = "SEQ", default_value_t = 0)]
+        from: u64,
+        /// At most so many records
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: u64,
+    },
 }
 
 /// What to do with a blob.

@@ -18,6 +18,7 @@ mod client;
 mod config;
 mod duration;
 mod exit;
+mod journal;
 mod local;
 mod log;
 mod output;
@@ -75,6 +76,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Status(args) => status::run(args, config, &out).await?,
         Command::Whoami => status::whoami(config, &out).await?,
         Command::Policy(command) => policy::run(command, &out)?,
+        Command::Journal(command) => journal::run(command, &out)?,
         Command::Blob(command) => blob::run(command, config, &out).await?,
         Command::Log(command) => log::run(command, config, &out).await?,
     }

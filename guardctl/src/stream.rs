@@ -101,7 +101,12 @@ async fn query_all(client: &mut Client, mut filter: QueryRequest, limit: u32, ou
 
 fn print(entry: LogEntry, out: &Out) -> Result<()> {
     let entry = Entry::parse(entry)?;
-    if out.is_json() { out.json(&entry.json()) } else { out.print(&row(&entry, out.width(), |t, s| out.paint(t, s))) }
+    if out.is_json() { out.json(&entry.json()) } else { print_entry(&entry, out) }
+}
+
+/// Writes one record as one row.
+pub fn print_entry(entry: &Entry, out: &Out) -> Result<()> {
+    out.print(&row(entry, out.width(), |t, s| out.paint(t, s)))
 }
 
 /// One record as one row; continuation lines are indented, the text is never cut.

@@ -31,7 +31,7 @@ const EPOCH: &str = "epoch";
 const CURSOR: &str = "acked";
 
 /// What the epoch's file says.
-enum Life {
+pub(super) enum Life {
     None,
     Unreadable,
     Is(Epoch),
@@ -47,7 +47,7 @@ fn read_small(path: &Path) -> Result<Option<String>, JournalError> {
     }
 }
 
-fn read_epoch(dir: &Path) -> Result<Life, JournalError> {
+pub(super) fn read_epoch(dir: &Path) -> Result<Life, JournalError> {
     let text = read_small(&dir.join(EPOCH))?;
     Ok(text.map_or(Life::None, |text| text.trim().parse().map_or(Life::Unreadable, Life::Is)))
 }
@@ -60,7 +60,7 @@ fn new_epoch(dir: &Path) -> Result<Epoch, JournalError> {
 }
 
 /// Everything below is acknowledged. A cursor that is none costs only that records are sent again.
-fn read_cursor(dir: &Path, epoch: Epoch) -> Result<u64, JournalError> {
+pub(super) fn read_cursor(dir: &Path, epoch: Epoch) -> Result<u64, JournalError> {
     let text = read_small(&dir.join(CURSOR))?.unwrap_or_default();
     let mut words = text.split_ascii_whitespace();
     let acked = words.next().and_then(|word| word.parse().ok()).unwrap_or(0);
@@ -103,7 +103,7 @@ fn exists(path: &Path) -> Result<bool, JournalError> {
     path.try_exists().map_err(io_error("looking for", path))
 }
 
-fn segment_names(dir: &Path) -> Result<Vec<u64>, JournalError> {
+pub(super) fn segment_names(dir: &Path) -> Result<Vec<u64>, JournalError> {
     let mut firsts = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(io_error("listing", dir))? {
         // One that cannot be listed must not count as one that is not there: its numbers would be given again.

@@ -21,7 +21,7 @@ fn entry(text: &str) -> Entry {
     Entry { kind: Kind::EXEC, session: SessionId::NONE, boot_ns: 1, wall_unix_ns: 2, body: text.into() }
 }
 
-fn open(dir: &Path) -> (Journal, OpenReport) {
+pub(super) fn open(dir: &Path) -> (Journal, OpenReport) {
     open_with(&options(dir))
 }
 
@@ -36,7 +36,7 @@ fn open_with(options: &JournalOptions) -> (Journal, OpenReport) {
     panic!("journal stays locked")
 }
 
-fn fill(journal: &Journal, count: usize) {
+pub(super) fn fill(journal: &Journal, count: usize) {
     for index in 0..count {
         journal.append(entry(&format!("record {index}"))).unwrap().wait().unwrap();
     }
