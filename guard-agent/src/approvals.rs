@@ -51,6 +51,8 @@ struct Pending {
     first_held: bool,
     /// It is about deletions, not about an exec: whose budget an approval raises.
     deletes: Option<Deleting>,
+    /// Digest of the blob that its record names.
+    blob: Vec<u8>,
 }
 
 /// What a request about deletions needs to know when it is approved.
@@ -116,13 +118,13 @@ impl Approvals {
         let digest = facts.digest(&session.identity.session_id);
         let hold_until = time::boot_ns() + ns(node.config.hold.max());
         let waiter = Waiter { facts, judged, held, hold_until };
-        if let Some(waiter) = self.join(session, &digest, waiter) {
+        if let Some(waiter) = self.join(node, session, &digest, waiter) {
             self.open(node, session, digest, waiter);
         }
     }
 
     /// Joins a question whose own exec is no longer held. Gives the waiter back if there is none.
-    fn join(&self, session: &Session, digest: &[u8; 32], waiter: Waiter) -> Option<Waiter> {
+    fn join(&self, node: &Node, session: &Session, digest: &[u8; 32], mut waiter: Waiter) -> Option<Waiter> {
         let mut pending = lock(&self.pending);
         let open = pending.values_mut().find(|p| {
             p.digest == *digest
@@ -133,6 +135,11 @@ impl Approvals {
         });
         match open {
             Some(open) => {
+                if !open.blob.is_empty() {
+                    // The request's blob is of the same arguments; a second one that no record names would wait for ever.
+                    node.blobs.discard(&waiter.judged.own_blob());
+                    (waiter.judged.blob, waiter.judged.requested) = (open.blob.clone(), true);
+                }
                 open.waiters.push(waiter);
                 None
             }
@@ -140,7 +147,7 @@ impl Approvals {
         }
     }
 
-    fn open(&self, node: &Arc<Node>, session: &Arc<Session>, digest: [u8; 32], waiter: Waiter) {
+    fn open(&self, node: &Arc<Node>, session: &Arc<Session>, digest: [u8; 32], mut waiter: Waiter) {
         let id = ulid::Ulid::generate().to_string();
         let now = time::boot_ns();
         let length = Duration::from_secs(node.config.hold.review_deadline_seconds);
@@ -158,6 +165,7 @@ impl Approvals {
             timing: Some(waiter.judged.timing),
         };
         let text = format!("waits for review: {}", judge::command(&waiter.facts));
+        waiter.judged.requested = true;
         let (tid, exec) = (waiter.facts.attempt.tid, waiter.facts.attempt.exec);
         let pending = Pending {
             session: Arc::clone(session),
@@ -168,6 +176,7 @@ impl Approvals {
             opened_boot_ns: now,
             shown_unix_ns: opened_unix_ns,
             deadline_boot_ns,
+            blob: waiter.judged.blob.clone(),
             waiters: vec![waiter],
             first_held: true,
             deletes: None,
@@ -229,6 +238,7 @@ impl Approvals {
             waiters: Vec::new(),
             first_held: false,
             deletes: Some(Deleting { command }),
+            blob: Vec::new(),
         };
         let record = ExecRequest {
             identity: Some(session.identity.clone()),
@@ -262,6 +272,7 @@ impl Approvals {
         tracing::error!(why, "a request could not be recorded; it is denied");
         requests::forget(&node.config.node.state_dir, id);
         if let Some(pending) = lock(&self.pending).remove(id) {
+            node.blobs.discard(&pending.blob);
             for waiter in &pending.waiters {
                 pending.session.set_stage(waiter.facts.attempt.exec, Stage::Denied);
                 hold::answer(&pending.session, &waiter.held, false);

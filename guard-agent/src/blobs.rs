@@ -2,21 +2,22 @@
 //! by digest, until the collector has it.
 //!
 //! A blob is durable before the record that names it is queued. It goes in the same batch as its record, and away when that is
-//! acknowledged. It must not hold a secret: of those it has digests over its own salt. Fails: a blob that cannot be written
-//! is an error, and the exec that needs it is denied.
+//! acknowledged. All are bounded together, and each session's by its share of what is free, as the journal's records are. It must not
+//! hold a secret: of those it has digests over its own salt. Fails: a blob that cannot be written is an error, and the exec
+//! that needs it is denied.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use guard_log::frame;
-use guard_log::record::{Kind, Record};
+use guard_log::record::{Kind, Record, SessionId};
 use guard_policy::Policy;
 use guard_policy::secrets::{self, Masked};
+use guard_proto::BLOB_MAX;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Blob, EnvValue, ExecFacts, MaskedArg, RecordBody, SecretDigest};
 use prost::Message;
@@ -27,8 +28,6 @@ use crate::record::bounded_argv;
 
 /// Folder inside the journal's.
 const FOLDER: &str = "blobs";
-/// Longest blob: the kernel's limit for arguments and environment together is 2 MiB, with room for lengths.
-pub const BLOB_MAX: usize = 6 << 20;
 /// Masked places that one record or blob names.
 const MASKED_MAX: usize = 64;
 /// Bytes of all variables that one record keeps.
@@ -37,46 +36,74 @@ const ENV_BYTES: usize = 4 << 10;
 /// A blob's SHA-256.
 pub type BlobId = [u8; 32];
 
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes of all blobs together.
+    pub max_bytes: u64,
+    /// One session's blobs may take this part, in per cent, of what is free.
+    pub session_percent: u64,
+}
+
 /// Blobs that the collector does not have yet.
 pub struct Blobs {
     dir: PathBuf,
-    max_bytes: u64,
+    room: Room,
     /// When the collector has every record below it, what was found at the start and is still there was never named by one.
     start: u64,
-    bytes: AtomicU64,
     held: Mutex<Held>,
+}
+
+/// A blob in the folder, or on its way there.
+struct Waiting {
+    bytes: u64,
+    /// None for what an earlier daemon left.
+    session: SessionId,
 }
 
 #[derive(Default)]
 struct Held {
     /// In the folder.
-    all: HashSet<BlobId>,
+    all: HashMap<BlobId, Waiting>,
     /// Of those, on their way, by the number of their record.
     sent: BTreeMap<u64, Vec<BlobId>>,
     /// Found at the start.
     left: Vec<BlobId>,
 }
 
+impl Held {
+    /// Whether so much more of a session fits; the error says what to do.
+    fn check(&self, session: SessionId, bytes: u64, room: Room) -> Result<(), &'static str> {
+        let taken: u64 = self.all.values().map(|w| w.bytes).sum();
+        let own: u64 = self.all.values().filter(|w| w.session == session).map(|w| w.bytes).sum();
+        let free = room.max_bytes.saturating_sub(taken);
+        if bytes > free {
+            return Err("there is no room for more arguments beside the journal; they must be shipped first");
+        }
+        if own + bytes > free / 100 * room.session_percent {
+            return Err("this session has its share of the room for arguments; they must be shipped first");
+        }
+        Ok(())
+    }
+}
+
 impl Blobs {
-    /// Opens the folder, and forgets what was not finished. `max_bytes`: of all blobs together; `start`: the next record's
-    /// number.
-    pub fn open(journal: &Path, max_bytes: u64, start: u64) -> io::Result<Self> {
+    /// Opens the folder, and forgets what was not finished. `start` is the next record's number.
+    pub fn open(journal: &Path, room: Room, start: u64) -> io::Result<Self> {
         let dir = journal.join(FOLDER);
         fs::create_dir_all(&dir)?;
         let mut held = Held::default();
-        let mut bytes = 0;
         for entry in fs::read_dir(&dir)? {
             let entry = entry?;
             match id_of(&entry.file_name().to_string_lossy()) {
                 Some(id) => {
-                    bytes += entry.metadata()?.len();
-                    held.all.insert(id);
+                    held.all.insert(id, Waiting { bytes: entry.metadata()?.len(), session: SessionId::NONE });
                     held.left.push(id);
                 }
                 None => fs::remove_file(entry.path())?,
             }
         }
-        Ok(Self { dir, max_bytes, start, bytes: AtomicU64::new(bytes), held: Mutex::new(held) })
+        Ok(Self { dir, room, start, held: Mutex::new(held) })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -88,31 +115,34 @@ impl Blobs {
     }
 
     /// Makes a blob durable.
-    fn put(&self, blob: &Blob) -> io::Result<BlobId> {
+    fn put(&self, session: SessionId, blob: &Blob) -> io::Result<BlobId> {
         let content = blob.encode_to_vec();
-        let length = content.len() as u64;
-        if content.len() > BLOB_MAX || self.bytes.load(Ordering::Relaxed) + length > self.max_bytes {
-            return Err(io::Error::new(
-                io::ErrorKind::StorageFull,
-                format!("{} holds its share of the journal; it must be shipped first", self.dir.display()),
-            ));
-        }
+        let bytes = content.len() as u64;
         let id: BlobId = Sha256::digest(&content).into();
-        let path = self.path(&id);
-        let new = path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&content)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)?;
-        frame::sync_dir(&self.dir)?;
-        self.bytes.fetch_add(length, Ordering::Relaxed);
-        self.held().all.insert(id);
+        {
+            let mut held = self.held();
+            let fits =
+                if content.len() > BLOB_MAX { Err("they are too long") } else { held.check(session, bytes, self.room) };
+            fits.map_err(|why| io::Error::new(io::ErrorKind::StorageFull, why))?;
+            held.all.insert(id, Waiting { bytes, session });
+        }
+        self.write(&id, &content).inspect_err(|_| self.forget(&id))?;
         Ok(id)
     }
 
+    fn write(&self, id: &BlobId, content: &[u8]) -> io::Result<()> {
+        let path = self.path(id);
+        let new = path.with_extension("new");
+        let mut file = File::create(&new)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        frame::sync_dir(&self.dir)
+    }
+
     /// Keeps what the record of these arguments cannot hold; nothing where it holds all. `whole` are the arguments as they
-    /// came.
-    pub fn keep(&self, whole: &[Vec<u8>], shown: &Masked) -> io::Result<Option<BlobId>> {
+    /// came. Who then makes no record that names it calls [`Self::discard`].
+    pub fn keep(&self, session: SessionId, whole: &[Vec<u8>], shown: &Masked) -> io::Result<Option<BlobId>> {
         let omitted = bounded_argv(&shown.argv).1 > 0;
         if !omitted && shown.secrets.is_empty() {
             return Ok(None);
@@ -131,7 +161,7 @@ impl Blobs {
             argv: if omitted { shown.argv.clone() } else { Vec::new() },
             secrets: shown.secrets.iter().take(MASKED_MAX).map(secret).collect(),
         };
-        self.put(&blob).map(Some)
+        self.put(session, &blob).map(Some)
     }
 
     /// The blob that a record names and the collector may lack. An error: it is lost, and its record is shipped without; the
@@ -140,7 +170,7 @@ impl Blobs {
         if self.held().all.is_empty() {
             return Ok(None);
         }
-        let Some(id) = named_by(record).filter(|id| self.held().all.contains(id)) else { return Ok(None) };
+        let Some(id) = named_by(record).filter(|id| self.held().all.contains_key(id)) else { return Ok(None) };
         self.held().sent.entry(record.header().seq).or_default().push(id);
         let path = self.path(&id);
         let content = read_bounded(&path, BLOB_MAX as u64)
@@ -153,28 +183,33 @@ impl Blobs {
 
     /// The collector has all records below this number, and their blobs.
     pub fn acknowledged(&self, next_seq: u64) {
-        let mut held = self.held();
-        let later = held.sent.split_off(&next_seq);
-        let done = std::mem::replace(&mut held.sent, later);
-        let mut gone: Vec<BlobId> = done.into_values().flatten().collect();
-        if next_seq >= self.start {
-            gone.append(&mut held.left);
-        }
-        for id in gone {
-            if held.all.remove(&id) {
-                self.forget(&id);
-            }
+        let gone: Vec<BlobId> = {
+            let mut held = self.held();
+            let later = held.sent.split_off(&next_seq);
+            let done = std::mem::replace(&mut held.sent, later);
+            let left = if next_seq >= self.start { std::mem::take(&mut held.left) } else { Vec::new() };
+            done.into_values().flatten().chain(left).collect()
+        };
+        gone.iter().for_each(|id| self.forget(id));
+    }
+
+    /// No record will name this blob.
+    pub fn discard(&self, id: &[u8]) {
+        if let Ok(id) = id.try_into() {
+            self.forget(&id);
         }
     }
 
     fn forget(&self, id: &BlobId) {
         let path = self.path(id);
-        let length = fs::metadata(&path).map_or(0, |m| m.len());
+        if self.held().all.remove(id).is_none() {
+            return;
+        }
         match fs::remove_file(&path) {
-            Ok(()) => {
-                self.bytes.fetch_sub(length, Ordering::Relaxed);
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %path.display(), "a blob that is not needed any more stays");
             }
-            Err(error) => tracing::warn!(%error, path = %path.display(), "a blob that was shipped stays"),
+            _ => {}
         }
     }
 }
@@ -294,6 +329,9 @@ mod tests {
 
     use super::*;
 
+    const ROOM: Room = Room { max_bytes: 1 << 20, session_percent: 100 };
+    const SESSION: SessionId = SessionId([3; 16]);
+
     fn words(text: &str) -> Vec<Vec<u8>> {
         text.split(' ').map(|w| w.as_bytes().to_vec()).collect()
     }
@@ -310,7 +348,7 @@ mod tests {
             prev: [0; 32],
             boot_ns: 0,
             wall_unix_ns: 0,
-            session: SessionId([3; 16]),
+            session: SESSION,
         };
         Record::seal(&header, &RecordBody { body: Some(body) }.encode_to_vec()).unwrap()
     }
@@ -318,17 +356,17 @@ mod tests {
     #[test]
     fn what_a_record_holds_needs_no_blob() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path(), 1 << 20, 0).unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 0).unwrap();
         let argv = words("ls -l /tmp");
-        assert_eq!(blobs.keep(&argv, &secrets::mask("ls", &argv)).unwrap(), None);
+        assert_eq!(blobs.keep(SESSION, &argv, &secrets::mask("ls", &argv)).unwrap(), None);
     }
 
     #[test]
     fn a_secret_leaves_a_digest_that_its_salt_explains_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
         let argv = words("curl -u bob:hunter22 http://h");
-        let id = blobs.keep(&argv, &secrets::mask("curl", &argv)).unwrap().unwrap();
+        let id = blobs.keep(SESSION, &argv, &secrets::mask("curl", &argv)).unwrap().unwrap();
         let shipped = blobs.of(&record(7, &id)).unwrap().unwrap();
         let blob = Blob::decode(shipped.as_slice()).unwrap();
         assert!(blob.argv.is_empty() && blob.secrets[0].arg == 2);
@@ -341,17 +379,17 @@ mod tests {
     fn a_blob_stays_until_its_record_is_acknowledged() {
         let dir = tempfile::tempdir().unwrap();
         let argv = vec![b"x".repeat(100_000), b"y".to_vec()];
-        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
-        let id = blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
+        let id = blobs.keep(SESSION, &argv, &secrets::mask("x", &argv)).unwrap().unwrap();
         drop(blobs);
-        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
         let content = blobs.of(&record(7, &id)).unwrap().unwrap();
         assert_eq!(Blob::decode(content.as_slice()).unwrap().argv, argv);
         blobs.acknowledged(7);
         assert!(blobs.of(&record(7, &id)).unwrap().is_some());
         blobs.acknowledged(8);
         assert!(blobs.of(&record(7, &id)).unwrap().is_none());
-        assert_eq!(blobs.bytes.load(Ordering::Relaxed), 0);
+        assert!(blobs.held().all.is_empty());
     }
 
     #[test]
@@ -359,12 +397,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join(FOLDER)).unwrap();
         fs::write(dir.path().join(FOLDER).join("half.new"), b"x").unwrap();
-        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
         let argv = words("x --token abcdef");
-        blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        blobs.keep(SESSION, &argv, &secrets::mask("x", &argv)).unwrap().unwrap();
         drop(blobs);
-        let blobs = Blobs::open(dir.path(), 1 << 20, 9).unwrap();
-        let id = blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 9).unwrap();
+        let id = blobs.keep(SESSION, &argv, &secrets::mask("x", &argv)).unwrap().unwrap();
         blobs.acknowledged(8);
         assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 2);
         // What this daemon made may be named by a record that is not written yet.
@@ -377,9 +415,9 @@ mod tests {
     #[test]
     fn a_damaged_blob_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path(), 1 << 20, 100).unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
         let argv = words("x --token abcdef");
-        let id = blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        let id = blobs.keep(SESSION, &argv, &secrets::mask("x", &argv)).unwrap().unwrap();
         fs::write(blobs.path(&id), b"other").unwrap();
         let error = blobs.of(&record(7, &id)).unwrap_err().to_string();
         assert!(error.contains(&hex::encode(id)) && error.contains("not what its name says"), "{error}");
@@ -395,13 +433,52 @@ mod tests {
     }
 
     #[test]
-    fn blobs_are_bounded() {
+    fn blobs_are_bounded_and_no_session_takes_the_room_of_others() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path(), 150_000, 0).unwrap();
+        let blobs = Blobs::open(dir.path(), Room { max_bytes: 1_000_000, session_percent: 25 }, 0).unwrap();
         let argv = vec![b"x".repeat(100_000)];
-        blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap();
-        let full = blobs.keep(&argv, &secrets::mask("x", &argv)).unwrap_err();
-        assert!(full.to_string().contains("must be shipped first"), "{full}");
+        let keep = |session: u8| blobs.keep(SessionId([session; 16]), &argv, &secrets::mask("x", &argv));
+        // A quarter of the million that is free, then of what is left: two blobs would be more.
+        keep(1).unwrap();
+        keep(1).unwrap();
+        let share = keep(1).unwrap_err().to_string();
+        assert!(share.contains("its share"), "{share}");
+        // Others still have theirs, until a single blob is more than a quarter of what is free.
+        (2..6).for_each(|session| assert!(keep(session).is_ok(), "session {session}"));
+        assert!(keep(6).is_err());
+    }
+
+    #[test]
+    fn what_no_record_will_name_is_discarded() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
+        let argv = words("x --token abcdef");
+        let id = blobs.keep(SESSION, &argv, &secrets::mask("x", &argv)).unwrap().unwrap();
+        blobs.discard(&[]);
+        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 1);
+        blobs.discard(&id);
+        assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 0);
+        assert!(blobs.held().all.is_empty());
+    }
+
+    #[test]
+    fn a_blob_that_cannot_be_written_is_an_error_and_takes_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
+        fs::remove_dir(dir.path().join(FOLDER)).unwrap();
+        let argv = words("x --token abcdef");
+        assert!(blobs.keep(SESSION, &argv, &secrets::mask("x", &argv)).is_err());
+        assert!(blobs.held().all.is_empty());
+    }
+
+    #[test]
+    fn values_of_listed_variables_are_kept_without_their_secrets() {
+        let text = "version: 1\nextends: default\nrecord_environment: [CI, \"APP_*\"]\n";
+        let policy = Policy::load(&[guard_policy::Source { name: "test", text }]).unwrap();
+        let env = words("CI=true APP_URL=https://bob:hunter22@h APP_TOKEN=abcdef HOME=/root odd");
+        let kept = env_values(&policy, &env);
+        let shown: Vec<_> = kept.iter().map(|v| [v.name.as_slice(), b"=", &v.value].concat()).collect();
+        assert_eq!(shown, words("CI=true APP_URL=https://bob:***@h APP_TOKEN=***"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use guard_proto::v1::{JournalRepair, NodeStart, NodeStop};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::adopt::{self, Plan};
-use crate::blobs::{Blobs, DigestKey};
+use crate::blobs::{Blobs, DigestKey, Room};
 use crate::config::{Config, Mode};
 use crate::exit::{Code, Failure, failed};
 use crate::kept::{self, Former};
@@ -149,7 +149,8 @@ fn open_journal(config: &Config, host: HostId) -> Result<(Journal, OpenReport), 
 
 /// Blobs may take a quarter of what records may.
 fn open_blobs(config: &Config, journal: &Journal) -> std::io::Result<(Blobs, DigestKey)> {
-    let blobs = Blobs::open(&config.journal.dir, (config.journal.max_mib << 20) / 4, journal.state().next_seq)?;
+    let room = Room { max_bytes: (config.journal.max_mib << 20) / 4, session_percent: config.journal.session_percent };
+    let blobs = Blobs::open(&config.journal.dir, room, journal.state().next_seq)?;
     Ok((blobs, DigestKey::open(&config.node.state_dir)?))
 }
 

@@ -32,6 +32,8 @@ pub struct Judged {
     pub timing: Timing,
     /// Digest of the blob with what the record cannot hold; empty if there is none.
     pub blob: Vec<u8>,
+    /// A request for review names that blob too.
+    pub requested: bool,
 }
 
 impl Judged {
@@ -39,12 +41,17 @@ impl Judged {
     pub fn shown(&self) -> Shown<'_> {
         Shown { entry: self.entry, root: self.root, env_notable: &self.env_notable, blob: &self.blob }
     }
+
+    /// The blob that nothing but the record of this exec names: without that record it would wait for ever.
+    pub fn own_blob(&self) -> Vec<u8> {
+        if self.requested { Vec::new() } else { self.blob.clone() }
+    }
 }
 
 /// Judges one exec and sees it through to its record, grant or refusal, or to a person.
 pub fn judge(node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, held: Held) {
     let mut judged = consult(node, session, &facts);
-    keep_blob(node, &facts, &mut judged);
+    keep_blob(node, session, &facts, &mut judged);
     let tier = judged.verdict.tier();
     if judged.entry || judged.root == facts.attempt.exec {
         deletes::started(node, session, judged.root, &facts);
@@ -63,8 +70,8 @@ pub fn judge(node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, held: 
 }
 
 /// Makes durable what the record cannot hold. Without it there is no whole record, so the exec is denied.
-fn keep_blob(node: &Node, facts: &Facts, judged: &mut Judged) {
-    match node.blobs.keep(&facts.argv, &facts.shown) {
+fn keep_blob(node: &Node, session: &Session, facts: &Facts, judged: &mut Judged) {
+    match node.blobs.keep(session.id, &facts.argv, &facts.shown) {
         Ok(blob) => judged.blob = blob.map(Vec::from).unwrap_or_default(),
         Err(error) => {
             tracing::warn!(%error, "the arguments of an exec cannot be kept");
@@ -124,6 +131,7 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         entry,
         timing: timing(facts),
         blob: Vec::new(),
+        requested: false,
     }
 }
 
@@ -206,8 +214,11 @@ pub fn admit(node: &Arc<Node>, session: &Arc<Session>, facts: &Facts, held: Held
         }
     }
     let opening = Opening::of(facts, judged.root);
-    let (of, open) = (Arc::clone(node), Arc::clone(session));
+    let (of, open, blob) = (Arc::clone(node), Arc::clone(session), judged.own_blob());
     node.append_then(session.id, Body::Exec(record), move |recorded| {
+        if recorded.is_err() {
+            of.blobs.discard(&blob);
+        }
         hold::release(&of, &open, &held, &opening, recorded);
     });
 }
@@ -240,8 +251,13 @@ pub fn deny(
         (detail, _) => detail.into(),
     };
     session.say("denied", format!("denied: {}: {why}", command(facts)), request_id);
-    let waiting = Arc::clone(session);
-    node.keep_then(session.id, Body::Exec(record), move |_| hold::answer(&waiting, &held, false));
+    let (of, waiting, blob) = (Arc::clone(node), Arc::clone(session), judged.own_blob());
+    node.keep_then(session.id, Body::Exec(record), move |kept| {
+        if !kept {
+            of.blobs.discard(&blob);
+        }
+        hold::answer(&waiting, &held, false);
+    });
 }
 
 /// A command for people, short.

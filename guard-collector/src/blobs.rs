@@ -11,14 +11,12 @@ use std::path::{Path, PathBuf};
 
 use guard_log::frame;
 use guard_log::record::Record;
+use guard_proto::BLOB_MAX;
 use guard_proto::v1::record_body::Body;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::body;
-
-/// Longest blob. The kernel's limit for arguments and environment together is 2 MiB.
-pub const BLOB_MAX: usize = 6 << 20;
 
 /// A blob's SHA-256.
 pub type BlobId = [u8; 32];

@@ -2,7 +2,8 @@
 //!
 //! It must not acknowledge what is not durable, and must not let a node speak for a host that is not its own. Everything a
 //! node sends is bounded here. Fails: `UNAVAILABLE` while the log takes no records (the host keeps its journal and comes
-//! again), `RESOURCE_EXHAUSTED` for a node that owes too much of its quota; a journal that forked ends with `FAILED_PRECONDITION` until the host begins a new epoch.
+//! again), `RESOURCE_EXHAUSTED` for a node that owes too much of its quota; a journal that forked ends with
+//! `FAILED_PRECONDITION` until the host begins a new epoch.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -163,7 +164,7 @@ impl Nodes {
         let mut batch = batch;
         let came = std::mem::take(&mut batch.blobs);
         let records = parse(batch)?;
-        let bytes = records.iter().map(|r| r.bytes().len()).sum();
+        let bytes = records.iter().map(|r| r.bytes().len()).chain(came.iter().map(Vec::len)).sum();
         let wait = self.quotas.take(node, records.len(), bytes, Instant::now());
         let wait = wait.map_err(|e| Status::resource_exhausted(e.to_string()))?;
         if !wait.is_zero() {

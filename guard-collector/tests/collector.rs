@@ -23,3 +23,5 @@ mod callers;
 mod crash;
 #[path = "collector/decisions.rs"]
 mod decisions;
+#[path = "collector/growth.rs"]
+mod growth;

@@ -20,6 +20,8 @@ pub const LOCAL_MESSAGE_MAX: usize = 1 << 20;
 pub const GRPC_MESSAGE_MAX: usize = 20 << 20;
 /// Name of the metadata with which `Query` says how many records of the log its answer covers.
 pub const LOG_SIZE: &str = "guard-log-size";
+/// Longest blob, in bytes: the kernel's limit for arguments and environment together is 2 MiB; with room for lengths.
+pub const BLOB_MAX: usize = 6 << 20;
 /// Path of the control socket when the configuration names no other.
 pub const CONTROL_SOCKET: &str = "/run/guard/control.sock";
 
