@@ -20,6 +20,7 @@ const FILES: &[(&str, &str)] = &[
     ("namespaces.py", include_str!("../attacks/namespaces.py")),
     ("ptrace.py", include_str!("../attacks/ptrace.py")),
     ("try.py", include_str!("../attacks/try.py")),
+    ("try_listed.py", include_str!("../attacks/try_listed.py")),
     ("probes.py", include_str!("../attacks/probes.py")),
     ("long_argv.py", include_str!("../attacks/long_argv.py")),
     ("heartbeat.py", include_str!("../attacks/heartbeat.py")),

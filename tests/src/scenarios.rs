@@ -47,6 +47,7 @@ scenarios! {
     long_argv_is_judged_and_recorded in usage, 90 s;
     secrets_in_arguments_are_written_nowhere in secrets, 120 s;
     long_arguments_are_kept_whole_beside_the_log in secrets, 120 s;
+    p2_arguments_that_cannot_be_kept in secrets, 120 s;
     bad_policy_is_refused_with_line in usage, 120 s;
     p2_daemon_killed_while_held in fail_closed, 150 s;
     p2_daemon_stopped in fail_closed, 150 s;
@@ -94,6 +95,7 @@ scenarios! {
     strict_profile_refuses_mappings in mappings, 120 s;
     p4_collector_killed_again_and_again in log, 180 s;
     p4_collector_absent_then_back in log, 180 s;
+    p5_older_copy_of_the_log_is_not_believed in log, 180 s;
     p6_neighbours in neighbours, 120 s;
     p7_identity in identity, 90 s;
     p7_initiator_does_not_approve in identity, 90 s;

@@ -102,3 +102,55 @@ pub fn p1_no_room_no_exec() -> Result<()> {
     ctl::verify()?;
     sequences_are_whole(from)
 }
+
+/// The whole collector put back to an older copy, its lock too, so that nothing on its own machine can tell.
+pub fn p5_older_copy_of_the_log_is_not_believed() -> Result<()> {
+    const COLLECTOR: &str = "/var/lib/guard/collector";
+    let (older, newest) = ("/var/lib/guard/collector-older", "/var/lib/guard/collector-newest");
+    guest::kill_collector()?;
+    copy(COLLECTOR, older)?;
+    guest::start_collector()?;
+    guest::enforcing()?;
+    let ran = session::run(&ALICE, &["true"])?;
+    ctl::records(&ran.id)?;
+    until_true("what ran is in the public checkpoint", seconds(30), || {
+        let status = ctl::json("root", &["status"])?;
+        Ok(status["checkpoint_size"] == status["log_size"])
+    })?;
+    // One more, so that the host has seen that checkpoint.
+    session::run(&ALICE, &["true"])?;
+    ctl::shipped()?;
+    guest::kill_collector()?;
+    std::fs::rename(COLLECTOR, newest)?;
+    std::fs::rename(older, COLLECTOR)?;
+    guest::start_collector()?;
+    let refused = until_refused();
+    guest::kill_collector()?;
+    std::fs::remove_dir_all(COLLECTOR)?;
+    std::fs::rename(newest, COLLECTOR)?;
+    guest::start_collector()?;
+    refused?;
+    guest::enforcing()?;
+    ctl::shipped()?;
+    let said = ctl::records_from(0)?.into_iter().filter(|r| r["kind"] == "checkpoint_refused").collect::<Vec<_>>();
+    ensure(said.len() == 1 && said.iter().all(|r| r["body"]["what"] == "rollback"), format!("{said:?}"))?;
+    ctl::verify().map(drop)
+}
+
+fn copy(from: &str, to: &str) -> Result<()> {
+    let _ = std::fs::remove_dir_all(to);
+    let copied = std::process::Command::new("cp").args(["-a", from, to]).status()?;
+    ensure(copied.success(), format!("{from} could not be copied"))
+}
+
+/// The host says why it does not ship, and keeps what it has.
+fn until_refused() -> Result<()> {
+    until_true("the host refuses the older copy", seconds(40), || {
+        let local = ctl::json("root", &["status", "--local"])?;
+        let why = local["collector_error"].as_str().unwrap_or_default();
+        Ok(why.contains("is not believed (rollback)") && local["collector_connected"] == false)
+    })?;
+    session::run(&ALICE, &["true"])?;
+    let local = ctl::json("root", &["status", "--local"])?;
+    ensure(local["report"]["journal_backlog"].as_u64().is_some_and(|b| b > 0), "records went to the older copy")
+}

@@ -7,10 +7,10 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::ctl;
-use crate::guest::ensure;
-use crate::session::{ALICE, Session};
+use crate::guest::{self, ensure};
+use crate::session::{self, ALICE, Session};
 use crate::wait::{output, seconds};
+use crate::{attacks, ctl};
 
 /// What no file of Guard's may hold.
 const SECRET: &str = "hunter22-never-written";
@@ -19,16 +19,14 @@ const WRITTEN: [&str; 2] = ["/var/lib/guard", "/run/guard"];
 
 pub fn secrets_in_arguments_are_written_nowhere() -> Result<()> {
     let word = format!("--password={SECRET}");
-    let session = Session::attack(&ALICE, "try.py", &["/bin/echo", &word, &format!("https://bob:{SECRET}@host/")])?;
-    let reviewed = ctl::pending(&session.id);
-    if let Ok(request) = &reviewed {
-        ensure(!request.to_string().contains(SECRET), "a reviewer is shown the secret")?;
-        ctl::approve(request, &[])?;
-    }
+    let session = Session::attack(&ALICE, "try.py", &["/usr/bin/true", &word, &format!("https://bob:{SECRET}@host/")])?;
+    let request = ctl::pending(&session.id)?;
+    ensure(!request.to_string().contains(SECRET), "a reviewer is shown the secret")?;
+    ctl::approve(&request, &[])?;
     let ended = session.wait(seconds(60))?;
     let records = ctl::records(&ended.id)?;
-    let exec = ctl::execs_of(&records, "/bin/echo");
-    let facts = exec.first().map(|r| &r["body"]["facts"]).context("no record of echo")?;
+    let exec = ctl::execs_of(&records, "/usr/bin/true");
+    let facts = exec.first().map(|r| &r["body"]["facts"]).context("no record of true")?;
     ensure(facts["argv"][1] == "--password=***" && facts["argv"][2] == "https://bob:***@host/", facts)?;
     ensure(facts["masked"].as_array().is_some_and(|m| m.len() == 2), facts)?;
     written_nowhere()?;
@@ -82,4 +80,38 @@ pub fn long_arguments_are_kept_whole_beside_the_log() -> Result<()> {
     ensure(facts["argv_count"] == blob["argv"].as_array().map_or(0, Vec::len), "arguments are missing")?;
     let left = std::fs::read_dir("/var/lib/guard/journal/blobs")?.count();
     ensure(left == 0, format!("{left} blobs are still on the host after they were shipped"))
+}
+
+/// Arguments that no record can hold, and no place to keep them: no exec. Others run on.
+pub fn p2_arguments_that_cannot_be_kept() -> Result<()> {
+    const BLOBS: &str = "/var/lib/guard/journal/blobs";
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "ro", "tmpfs", BLOBS]).status()?;
+    ensure(mounted.success(), "the folder of blobs could not be made read-only")?;
+    let tried = without_room();
+    let free = Command::new("umount").arg(BLOBS).status()?;
+    ensure(free.success(), "the folder of blobs stays read-only")?;
+    tried?;
+    let again = attempt("/bin/echo", &["--token", SECRET])?;
+    ensure(again.out.ends_with("ran 0\n"), format!("with room again: {again}"))
+}
+
+fn without_room() -> Result<()> {
+    let refused = attempt("/bin/echo", &["--token", SECRET])?;
+    ensure(refused.out.trim() == "errno 1", &refused)?;
+    let records = ctl::records(&refused.id)?;
+    let exec = ctl::execs_of(&records, "/bin/echo");
+    let body = exec.first().map(|r| &r["body"]).context("the refusal has no record")?;
+    let rule = body["verdict"]["reasons"][0]["rule"].as_str().unwrap_or_default();
+    ensure(body["disposition"] == "denied" && rule == "builtin.not-kept", body)?;
+    ensure(!body.to_string().contains(SECRET), "the record of the refusal holds the secret")?;
+    let ordinary = attempt("/usr/bin/true", &[])?;
+    ensure(ordinary.out.trim() == "ran 0", format!("an exec that needs no blob: {ordinary}"))
+}
+
+/// One exec, its arguments given through a file: the session's own start must not need a blob.
+fn attempt(program: &str, args: &[&str]) -> Result<session::Ended> {
+    let dir = guest::fresh_dir("kept")?;
+    let list = format!("{dir}/command");
+    std::fs::write(&list, [&[program], args].concat().join("\n"))?;
+    session::run(&ALICE, &["python3", &attacks::path("try_listed.py"), &list])
 }

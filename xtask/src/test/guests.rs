@@ -26,13 +26,14 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
 }
 
 /// Beginnings of the names of scenarios that are about user space alone: they need not run on every kernel.
-const USER_SPACE: [&str; 18] = [
+const USER_SPACE: [&str; 20] = [
     "exit_codes_",
     "terminal_",
     "bad_policy_",
     "flood_of_records_",
     "long_arguments_",
     "p1_no_room_",
+    "p2_arguments_that_",
     "p2_deletions_far_",
     "p2_entry_ended_",
     "p2_expiry_without_",
@@ -40,6 +41,7 @@ const USER_SPACE: [&str; 18] = [
     "p2_requests_",
     "p2_second_daemon_",
     "p4_collector_",
+    "p5_",
     "p7_",
     "p8_status_",
     "review_",
