@@ -12,7 +12,7 @@ use guard_common::{GuardEvent, guard_outcome, reason};
 use guard_proto::v1::{ExecFacts, Reason, Verdict};
 use serde::Deserialize;
 
-use crate::facts::{Facts, Shown};
+use crate::facts::{Facts, ForRecord};
 use crate::kernel::spawn;
 use crate::node::Node;
 use crate::outcome::until_nul;
@@ -138,7 +138,9 @@ fn ask(node: &Arc<Node>, session: &Arc<Session>, event: &GuardEvent) {
     let shown = if event.root == 0 { event.exec } else { event.root };
     let command = session.deletes.command(shown);
     let facts = match &command {
-        Some(facts) => facts.to_proto(node, Shown { entry: event.root == 0, root: event.root, ..Shown::default() }),
+        Some(facts) => {
+            facts.to_proto(node, ForRecord { entry: event.root == 0, root: event.root, ..ForRecord::default() })
+        }
         None => ExecFacts {
             exec_id: shown,
             boot_id: node.boot_id.clone(),

@@ -352,7 +352,7 @@ impl Facts {
     }
 
     /// As a record carries them. `blob` is the digest of what it cannot hold, if that was kept.
-    pub fn to_proto(&self, node: &Node, judged: Shown<'_>) -> ExecFacts {
+    pub fn to_proto(&self, node: &Node, judged: ForRecord<'_>) -> ExecFacts {
         let (argv, argv_omitted) = record::bounded_argv(&self.shown.argv);
         ExecFacts {
             exec_id: self.attempt.exec,
@@ -387,7 +387,7 @@ impl Facts {
 
 /// What was made of facts, as far as their record says it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Shown<'a> {
+pub struct ForRecord<'a> {
     /// It is the session's entry process.
     pub entry: bool,
     /// The exec for which a person is asked.

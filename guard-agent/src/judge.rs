@@ -11,7 +11,7 @@ use guard_proto::v1::{Disposition, Exec, Reason, Timing, Verdict};
 
 use crate::approvals::Right;
 use crate::deletes;
-use crate::facts::{Facts, Shown};
+use crate::facts::{Facts, ForRecord};
 use crate::hold::{self, Opening};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
@@ -38,8 +38,8 @@ pub struct Judged {
 
 impl Judged {
     /// As far as the record of the facts says it.
-    pub fn shown(&self) -> Shown<'_> {
-        Shown { entry: self.entry, root: self.root, env_notable: &self.env_notable, blob: &self.blob }
+    pub fn for_record(&self) -> ForRecord<'_> {
+        ForRecord { entry: self.entry, root: self.root, env_notable: &self.env_notable, blob: &self.blob }
     }
 
     /// The blob that nothing but the record of this exec names: without that record it would wait for ever.
@@ -182,7 +182,7 @@ fn newest_writable(facts: &Facts) -> i64 {
 fn exec_record(node: &Node, session: &Session, facts: &Facts, judged: &Judged, disposition: Disposition) -> Exec {
     Exec {
         identity: Some(session.identity.clone()),
-        facts: Some(facts.to_proto(node, judged.shown())),
+        facts: Some(facts.to_proto(node, judged.for_record())),
         verdict: Some(judged.verdict.clone()),
         disposition: disposition.into(),
         timing: Some(judged.timing),

@@ -91,7 +91,7 @@ fn text(found: &Examined, out: &Out) -> String {
     let verdict = if found.is_whole() { out.paint(Tone::Good, "OK") } else { out.paint(Tone::Bad, "DAMAGED") };
     let id = |id: Option<String>| id.unwrap_or_else(|| "unknown".into());
     let mut text = format!(
-        "journal {verdict}: {} records in {} segments, {} to {}; below {} acknowledged\nhost {}, epoch {}\n",
+        "journal {verdict}: {} records in {} segments, {} to {}; noted as acknowledged: below {}\nhost {}, epoch {}\n",
         found.records,
         found.segments,
         found.first_seq.unwrap_or(found.next_seq),
