@@ -49,7 +49,7 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
     let signals = spawn::signal_fd(&SIGNALS).map_err(failed(Code::Internal))?;
     let forked = Forked::fork().map_err(failed(Code::Internal))?;
     preflight::raise_descriptor_limit(config);
-    let node = start(config, forked)?;
+    let node = start(config, forked, heart)?;
     heap::give_back();
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(mode = crate::status::mode(&node).0, "ready");
@@ -61,7 +61,7 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
     Ok(())
 }
 
-fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
+fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Failure> {
     ship::endpoint(&config.collector).map_err(failed(Code::Config))?;
     let policy = node::load_policy(config).map_err(failed(Code::Config))?;
     let host = host_id(&config.node.state_dir)?;
@@ -72,13 +72,15 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     let found = kept::read(&config.node.state_dir);
     let boot_id = read_line("/proc/sys/kernel/random/boot_id");
     let launcher = forked.connect().map_err(failed(Code::Internal))?;
-    let kernel = load_kernel(config)?;
+    heart.step();
+    let kernel = load_kernel(config, heart)?;
     let reach = Reach::new(config).map_err(failed(Code::Config))?;
     reach.install(config, &kernel).map_err(failed(Code::Unavailable))?;
     let plan = adopt::plan(config, &kernel, &boot_id, found);
     let protected = Protected::new(config).map_err(failed(Code::Config))?;
     protected.sessions_go_on(&kernel, plan.homes()).map_err(failed(Code::Unavailable))?;
     let empty = plan.clear_the_rest(config, &kernel)?;
+    heart.step();
     let measured =
         canary::measure_at_start(&kernel, &launcher, &config.kernel.cgroup).map_err(failed(Code::Unavailable))?;
     if config.kernel.mode == Mode::Enforce && !measured.enforcing() {
@@ -106,6 +108,7 @@ fn start(config: &Config, forked: Forked) -> Result<Arc<Node>, Failure> {
     for warning in preflight::support(config, 0, &[]).warnings {
         tracing::warn!("{warning}");
     }
+    heart.step();
     record_start(&node, &opened, plan.adopted())?;
     succeed(&node, plan, empty)?;
     ship::spawn(&node).map_err(failed(Code::Internal))?;
@@ -154,7 +157,7 @@ fn open_blobs(config: &Config, journal: &Journal) -> std::io::Result<(Blobs, Dig
     Ok((blobs, DigestKey::open(&config.node.state_dir)?))
 }
 
-fn load_kernel(config: &Config) -> Result<Kernel, Failure> {
+fn load_kernel(config: &Config, heart: &Heart) -> Result<Kernel, Failure> {
     let dir = &config.kernel.cgroup;
     if !dir.exists() {
         fs::create_dir(dir).map_err(|e| Failure {
@@ -164,7 +167,7 @@ fn load_kernel(config: &Config) -> Result<Kernel, Failure> {
     }
     share_out(config)?;
     let options = LoadOptions { pin_dir: config.kernel.pin_dir.clone(), cgroup: dir.clone() };
-    let kernel = Kernel::load(&options).map_err(failed(Code::Unavailable))?;
+    let kernel = Kernel::load(&options, &|| heart.step()).map_err(failed(Code::Unavailable))?;
     for (program, instructions) in kernel.instructions() {
         tracing::debug!(program, instructions, "verified");
     }

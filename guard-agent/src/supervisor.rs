@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::exit::Code;
 use crate::kernel::spawn;
 
-/// Time that a daemon may take until it is ready.
+/// Time that a daemon may take for one step of its start.
 const READY: Duration = Duration::from_secs(60);
 /// Time that a daemon may take to leave its sessions to the next one.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -27,13 +27,23 @@ pub const UPGRADE_SIGNAL: i32 = libc::SIGUSR2;
 /// Signals that reach the daemon through its signal descriptor.
 pub const SIGNALS: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, LEAVE_SIGNAL];
 
-/// The daemon's end: one byte means "I live"; the first one means "I am ready".
+/// What the daemon says while it starts, after each step.
+const STEP: u8 = b'+';
+/// What the daemon says from when it is ready.
+const BEAT: u8 = b'.';
+
+/// The daemon's end of the pipe on which it says that it lives.
 pub struct Heart(OwnedFd);
 
 impl Heart {
-    /// Gives a sign of life.
+    /// Gives a sign of life; the first one says that the daemon is ready.
     pub fn beat(&self) {
-        let _ = rustix::io::write(&self.0, b".");
+        let _ = rustix::io::write(&self.0, &[BEAT]);
+    }
+
+    /// Says that the start goes on: on a slow or busy host the kernel's verifier takes its time.
+    pub fn step(&self) {
+        let _ = rustix::io::write(&self.0, &[STEP]);
     }
 }
 
@@ -149,8 +159,8 @@ fn watch(pid: i32, beats: &OwnedFd, signals: &OwnedFd, heartbeat: Duration) -> i
         let (beat, signal) = (beat.revents().contains(PollFlags::IN), !signal.revents().is_empty());
         if beat {
             let mut bytes = [0_u8; 64];
-            let _ = rustix::io::read(beats, &mut bytes);
-            ready = true;
+            let count = rustix::io::read(beats, &mut bytes).unwrap_or(0);
+            ready |= bytes.get(..count).is_some_and(|said| said.contains(&BEAT));
             last = Instant::now();
         }
         if signal {

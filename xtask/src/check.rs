@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{build, host, rooms};
+use crate::{build, features, host, rooms};
 
 /// Runs all of them.
 pub fn all() -> Result<()> {
@@ -10,6 +10,7 @@ pub fn all() -> Result<()> {
     host::run(build::cargo().args(["fmt", "--all", "--check"]))?;
     host::say("check: dependency rules");
     rooms::check()?;
+    features::check()?;
     if host::has("cargo-deny") {
         // Licences, versions and sources as deny.toml says; the rules of our own crates are checked above in any case.
         host::run(build::cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;

@@ -21,6 +21,7 @@ mod bypass;
 mod check;
 mod cpio;
 mod demo;
+mod features;
 mod guest;
 mod host;
 mod kernels;

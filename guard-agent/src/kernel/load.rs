@@ -151,8 +151,8 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads, attaches and pins everything; takes over what an earlier daemon has pinned.
-    pub fn load(options: &LoadOptions) -> Result<Self, KernelError> {
+    /// Loads, attaches and pins everything; takes over what an earlier daemon has pinned. Calls `step` as it gets on.
+    pub fn load(options: &LoadOptions, step: &(dyn Fn() + Sync)) -> Result<Self, KernelError> {
         if object::bytes().is_empty() {
             return Err(KernelError::NoObject);
         }
@@ -167,7 +167,7 @@ impl Kernel {
         }
         let loader_btf = aya::Btf::from_sys_fs()?;
         let begun = Instant::now();
-        programs::load(&mut ebpf, &loader_btf, &btf)?;
+        programs::load(&mut ebpf, &loader_btf, &btf, step)?;
         tracing::debug!(took = ?begun.elapsed(), "the verifier has accepted the programs");
         let mut instructions = Vec::new();
         let mut missing = Vec::new();
@@ -180,6 +180,7 @@ impl Kernel {
             };
             instructions.push((name.to_owned(), verified));
             pin_link(link, &pins, name)?;
+            step();
         }
         let replaced = remove_other_layouts(&options.pin_dir, &pins);
         let log = aya_log::EbpfLogger::init(&mut ebpf).map_err(|error| KernelError::Io {

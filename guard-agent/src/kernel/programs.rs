@@ -103,8 +103,8 @@ fn release_before(release: &str, than: (u32, u32)) -> bool {
 }
 
 /// Has the verifier look at every program, several at a time: that is most of a daemon's start. What the kernel has no hook
-/// for, and may do without, is left out.
-pub fn load(ebpf: &mut Ebpf, btf: &aya::Btf, types: &Btf) -> Result<(), KernelError> {
+/// for, and may do without, is left out. Calls `step` after each.
+pub fn load(ebpf: &mut Ebpf, btf: &aya::Btf, types: &Btf, step: &(dyn Fn() + Sync)) -> Result<(), KernelError> {
     const AT_ONCE: usize = 4;
     let mut wanted: HashMap<&'static str, &Hook> = PROGRAMS
         .iter()
@@ -126,6 +126,7 @@ pub fn load(ebpf: &mut Ebpf, btf: &aya::Btf, types: &Btf) -> Result<(), KernelEr
         while let Some((name, hook, program)) = next() {
             load_one(program, hook, btf)
                 .map_err(|source| KernelError::Program { program: name, source: Box::new(source) })?;
+            step();
         }
         Ok(())
     };
