@@ -154,6 +154,8 @@ fn judge(
     previous: Option<Checkpoint>,
     policy: Option<&Policy>,
 ) -> Result<(AuditReport, Option<Cosigned>)> {
+    // First: what comes after it in a log that grows holds it.
+    let earlier = cosigned::fetch(source)?;
     let report = audit(source, verifier, &AuditOptions { previous }, &mut |_, _| {});
     let mut report = report.map_err(|error| match error {
         VerifyError::Source(e) => CliError::new(Exit::Unavailable, e),
@@ -161,7 +163,8 @@ fn judge(
             CliError::new(Exit::No, format_args!("log verification failed: {e}"))
         }
     })?;
-    let cosigned = policy.and_then(|policy| cosigned::judge(policy, &mut report));
+    let cosigned =
+        policy.and_then(|policy| cosigned::judge(policy, (source, verifier), earlier.as_deref(), &mut report));
     Ok((report, cosigned))
 }
 

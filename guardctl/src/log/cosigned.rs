@@ -7,9 +7,11 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use guard_log::note::Verifier;
 use guard_log::policy::{Cosigned, POLICY_MAX, Policy};
-use guard_log::tiles::CHECKPOINT;
-use guard_log::verify::{AuditReport, Finding, Severity};
+use guard_log::proof::Growth;
+use guard_log::tiles::{CHECKPOINT, COSIGNED};
+use guard_log::verify::{AuditReport, Finding, Severity, Source};
 use serde_json::{Value, json};
 
 use crate::exit::{CliError, Exit, Result};
@@ -35,19 +37,49 @@ pub fn vkey(policy: &Policy, origin: &str) -> Result<String> {
     Ok(log.vkey())
 }
 
-/// Counts the cosignatures; too few become a finding.
-pub fn judge(policy: &Policy, report: &mut AuditReport) -> Option<Cosigned> {
-    let (cosigned, detail) = match policy.open(&report.note) {
-        Ok(cosigned) if cosigned.quorum => return Some(cosigned),
-        Ok(cosigned) => {
-            let detail = lacking(&cosigned);
-            (Some(cosigned), detail)
-        }
-        Err(e) => (None, e.to_string()),
+/// The newest checkpoint that witnesses cosigned, where the log keeps one.
+pub fn fetch(source: &dyn Source) -> Result<Option<Vec<u8>>> {
+    source.fetch(COSIGNED).map_err(|e| CliError::new(Exit::Unavailable, e))
+}
+
+/// Counts the cosignatures of the checkpoint that was audited or, if they are too few, of the one that witnesses cosigned last:
+/// the audited one has to continue it. Too few become a finding.
+pub fn judge(
+    policy: &Policy,
+    log: (&dyn Source, &Verifier),
+    earlier: Option<&[u8]>,
+    report: &mut AuditReport,
+) -> Option<Cosigned> {
+    let newest = policy.open(&report.note).map_err(|e| e.to_string());
+    if newest.as_ref().is_ok_and(|cosigned| cosigned.quorum) {
+        return newest.ok();
+    }
+    let (where_, judged) = match earlier {
+        None => (CHECKPOINT, newest),
+        Some(note) => (COSIGNED, continued(policy, log, note, report)),
     };
-    let where_ = CHECKPOINT.to_owned();
-    report.findings.push(Finding { severity: Severity::Error, what: "no_quorum", where_, detail });
-    cosigned
+    let detail = match &judged {
+        Ok(cosigned) if cosigned.quorum => return judged.ok(),
+        Ok(cosigned) => lacking(cosigned),
+        Err(error) => error.clone(),
+    };
+    report.findings.push(Finding { severity: Severity::Error, what: "no_quorum", where_: where_.to_owned(), detail });
+    judged.ok()
+}
+
+/// An earlier checkpoint with its cosignatures, if the audited one continues it.
+fn continued(
+    policy: &Policy,
+    (source, verifier): (&dyn Source, &Verifier),
+    note: &[u8],
+    report: &AuditReport,
+) -> std::result::Result<Cosigned, String> {
+    let cosigned = policy.open(note).map_err(|e| e.to_string())?;
+    let (head, text) = (&report.checkpoint, String::from_utf8_lossy(&report.note));
+    Growth::make(source, head.size, cosigned.checkpoint.size, &text, head)
+        .and_then(|growth| growth.verify(&cosigned.checkpoint, verifier))
+        .map_err(|e| format!("the checkpoint of {} leaves does not continue the cosigned one: {e}", head.size))?;
+    Ok(cosigned)
 }
 
 /// What is lacking, in words.
@@ -60,7 +92,7 @@ pub fn lacking(cosigned: &Cosigned) -> String {
 /// For machines.
 pub fn json(cosigned: &Cosigned) -> Value {
     let by: Vec<Value> = cosigned.by.iter().map(|(name, time)| json!({"witness": name, "time": time})).collect();
-    json!({"quorum": cosigned.quorum, "by": by, "missing": cosigned.missing})
+    json!({"quorum": cosigned.quorum, "size": cosigned.checkpoint.size, "by": by, "missing": cosigned.missing})
 }
 
 /// A line for people.
@@ -69,7 +101,7 @@ pub fn text(cosigned: &Cosigned) -> String {
         cosigned.by.iter().map(|(name, time)| format!("{} at {}", escape_str(name), when(*time))).collect();
     let quorum = if cosigned.quorum { "quorum" } else { "NO quorum" };
     let by = if by.is_empty() { "nobody".to_owned() } else { by.join(", ") };
-    format!("{quorum}: cosigned by {by} (their clocks)\n")
+    format!("{quorum} at {} records: cosigned by {by} (their clocks)\n", cosigned.checkpoint.size)
 }
 
 fn when(seconds: u64) -> String {
