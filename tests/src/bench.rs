@@ -35,7 +35,7 @@ const PINS: &str = "/sys/fs/bpf/guard";
 /// Runs everything and prints JSON.
 pub fn run(rounds: Option<&str>) -> Result<bool> {
     let rounds: usize = rounds.map_or(Ok(ROUNDS), str::parse).context("ROUNDS is a number")?;
-    guest::recover()?;
+    guest::recover(false)?;
     let programs = programs::measured()?;
     let flood = flood::measured()?;
     eprintln!("flood: {flood}");

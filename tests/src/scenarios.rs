@@ -26,15 +26,22 @@ pub struct Scenario {
     pub name: &'static str,
     /// Seconds after which it has failed.
     pub limit: u64,
+    /// Whether it begins with a daemon of its own configuration: then it does not matter what the one before left running.
+    pub own: bool,
     /// What it does.
     pub run: fn() -> Result<()>,
 }
 
 macro_rules! scenarios {
-    ($($name:ident in $module:ident, $limit:literal s;)*) => {
+    ($($name:ident in $module:ident, $limit:literal s $($own:ident)?;)*) => {
         /// Every scenario, in the order in which they run.
         pub const ALL: &[Scenario] = &[
-            $(Scenario { name: stringify!($name), limit: $limit, run: $module::$name },)*
+            $(Scenario {
+                name: stringify!($name),
+                limit: $limit,
+                own: !stringify!($($own)?).is_empty(),
+                run: $module::$name,
+            },)*
         ];
     };
 }
@@ -60,15 +67,15 @@ scenarios! {
     p2_privileged_ways_out_as_user in outward, 120 s;
     p2_privileged_ways_out_as_root in outward, 120 s;
     p2_namespaces_denied in outward, 90 s;
-    p2_namespaces_adopted in outward, 240 s;
+    p2_namespaces_adopted in outward, 240 s own;
     p2_host_mounts_made_later_are_judged in outward, 90 s;
-    p2_unix_sockets_outside in sockets, 150 s;
-    p2_network_rules in sockets, 120 s;
+    p2_unix_sockets_outside in sockets, 150 s own;
+    p2_network_rules in sockets, 120 s own;
     p2_start_files_are_not_changed in paths, 90 s;
     p2_root_does_not_change_what_the_system_runs in paths, 60 s;
-    p2_credentials_are_read_by_named_programs_only in paths, 120 s;
-    p2_deletions_beyond_the_budget_need_a_person in paths, 150 s;
-    p2_deletions_far_beyond_the_budget_kill_the_tree in paths, 120 s;
+    p2_credentials_are_read_by_named_programs_only in paths, 120 s own;
+    p2_deletions_beyond_the_budget_need_a_person in paths, 150 s own;
+    p2_deletions_far_beyond_the_budget_kill_the_tree in paths, 120 s own;
     p2_session_outlives_the_daemon in life, 180 s;
     p2_only_its_guardctl_comes_again in life, 150 s;
     p2_supervisor_killed_then_adopted in life, 150 s;
@@ -90,9 +97,9 @@ scenarios! {
     p3_script_name_turned_behind_env in script_names, 180 s;
     script_names_are_free_afterwards in script_names, 90 s;
     p3_ptrace in same_bytes, 60 s;
-    bypass_file_changed_in_review in swaps, 200 s;
+    bypass_file_changed_in_review in swaps, 200 s own;
     mappings_are_recorded in mappings, 90 s;
-    strict_profile_refuses_mappings in mappings, 120 s;
+    strict_profile_refuses_mappings in mappings, 120 s own;
     p4_collector_killed_again_and_again in log, 180 s;
     p4_collector_absent_then_back in log, 180 s;
     p5_older_copy_of_the_log_is_not_believed in log, 180 s;
@@ -103,14 +110,14 @@ scenarios! {
     p8_status_is_measured in identity, 120 s;
     review_approved_runs in review, 60 s;
     review_denied_does_not_run in review, 60 s;
-    review_timeout_denies in review, 120 s;
+    review_timeout_denies in review, 120 s own;
     review_root_covers_descendants in review, 60 s;
-    review_after_hold_max_is_a_one_use_right in review, 150 s;
-    runtimes_live_through_a_minute_of_review in review, 300 s;
+    review_after_hold_max_is_a_one_use_right in review, 150 s own;
+    runtimes_live_through_a_minute_of_review in review, 300 s own;
     flood_of_execs_harms_no_other_session in floods, 240 s;
     flood_of_events_leaves_room_for_others in floods, 120 s;
     flood_of_acts_is_counted in floods, 120 s;
-    flood_of_forks_ends_at_the_limit in floods, 120 s;
+    flood_of_forks_ends_at_the_limit in floods, 120 s own;
     flood_of_records_leaves_room_for_others in floods, 180 s;
     p1_no_room_no_exec in log, 240 s;
     verifier_budget in neighbours, 30 s;

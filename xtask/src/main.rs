@@ -19,11 +19,13 @@ mod bench;
 mod build;
 mod bypass;
 mod check;
+mod collector;
 mod cpio;
 mod demo;
 mod features;
 mod guest;
 mod host;
+mod interop;
 mod kernels;
 mod rooms;
 mod soak;
@@ -51,6 +53,8 @@ enum Command {
     Check,
     /// Measures the figures of docs/performance.md in a guest.
     Bench(bench::BenchArgs),
+    /// Holds the log to programs that others wrote: a witness.
+    Interop,
     /// Long runs: many power cuts, scenarios again and again.
     Soak(soak::SoakArgs),
 }
@@ -81,6 +85,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Test(args) => test::command(&args),
         Command::Check => check::all().map(|()| 0),
         Command::Bench(args) => bench::command(&args),
+        Command::Interop => interop::command(),
         Command::Soak(args) => soak::command(&args),
     }
 }

@@ -9,7 +9,8 @@ use std::time::Instant;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use crate::{build, host, kernels, vm};
+use crate::collector::Tools;
+use crate::{build, host, interop, kernels, vm};
 
 mod guests;
 pub mod powercut;
@@ -17,8 +18,8 @@ mod units;
 
 /// Power cuts of `p1_record_before_run` in a test run.
 const CUTS: u32 = 10;
-/// The kernel on which what the host drives is run.
-const HOST_DRIVEN_ON: &str = "6.12";
+/// The kernel on which everything runs.
+const MAIN: &str = "6.12";
 
 /// `cargo xtask test`.
 #[derive(Args)]
@@ -74,18 +75,19 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     };
     if args.kernels.is_empty() {
         note("unit and integration tests", units::run(filter)?, &mut all);
+        if "interop_witness".contains(filter) {
+            let mut tally = Tally::default();
+            tally.add("interop_witness", Tools::debug().and_then(|tools| interop::witness(&tools)));
+            note("programs of others", tally, &mut all);
+        }
     }
     let scenarios = guests::matching(filter)?;
-    // Asked for by name or by kernel: all of it. Else what does not depend on the kernel runs on one.
+    // Asked for by name or by kernel: all of it. Else what need not run on each kernel runs on one.
     let whole = args.all || !filter.is_empty() || !args.kernels.is_empty();
     vm::prepare(&series)?;
-    for (series, tally) in in_guests(series, |series| {
-        let once = whole || series.name == HOST_DRIVEN_ON;
-        let mut tally = guests::run(series, &scenarios, once, whole);
-        if series.name == HOST_DRIVEN_ON {
-            host_driven(series, filter, args.cuts, &mut tally);
-        }
-        tally
+    for (series, tally) in in_guests(series, |series, part| match part {
+        Part::Scenarios => guests::run(series, &scenarios, whole || series.name == MAIN, whole),
+        Part::HostDriven => host_driven(series, filter, args.cuts),
     })? {
         note(&format!("kernel {}", series.name), tally, &mut all);
     }
@@ -104,16 +106,26 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     Ok(u8::from(!all.failed.is_empty()))
 }
 
-/// Guests wait a lot: two at a time, each with a kernel of its own. The longest begins first.
+/// What runs on a kernel.
+#[derive(Clone, Copy)]
+enum Part {
+    Scenarios,
+    HostDriven,
+}
+
+/// Guests wait a lot: two at a time. The longest begins first.
 fn in_guests(
     mut series: Vec<kernels::Series>,
-    run: impl Fn(kernels::Series) -> Tally + Sync,
+    run: impl Fn(kernels::Series, Part) -> Tally + Sync,
 ) -> Result<Vec<(kernels::Series, Tally)>> {
     const AT_ONCE: usize = 2;
-    series.sort_by_key(|series| series.name != HOST_DRIVEN_ON);
-    let queue = Mutex::new(series.into_iter());
+    series.sort_by_key(|series| series.name != MAIN);
+    let host_driven = series.iter().filter(|series| series.name == MAIN).map(|series| (*series, Part::HostDriven));
+    let host_driven: Vec<_> = host_driven.collect();
+    let parts: Vec<_> = series.into_iter().map(|series| (series, Part::Scenarios)).chain(host_driven).collect();
+    let queue = Mutex::new(parts.into_iter());
     let next = || queue.lock().ok()?.next();
-    let work = || std::iter::from_fn(next).map(|series| (series, run(series))).collect::<Vec<_>>();
+    let work = || std::iter::from_fn(next).map(|(series, part)| (series, run(series, part))).collect::<Vec<_>>();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
         let mut done = Vec::new();
@@ -129,17 +141,19 @@ fn chosen(names: &[String]) -> Result<Vec<kernels::Series>> {
 }
 
 /// What needs more than one boot, or a kernel without Guard's hooks.
-fn host_driven(series: kernels::Series, filter: &str, cuts: u32, tally: &mut Tally) {
+fn host_driven(series: kernels::Series, filter: &str, cuts: u32) -> Tally {
     type Test<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
     let tests: [Test<'_>; 3] = [
         ("p8_refuses_to_start_without_bpf_lsm", &|| guests::without_lsm(series)),
         ("units_under_systemd", &|| guests::under_systemd(series)),
         ("p1_record_before_run", &|| powercut::run(series, cuts).map(|_| ())),
     ];
+    let mut tally = Tally::default();
     for (name, test) in tests.iter().filter(|(name, _)| name.contains(filter)) {
         host::say(&format!("test: kernel {}: {name}", series.name));
         let done = test();
         println!("  {} {name}", if done.is_ok() { "ok" } else { "FAILED" });
         tally.add(&format!("kernel {}: {name}", series.name), done);
     }
+    tally
 }

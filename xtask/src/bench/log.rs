@@ -4,20 +4,17 @@
 //! public checkpoint. Everything lies in one new folder under `target/`, which is removed at the end. Fails: when a contestant
 //! does not run, never with a figure left out.
 
-use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::Output;
 use super::postgres::Postgres;
-use crate::{build, host};
+use crate::collector::{Collector, HOSTS, Tools, measure};
+use crate::host;
 
-/// Hosts that ship at the same time.
-const HOSTS: usize = 4;
 /// What the gate demands, in records per second; latency is measured at half of it, or of what is reached if that is less.
 const GATE: f64 = 100_000.0;
 /// Length of the measurement of latency.
@@ -43,7 +40,7 @@ pub struct LogArgs {
 /// Runs it.
 pub fn command(args: &LogArgs) -> Result<u8> {
     ensure!(args.rounds > 0 || args.grow.is_some(), "--rounds 0 without --grow measures nothing");
-    let tools = Tools::build()?;
+    let tools = Tools::release()?;
     std::fs::create_dir_all(host::target())?;
     let place = tempfile::Builder::new().prefix("bench-log-").tempdir_in(host::target())?;
     let mut report = json!({ "record_bytes": 1024, "records_per_round": args.records, "hosts": HOSTS });
@@ -88,108 +85,6 @@ fn rounds(args: &LogArgs, tools: &Tools, place: &Path) -> Result<Vec<Value>> {
         rounds.push(json!({ "guard": guard, "guard_paced": paced, "sqlite": sqlite, "postgres": copied }));
     }
     Ok(rounds)
-}
-
-/// What is shipped, and what loads it.
-struct Tools {
-    collector: PathBuf,
-    load: PathBuf,
-}
-
-impl Tools {
-    fn build() -> Result<Self> {
-        host::say("building the collector and its load for release");
-        let mut cargo = build::cargo();
-        cargo.args(["build", "--release", "--quiet", "--package", "guard-collector", "--bins"]);
-        host::run(cargo.args(["--example", "log_load"]))?;
-        let release = host::target().join("release");
-        Ok(Self { collector: release.join("guard-collector"), load: release.join("examples/log_load") })
-    }
-
-    fn load(&self) -> Command {
-        Command::new(&self.load)
-    }
-}
-
-fn measure(load: &mut Command) -> Result<Value> {
-    let answer = host::output(load)?;
-    serde_json::from_str(&answer).with_context(|| format!("not JSON: {answer}"))
-}
-
-/// A collector with certificates for its hosts, in a folder of its own.
-struct Collector {
-    dir: PathBuf,
-    child: Child,
-    address: String,
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        // After `stop` there is nothing left to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Collector {
-    fn start(tools: &Tools, dir: &Path) -> Result<Self> {
-        let program = &tools.collector;
-        host::run_quiet(Command::new(program).args(["init", "--name", "bench", "--dir"]).arg(dir))?;
-        for host in 0..HOSTS {
-            let mut client = Command::new(program);
-            client.args(["client", "--role", "node", "--name", &format!("host{host}"), "--dir"]).arg(dir);
-            host::run_quiet(client.arg("--out").arg(dir.join(format!("clients/host{host}"))))?;
-        }
-        let file = dir.join("collector.toml");
-        let config = std::fs::read_to_string(&file)?;
-        ensure!(config.contains("127.0.0.1:7443"), "the default configuration listens elsewhere");
-        std::fs::write(&file, config.replace("127.0.0.1:7443", "127.0.0.1:0"))?;
-        Self::serve(tools, dir.to_path_buf())
-    }
-
-    fn serve(tools: &Tools, dir: PathBuf) -> Result<Self> {
-        let mut serve = Command::new(&tools.collector);
-        serve.args(["serve", "--config"]).arg(dir.join("collector.toml")).stderr(Stdio::piped());
-        let mut child = serve.spawn().context("starting the collector")?;
-        let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();
-        let mut said = String::new();
-        let address = loop {
-            let Some(line) = lines.next() else { bail!("the collector did not start: {said}") };
-            let line = line?;
-            if let Some((_, rest)) = line.split_once("address=") {
-                break rest.split(' ').next().unwrap_or_default().to_owned();
-            }
-            said += &line;
-        };
-        // A full pipe would stop the collector.
-        std::thread::spawn(move || {
-            lines.map_while(Result::ok).filter(|l| l.contains("ERROR")).for_each(|l| host::say(&l))
-        });
-        Ok(Self { dir, child, address })
-    }
-
-    fn load(&self, tools: &Tools, records: u64, rate: Option<u64>) -> Result<Value> {
-        let mut load = tools.load();
-        load.args(["guard", "--address", &self.address, "--pid", &self.child.id().to_string()]);
-        load.args(["--records", &records.to_string(), "--reader"]).arg(self.dir.join("clients/admin"));
-        for host in 0..HOSTS {
-            load.arg("--node").arg(self.dir.join(format!("clients/host{host}")));
-        }
-        measure(load.args(rate.map(|r| format!("--rate={r}"))))
-    }
-
-    fn ask(&self, tools: &Tools) -> Result<Value> {
-        let mut load = tools.load();
-        measure(load.args(["ask", "--address", &self.address, "--reader"]).arg(self.dir.join("clients/admin")))
-    }
-
-    /// Ends it as systemd does; returns its folder.
-    fn stop(mut self) -> Result<PathBuf> {
-        host::run_quiet(&mut host::cmd("kill", ["-TERM", &self.child.id().to_string()]))?;
-        let ended = self.child.wait()?;
-        ensure!(ended.success(), "the collector ended with {ended}");
-        Ok(self.dir.clone())
-    }
 }
 
 /// One log, measured at each power of ten: cost of a record, questions, and a start with all of it.

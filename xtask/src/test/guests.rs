@@ -25,28 +25,38 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
     Ok(list.lines().filter(|name| name.contains(filter)).map(str::to_owned).collect())
 }
 
-/// Beginnings of the names of scenarios that are about user space alone: they need not run on every kernel.
-const USER_SPACE: [&str; 20] = [
-    "exit_codes_",
-    "terminal_",
+/// Beginnings of the names of scenarios that are about user space alone, or whose hooks another scenario already proves on each
+/// kernel: they need not run on every one.
+const ONCE: [&str; 29] = [
     "bad_policy_",
-    "flood_of_records_",
+    "bypass_file_changed_in_review",
+    "exit_codes_",
+    "flood_of_",
     "long_arguments_",
     "p1_no_room_",
     "p2_arguments_that_",
+    "p2_clean_stop_",
+    "p2_daemon_stopped",
     "p2_deletions_far_",
     "p2_entry_ended_",
     "p2_expiry_without_",
+    "p2_namespaces_adopted",
     "p2_only_its_",
+    "p2_other_layout_",
     "p2_requests_",
     "p2_second_daemon_",
+    "p2_supervisor_killed_",
+    "p2_upgrade_",
+    "p3_script_name_turned_behind_env",
     "p4_collector_",
     "p5_",
+    "p6_daemon_and_",
     "p7_",
     "p8_status_",
     "review_",
     "runtimes_",
     "secrets_",
+    "terminal_",
 ];
 
 /// Guests of one run, should emulation fail.
@@ -56,7 +66,7 @@ const BOOTS_MAX: u32 = 3;
 /// that would be the same on any kernel are left to another series, without `overlay` the second root.
 pub fn run(series: kernels::Series, names: &[String], whole: bool, overlay: bool) -> Tally {
     let mut tally = Tally::default();
-    let here = |name: &&String| whole || !USER_SPACE.iter().any(|start| name.starts_with(start));
+    let here = |name: &&String| whole || !ONCE.iter().any(|start| name.starts_with(start));
     let chosen: Vec<String> = names.iter().filter(here).cloned().collect();
     in_guest(series, &chosen, false, &mut tally);
     if overlay {
