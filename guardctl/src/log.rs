@@ -21,7 +21,7 @@ use guard_log::checkpoint::Checkpoint;
 use guard_log::note::Verifier;
 use guard_log::policy::{Cosigned, Policy};
 use guard_log::tiles::CHECKPOINT;
-use guard_log::verify::{AuditOptions, AuditReport, Source, VerifyError, audit};
+use guard_log::verify::{AuditOptions, AuditReport, Folder, Source, VerifyError, audit};
 use guard_proto::v1::ReadLogRequest;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -34,7 +34,7 @@ use crate::output::Out;
 use crate::text::escape_str;
 use key::Key;
 use show::Verified;
-use source::{Copying, Folder, Remote};
+use source::{Copying, Remote};
 use state::{Known, State};
 
 /// `guardctl log`.
@@ -196,8 +196,8 @@ fn origin(note: &[u8]) -> String {
 
 /// A folder is held against what was verified of this log earlier, if it is at least as long.
 fn verify_folder(dir: &Path, held: &Held, config: &Config) -> Result<Verified> {
-    let folder = Folder(dir.to_path_buf());
     let unreadable = |e: &dyn std::fmt::Display| CliError::new(Exit::No, format_args!("{}: {e}", dir.display()));
+    let folder = Folder::open(dir).map_err(|e| unreadable(&e))?;
     let note = folder.fetch(CHECKPOINT).map_err(|e| unreadable(&e))?;
     let note = note.ok_or_else(|| unreadable(&VerifyError::NoCheckpoint))?;
     let origin = origin(&note);
