@@ -3,6 +3,7 @@
 //! It must believe nothing but the verifier key and the checkpoint verified last; what does not verify is never remembered and
 //! gets no checkpoint in an export. Fails: exit code 1 with every finding when the log is not right.
 
+mod audit;
 mod cosigned;
 mod key;
 mod prove;
@@ -48,6 +49,7 @@ pub async fn run(command: &LogCommand, config: &Config, out: &Out) -> Result<()>
                 _ => verify(args, &held, config, out).await,
             }
         }
+        LogCommand::Audit(args) => audit::run(args, config, out),
         LogCommand::Prove(args) => prove::prove(args, config, out).await,
         LogCommand::Consistency(args) => prove::consistency(args, config, out).await,
         LogCommand::Checkpoint => checkpoint(config, out).await,
@@ -161,7 +163,8 @@ fn judge(
             CliError::new(Exit::No, format_args!("log verification failed: {e}"))
         }
     })?;
-    let cosigned = policy.and_then(|policy| cosigned::judge(policy, &mut report));
+    let (cosigned, finding) = policy.map(|policy| cosigned::judge(policy, &report.note)).unwrap_or_default();
+    report.findings.extend(finding);
     Ok((report, cosigned))
 }
 
@@ -194,6 +197,13 @@ fn origin(note: &[u8]) -> String {
     String::from_utf8_lossy(note.split(|b| *b == b'\n').next().unwrap_or_default()).into_owned()
 }
 
+/// The newest checkpoint that was verified of this log earlier and that a copy as long as `head` has to continue.
+fn earlier(state: &State, key: &Key, head: &Checkpoint) -> Result<Option<Checkpoint>> {
+    let same_log = state.all().filter(|known| known.vkey == key.verifier.vkey());
+    let known: Vec<Checkpoint> = same_log.map(|known| remembered(known, &head.origin)).collect::<Result<_>>()?;
+    Ok(known.into_iter().filter(|before| before.size <= head.size).max_by_key(|before| before.size))
+}
+
 /// A folder is held against what was verified of this log earlier, if it is at least as long.
 fn verify_folder(dir: &Path, held: &Held, config: &Config) -> Result<Verified> {
     let unreadable = |e: &dyn std::fmt::Display| CliError::new(Exit::No, format_args!("{}: {e}", dir.display()));
@@ -205,9 +215,7 @@ fn verify_folder(dir: &Path, held: &Held, config: &Config) -> Result<Verified> {
     let key = key::of_folder(held.vkey(&note)?.as_deref(), config, &state, &origin)?;
     let head = Checkpoint::open(&note, &key.verifier)
         .map_err(|e| CliError::new(Exit::No, format_args!("log verification failed: {e}")))?;
-    let same_log = state.all().filter(|known| known.vkey == key.verifier.vkey());
-    let known: Vec<Checkpoint> = same_log.map(|known| remembered(known, &origin)).collect::<Result<_>>()?;
-    let previous = known.into_iter().filter(|before| before.size <= head.size).max_by_key(|before| before.size);
+    let previous = earlier(&state, &key, &head)?;
     let (report, cosigned) = judge(&folder, &key.verifier, previous.clone(), held.policy.as_ref())?;
     Ok(Verified { report, previous, key_from: key.from, cosigned })
 }

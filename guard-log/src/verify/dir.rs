@@ -29,7 +29,7 @@ use crate::note::{NOTE_MAX, Verifier};
 use crate::record::Record;
 use crate::tiles::CHECKPOINT;
 use blobs::Search;
-use parts::Facts;
+use parts::{Facts, plural};
 use tolerant::Tolerant;
 
 /// What kind of copy a folder is.
@@ -151,8 +151,8 @@ impl LogDir {
         facts.entries = walk.entries;
         segments::follow(&self.root, self.form, head, lock.as_ref(), &mut walk, facts);
         if walk.entries < head.size {
-            let left = head.size - walk.entries;
-            let detail = format!("{left} entries could not be read: what hosts' chains hold there is not known");
+            let left = plural(head.size - walk.entries, "entry");
+            let detail = format!("{left} missing or not the signed ones: what hosts' chains hold there is not known");
             walk.findings.unchecked("unread_chain", "log", detail);
         }
         walk.finish()

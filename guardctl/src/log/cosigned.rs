@@ -9,7 +9,7 @@ use std::path::Path;
 
 use guard_log::policy::{Cosigned, POLICY_MAX, Policy};
 use guard_log::tiles::CHECKPOINT;
-use guard_log::verify::{AuditReport, Finding, Severity};
+use guard_log::verify::{Finding, Severity};
 use serde_json::{Value, json};
 
 use crate::exit::{CliError, Exit, Result};
@@ -35,10 +35,10 @@ pub fn vkey(policy: &Policy, origin: &str) -> Result<String> {
     Ok(log.vkey())
 }
 
-/// Counts the cosignatures; too few become a finding.
-pub fn judge(policy: &Policy, report: &mut AuditReport) -> Option<Cosigned> {
-    let (cosigned, detail) = match policy.open(&report.note) {
-        Ok(cosigned) if cosigned.quorum => return Some(cosigned),
+/// Counts the cosignatures; too few are a finding.
+pub fn judge(policy: &Policy, note: &[u8]) -> (Option<Cosigned>, Option<Finding>) {
+    let (cosigned, detail) = match policy.open(note) {
+        Ok(cosigned) if cosigned.quorum => return (Some(cosigned), None),
         Ok(cosigned) => {
             let detail = lacking(&cosigned);
             (Some(cosigned), detail)
@@ -46,8 +46,7 @@ pub fn judge(policy: &Policy, report: &mut AuditReport) -> Option<Cosigned> {
         Err(e) => (None, e.to_string()),
     };
     let where_ = CHECKPOINT.to_owned();
-    report.findings.push(Finding { severity: Severity::Error, what: "no_quorum", where_, detail });
-    cosigned
+    (cosigned, Some(Finding { severity: Severity::Error, what: "no_quorum", where_, detail }))
 }
 
 /// What is lacking, in words.

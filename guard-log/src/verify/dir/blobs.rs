@@ -118,13 +118,21 @@ impl Search {
         }
     }
 
-    /// Reads what is there. `whole`: every record was seen, so that a blob without one is a stray.
-    pub(super) fn finish(mut self, whole: bool, findings: &mut Findings) -> Counts {
+    /// Reads what is there. `all`: every record was seen, so that a blob without one is a stray, and none is erased unseen.
+    pub(super) fn finish(mut self, all: bool, findings: &mut Findings) -> Counts {
+        let whole = all && self.left_out == 0;
         self.named.sort_unstable();
         self.named.dedup();
         for (id, leaf) in std::mem::take(&mut self.missing) {
-            let detail = format!("blob {} is not there, and no record says that it was erased", hex::encode(id));
-            findings.error("missing_blob", format!("leaf {leaf}"), detail);
+            let (id, where_) = (hex::encode(id), format!("leaf {leaf}"));
+            if whole {
+                let detail = format!("blob {id} is not there, and no record says that it was erased");
+                findings.error("missing_blob", where_, detail);
+            } else {
+                let detail =
+                    format!("blob {id} is not there, and no record that could be read says that it was erased");
+                findings.unchecked("missing_blob", where_, detail);
+            }
         }
         if self.left_out > 0 {
             let detail = format!("{} records about blobs are more than are remembered", self.left_out);
@@ -133,7 +141,6 @@ impl Search {
         let mut counts =
             Counts { folder: self.folder.is_some(), named: self.named.len(), held: 0, erased: self.erased.len() };
         if let Some(folder) = self.folder.take() {
-            let whole = whole && self.left_out == 0;
             self.walk(&folder, FOLDER, findings, &mut |search, name, entry, findings| match entry {
                 What::Folder if is_hex(name, 2) => {
                     let below = format!("{FOLDER}/{name}");

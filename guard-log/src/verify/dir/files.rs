@@ -12,7 +12,7 @@ use super::parts::Facts;
 use super::tolerant::Tolerant;
 use super::{Form, LogDir, blobs, lock, segments};
 use crate::checkpoint::Checkpoint;
-use crate::tiles::{CHECKPOINT, RESOURCE_MAX, Tile};
+use crate::tiles::{CHECKPOINT, Level, RESOURCE_MAX, Tile, decode_entries, decode_hashes};
 
 /// Any of the write bits.
 const WRITE: u32 = 0o222;
@@ -165,7 +165,7 @@ impl Walk<'_> {
         let Some(head) = self.head else { return };
         match Tile::at(tile.level, tile.index, head.size) {
             Some(now) if tile.width < now.width => self.superseded(tile, &now, &shown, findings),
-            Some(now) if tile.width == now.width => self.facts.tiles += 1,
+            Some(now) if tile.width == now.width => self.facts.tiles += u64::from(tile.level != Level::Entries),
             Some(_) | None => {
                 let detail = format!(
                     "it holds more than the {} entries of the checkpoint: an older checkpoint was put back, or a crash cut a \
@@ -190,8 +190,8 @@ impl Walk<'_> {
 /// Whether bytes are as many as a tile's width says.
 fn is_whole(tile: &Tile, bytes: &[u8]) -> bool {
     match tile.level {
-        crate::tiles::Level::Hashes(_) => crate::tiles::decode_hashes(bytes, tile.width).is_ok(),
-        crate::tiles::Level::Entries => crate::tiles::decode_entries(bytes, tile.width).is_ok(),
+        Level::Hashes(_) => decode_hashes(bytes, tile.width).is_ok(),
+        Level::Entries => decode_entries(bytes, tile.width).is_ok(),
     }
 }
 

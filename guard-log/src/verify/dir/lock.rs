@@ -17,8 +17,15 @@ use crate::tree::Hash;
 /// Name of the lock file in a copied folder.
 pub(super) const NAME: &str = "lock";
 
+/// A lock file.
+pub(super) struct Lock {
+    /// As it was found.
+    name: String,
+    pub(super) head: Checkpoint,
+}
+
 /// Reads the lock file, if there is one.
-pub(super) fn read(root: &Folder, named: Option<&Path>, findings: &mut Findings) -> Option<Checkpoint> {
+pub(super) fn read(root: &Folder, named: Option<&Path>, findings: &mut Findings) -> Option<Lock> {
     let (name, text) = match named {
         Some(path) => (path.display().to_string(), frame::read_text(path, LOCK_MAX)),
         None => (NAME.to_owned(), text(root.read(NAME, LOCK_MAX).transpose()?)),
@@ -30,7 +37,13 @@ pub(super) fn read(root: &Folder, named: Option<&Path>, findings: &mut Findings)
             return None;
         }
     };
-    Checkpoint::parse(&text).inspect_err(|error| findings.error("malformed_lock", name, error)).ok()
+    match Checkpoint::parse(&text) {
+        Ok(head) => Some(Lock { name, head }),
+        Err(error) => {
+            findings.error("malformed_lock", name, error);
+            None
+        }
+    }
 }
 
 fn text(bytes: io::Result<Vec<u8>>) -> io::Result<String> {
@@ -38,12 +51,12 @@ fn text(bytes: io::Result<Vec<u8>>) -> io::Result<String> {
 }
 
 /// The lock against the checkpoint; `reached` is the root that the log comes to at the lock's size, if it gets that far.
-pub(super) fn judge(lock: &Checkpoint, head: &Checkpoint, reached: Option<Hash>, walk: &mut Walk<'_>) {
-    let findings = &mut walk.findings;
+pub(super) fn judge(lock: &Lock, head: &Checkpoint, reached: Option<Hash>, walk: &mut Walk<'_>) {
+    let (findings, Lock { name, head: lock }) = (&mut walk.findings, lock);
     if lock.origin != head.origin {
         findings.error(
             "other_lock",
-            NAME,
+            name,
             format!("it is of log {:?}, the checkpoint of {:?}", lock.origin, head.origin),
         );
         return;
@@ -51,10 +64,10 @@ pub(super) fn judge(lock: &Checkpoint, head: &Checkpoint, reached: Option<Hash>,
     let sizes = format!("it says that {} entries were published, the checkpoint has {}", lock.size, head.size);
     match lock.size.cmp(&head.size) {
         std::cmp::Ordering::Less => {
-            findings.error("lock_behind", NAME, format!("{sizes}: the lock is an older one, or not this log's"));
+            findings.error("lock_behind", name, format!("{sizes}: the lock is an older one, or not this log's"));
         }
         std::cmp::Ordering::Equal if lock.root != head.root => {
-            findings.error("lock_differs", NAME, "it has the checkpoint's size and another root: the log was forked");
+            findings.error("lock_differs", name, "it has the checkpoint's size and another root: the log was forked");
         }
         std::cmp::Ordering::Equal => {}
         std::cmp::Ordering::Greater => {
@@ -68,7 +81,7 @@ pub(super) fn judge(lock: &Checkpoint, head: &Checkpoint, reached: Option<Hash>,
                     "the entries up to there are not in this folder: it is an older copy, or entries were taken away"
                 }
             };
-            findings.error("lock_ahead", NAME, format!("{sizes}; {why}"));
+            findings.error("lock_ahead", name, format!("{sizes}; {why}"));
         }
     }
 }

@@ -137,7 +137,7 @@ pub(super) struct Facts {
     previous: Option<u64>,
     /// Entries up to the checkpoint that are the right ones.
     pub(super) entries: u64,
-    /// Tiles and bundles of the checkpoint's size.
+    /// Tiles of hashes of the checkpoint's size.
     pub(super) tiles: u64,
     pub(super) full_tiles: u64,
     pub(super) lock: bool,
@@ -198,6 +198,10 @@ impl Facts {
         Some(why.to_owned())
     }
 
+    fn tiles(&self) -> String {
+        plural(self.tiles, "tile")
+    }
+
     fn verified(&self, part: Part, head: Option<&Checkpoint>) -> String {
         let size = head.map_or(0, |head| head.size);
         match part {
@@ -205,14 +209,23 @@ impl Facts {
             Part::Cosignatures => String::new(),
             Part::History => format!("continues the log verified earlier at size {}", self.previous.unwrap_or(0)),
             Part::Entries => format!("{} of {size} entries are those of the tree", self.entries),
-            Part::Tiles => format!("{} tiles and bundles, recomputed", self.tiles),
+            // A changed or missing entry is named; its hash in the signed tree stands for it then.
+            Part::Tiles if self.entries < size => {
+                format!("{} lead to the root; those over entries that are not right were not recomputed", self.tiles())
+            }
+            Part::Tiles => format!("{}, recomputed from the entries", self.tiles()),
+            Part::Root if self.entries < size => {
+                "the tiles lead to the root in the checkpoint, not all entries do".to_owned()
+            }
             Part::Root => "the entries lead to the root in the checkpoint".to_owned(),
-            Part::Chains => format!("{} of hosts, numbers and hashes whole", plural(self.hosts as u64, "journal")),
-            Part::Modes => format!("{} full tiles are read-only", self.full_tiles),
+            Part::Chains => {
+                format!("{}, numbers and hashes without a break", plural(self.hosts as u64, "host journal"))
+            }
+            Part::Modes => format!("{} read-only", plural(self.full_tiles, "full tile")),
             Part::Lock => "it says what the checkpoint says".to_owned(),
             Part::Segments => {
                 let segments = plural(self.segments.unwrap_or(0) as u64, "segment");
-                format!("{segments}, {} entries not published yet", self.unpublished)
+                format!("{segments}, {} not published yet", plural(self.unpublished, "entry"))
             }
             Part::Blobs => {
                 let Counts { held, named, erased, .. } = self.blobs;
@@ -223,6 +236,11 @@ impl Facts {
     }
 }
 
-fn plural(count: u64, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+/// A count and its noun.
+pub(super) fn plural(count: u64, what: &str) -> String {
+    match (count, what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {what}s"),
+    }
 }

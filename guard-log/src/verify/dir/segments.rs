@@ -11,8 +11,9 @@ use bytes::Bytes;
 use super::super::folder::Folder;
 use super::super::report::Findings;
 use super::super::walk::Walk;
+use super::Form;
+use super::lock::{self, Lock};
 use super::parts::Facts;
-use super::{Form, lock};
 use crate::checkpoint::Checkpoint;
 use crate::frame::{self, HEAD, PAYLOAD_MAX};
 use crate::record::Record;
@@ -36,7 +37,7 @@ pub(super) fn follow(
     root: &Folder,
     form: Form,
     head: &Checkpoint,
-    lock: Option<&Checkpoint>,
+    lock: Option<&Lock>,
     walk: &mut Walk<'_>,
     facts: &mut Facts,
 ) {
@@ -81,7 +82,7 @@ fn firsts(root: &Folder, walk: &mut Walk<'_>) -> Option<Vec<u64>> {
 
 struct Reading<'a, 'b> {
     head: &'a Checkpoint,
-    lock: Option<&'a Checkpoint>,
+    lock: Option<&'a Lock>,
     /// Root at the lock's size.
     reached: Option<[u8; 32]>,
     walk: &'a mut Walk<'b>,
@@ -98,7 +99,7 @@ impl Reading<'_, '_> {
     }
 
     fn note_lock(&mut self) {
-        if self.lock.is_some_and(|lock| lock.size == self.walk.edge.size()) {
+        if self.lock.is_some_and(|lock| lock.head.size == self.walk.edge.size()) {
             self.reached = self.walk.root();
         }
     }
