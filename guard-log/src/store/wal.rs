@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::StoreError;
 use super::error::io_error;
 use crate::frame;
-use crate::record::Record;
+use crate::record::{HEADER_LEN, Record};
 
 /// Bytes of a frame's payload before its records.
 const GROUP_HEAD: usize = 12;
@@ -179,7 +179,7 @@ pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Vec<Record>), String> {
     let (first, rest) = payload.split_first_chunk::<8>().ok_or_else(short)?;
     let (count, mut rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let count = u32::from_le_bytes(*count) as usize;
-    let mut records = Vec::with_capacity(count.min(payload.len() / 2));
+    let mut records = Vec::with_capacity(count.min(payload.len() / (2 + HEADER_LEN)));
     for _ in 0..count {
         let (length, after) = rest.split_first_chunk::<2>().ok_or_else(short)?;
         let (bytes, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or_else(short)?;

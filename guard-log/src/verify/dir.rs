@@ -1,8 +1,9 @@
 //! The audit of a copied log folder: everything that a collector keeps of its log, without the collector.
 //!
-//! Two forms are known: the collector's own folder (`log/`, `wal/`, `blobs/`) and an exported log (`checkpoint`, `tile/`). Every
-//! file is untrusted: read up to a limit, no link followed, nothing written. What was checked, what was not and why is said part
-//! by part. It must not call checked what it could not read. Fails: only if the folder cannot be opened or is no log.
+//! Two forms are known: the collector's own folder (`log/`, `wal/`, `blobs/`) and an exported log (`checkpoint`,
+//! `tile/`). Every file is untrusted: read up to a limit, no link followed, nothing written. What was checked, what
+//! was not and why is said part by part. It must not call checked what it could not read. Fails: only if the folder
+//! cannot be opened or is no log.
 
 mod blobs;
 mod files;

@@ -1,7 +1,7 @@
 //! One reading of a log from its first entry to its last: what `audit` and the audit of a folder share.
 //!
-//! It must not fetch anything twice, nor hold more than one bundle. Fails: only when the source does; everything else is a
-//! finding.
+//! It must not fetch anything twice, nor hold more than one bundle. Fails: only when the source does; everything else
+//! is a finding.
 
 use super::chains::Chains;
 use super::report::{Findings, HostReport};
@@ -25,8 +25,8 @@ pub(super) struct Walk<'a> {
     head: &'a Checkpoint,
     pub(super) tiles: Tiles<'a>,
     previous: Option<&'a Checkpoint>,
-    /// The tree as signed: grown from the believed hashes, with which entries are compared one by one, and where none is
-    /// believed from the entries themselves.
+    /// The tree as signed: grown from the believed hashes, with which entries are compared one by one, and where none
+    /// is believed from the entries themselves.
     pub(super) edge: Edge,
     /// A leaf was pushed of which not even the hash is known.
     unknown: bool,
@@ -122,8 +122,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Goes on without a bundle. Once a record can say that entries were taken away by a written policy, this is where it
-    /// makes `unchecked` of the error.
+    /// Goes on without a bundle. Once a record can say that entries were taken away by a written policy, this is
+    /// where it makes `unchecked` of the error.
     fn without(&mut self, bundle: &Tile, tile: Option<&Judged>) {
         self.missing += 1;
         if !self.source.unread(&bundle.to_string()) {

@@ -1,7 +1,7 @@
 //! `guardctl log audit`: a copied log folder, part by part, with nothing but files and a key.
 //!
-//! It must ask no collector and change nothing, the state file included. Fails: exit code 1 when something is wrong, 78 when nothing
-//! is and something could not be checked.
+//! It must ask no collector and change nothing, the state file included. Fails: exit code 1 when something is wrong,
+//! 78 when nothing is and something could not be checked.
 
 use std::fmt::Write as _;
 use std::path::Path;

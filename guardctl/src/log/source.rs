@@ -1,7 +1,8 @@
-//! Where log resources come from: the collector; and a copy that is written on the way. Folders are read by `guard_log`.
+//! Where log resources come from: the collector; and a copy that is written on the way. Folders are read by
+//! `guard_log`.
 //!
-//! It must not judge what it reads: `guard_log::verify` does. Fails: a resource that is not there is `None`, everything else is
-//! an error.
+//! It must not judge what it reads: `guard_log::verify` does. Fails: a resource that is not there is `None`,
+//! everything else is an error.
 
 use std::cell::Cell;
 use std::fs;

@@ -1,7 +1,8 @@
 //! Blobs beside the log: each is what its name says, each that a record names is there or was erased on the record.
 //!
-//! Memory is bounded: of named blobs a keyed fingerprint is kept, of missing and erased ones the name. It must not know what a
-//! record looks like inside: the caller says what it says. Fails: blobs past the limits are said not to have been judged.
+//! Memory is bounded: of named blobs a keyed fingerprint is kept, of missing and erased ones the name. It must not
+//! know what a record looks like inside: the caller says what it says. Fails: blobs past the limits are said not to
+//! have been judged.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, HashMap};
@@ -118,7 +119,8 @@ impl Search {
         }
     }
 
-    /// Reads what is there. `all`: every record was seen, so that a blob without one is a stray, and none is erased unseen.
+    /// Reads what is there. `all`: every record was seen, so that a blob without one is a stray, and none is erased
+    /// unseen.
     pub(super) fn finish(mut self, all: bool, findings: &mut Findings) -> Counts {
         let whole = all && self.left_out == 0;
         self.named.sort_unstable();

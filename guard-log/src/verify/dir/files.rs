@@ -1,7 +1,7 @@
 //! Every file of the folder: whether it belongs there, is a plain file, and may still be written.
 //!
-//! It must not go into folders that it does not know: they are named. Fails: a folder that cannot be listed is said not to have
-//! been looked at.
+//! It must not go into folders that it does not know: they are named. Fails: a folder that cannot be listed is said
+//! not to have been looked at.
 
 use std::ffi::OsString;
 
@@ -155,8 +155,8 @@ impl Walk<'_> {
             self.facts.full_tiles += 1;
             if entry.mode & WRITE != 0 {
                 let detail = format!(
-                    "mode {:04o}: the collector takes all write bits from a full tile, which never changes; it was written \
-                     by another, or copied without modes",
+                    "mode {:04o}: the collector takes all write bits from a full tile, which never changes; it was \
+                     written by another, or copied without modes",
                     entry.mode
                 );
                 findings.error("writable", &shown, detail);
@@ -168,8 +168,8 @@ impl Walk<'_> {
             Some(now) if tile.width == now.width => self.facts.tiles += u64::from(tile.level != Level::Entries),
             Some(_) | None => {
                 let detail = format!(
-                    "it holds more than the {} entries of the checkpoint: an older checkpoint was put back, or a crash cut a \
-                     publication short",
+                    "it holds more than the {} entries of the checkpoint: an older checkpoint was put back, or a crash \
+                     cut a publication short",
                     head.size
                 );
                 findings.error("beyond_checkpoint", shown, detail);

@@ -1,6 +1,7 @@
 //! The checkpoint of a copied folder: signed by the key, or not.
 //!
-//! It must not take a checkpoint for signed whose signature was not checked. Fails: no head, and a finding that says why.
+//! It must not take a checkpoint for signed whose signature was not checked. Fails: no head, and a finding that says
+//! why.
 
 use std::io;
 

@@ -1,7 +1,7 @@
 //! The collector's lock file: how far the log was ever published.
 //!
-//! It lies outside the log's folder, so that a backup does not bring it back; whoever copies a log adds it as `lock` or names it.
-//! It is not signed: it can only raise doubts. Fails: a lock that cannot be read is a finding.
+//! It lies outside the log's folder, so that a backup does not bring it back; whoever copies a log adds it as `lock`
+//! or names it. It is not signed: it can only raise doubts. Fails: a lock that cannot be read is a finding.
 
 use std::io;
 use std::path::Path;
@@ -38,7 +38,11 @@ pub(super) fn read(root: &Folder, named: Option<&Path>, findings: &mut Findings)
         }
     };
     match Checkpoint::parse(&text) {
-        Ok(head) => Some(Lock { name, head }),
+        Ok(head) if head.text() == text => Some(Lock { name, head }),
+        Ok(_) => {
+            findings.error("malformed_lock", name, "it has more than the three lines of a head");
+            None
+        }
         Err(error) => {
             findings.error("malformed_lock", name, error);
             None
@@ -50,7 +54,8 @@ fn text(bytes: io::Result<Vec<u8>>) -> io::Result<String> {
     String::from_utf8(bytes?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
-/// The lock against the checkpoint; `reached` is the root that the log comes to at the lock's size, if it gets that far.
+/// The lock against the checkpoint; `reached` is the root that the log comes to at the lock's size, if it gets that
+/// far.
 pub(super) fn judge(lock: &Lock, head: &Checkpoint, reached: Option<Hash>, walk: &mut Walk<'_>) {
     let (findings, Lock { name, head: lock }) = (&mut walk.findings, lock);
     if lock.origin != head.origin {

@@ -1,7 +1,7 @@
 //! What an audited folder consists of, and what is known of each part.
 //!
-//! It must not call a part verified of which anything is wrong or was not read. Fails: a kind of finding that no part is known for
-//! counts against the files.
+//! It must not call a part verified of which anything is wrong or was not read. Fails: a kind of finding that no part
+//! is known for counts against the files.
 
 use super::super::report::{Findings, Severity};
 use super::blobs::Counts;
@@ -114,7 +114,8 @@ impl Part {
             | "admitted_gap"
             | "admitted_repeat"
             | "admitted_chain_break"
-            | "unread_chain" => Part::Chains,
+            | "unread_chain"
+            | "many_journals" => Part::Chains,
             "writable" => Part::Modes,
             "unread_lock" | "malformed_lock" | "other_lock" | "lock_behind" | "lock_differs" | "lock_ahead" => {
                 Part::Lock

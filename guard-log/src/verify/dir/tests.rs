@@ -37,8 +37,8 @@ fn blob_path(content: &[u8]) -> String {
     format!("blobs/{}/{name}", &name[..2])
 }
 
-/// 300 published entries of two hosts, then of a third: `kept` and `erased` are named, `erased` is erased, five entries are
-/// admitted and not published.
+/// 300 published entries of two hosts, then of a third: `kept` and `erased` are named, `erased` is erased, five
+/// entries are admitted and not published.
 struct Copy {
     log: Log,
 }
@@ -51,7 +51,7 @@ impl Copy {
         records.push(host.next_of(Kind::EXEC, &body(NAMES, b"erased")));
         records.push(host.next_of(Kind::EXEC, &body(ERASES, b"erased")));
         let skey = Signer::generate("guard.test/log").unwrap().skey().to_string();
-        let log = Log::of(&skey, &[&records[..100], &records[100..200], &records[200..]]);
+        let log = Log::of(&skey, &[&records[..100], &records[100..200], &records[200..280], &records[280..]]);
         let (store, _) = Store::open(log.options(), log.signer()).unwrap();
         store.append((0..5).map(|_| host.next()).collect()).unwrap().wait().unwrap();
         store.close();
@@ -381,4 +381,46 @@ fn a_folder_without_a_log_is_refused() {
     assert!(LogDir::open(dir.path()).unwrap_err().to_string().starts_with("no log is there"));
     symlink("/etc", dir.path().join("log")).unwrap();
     assert!(LogDir::open(dir.path()).unwrap_err().to_string().contains("symbolic link"));
+}
+
+#[test]
+fn an_edge_tile_that_cannot_be_read_leaves_the_entries_verified() {
+    let copy = Copy::new();
+    fs::remove_file(copy.at("log/tile/1/000.p/1")).unwrap();
+    fs::create_dir(copy.at("log/tile/1/000.p/1")).unwrap();
+    let report = copy.audit();
+    for (part, expected) in
+        [(Part::Tiles, State::Unchecked), (Part::Entries, State::Verified), (Part::Root, State::Verified)]
+    {
+        assert_eq!(state(&report, part), expected, "{part:?}: {:#?}", said_of(&report));
+    }
+}
+
+#[test]
+fn segments_that_cannot_be_read_are_not_called_missing() {
+    let copy = Copy::new();
+    fs::rename(copy.at("wal"), copy.log.dir.path().join("elsewhere")).unwrap();
+    symlink(copy.log.dir.path().join("elsewhere"), copy.at("wal")).unwrap();
+    let report = copy.audit();
+    assert_eq!(state(&report, Part::Segments), State::Unchecked, "{:#?}", said_of(&report));
+    assert!(said_of(&report).iter().any(|said| said.starts_with("not_a_file: wal: ")));
+}
+
+#[test]
+fn any_changed_byte_of_any_file_is_told() {
+    let copy = Copy::new();
+    let files: Vec<_> =
+        content(&copy.log.options().dir).into_iter().filter(|(_, bytes, _)| !bytes.is_empty()).collect();
+    assert!(files.len() > 10, "{}", files.len());
+    for (path, bytes, mode) in files {
+        let name = path.strip_prefix(copy.log.options().dir).unwrap().display().to_string();
+        for place in (0..bytes.len()).step_by(1 + bytes.len() / 7).chain([bytes.len() - 1]) {
+            copy.change(&name, |bytes| bytes[place] ^= 4);
+            let report = copy.audit();
+            let told = report.count(Severity::Error) + report.count(Severity::Unchecked);
+            assert!(told > 0, "{name}, byte {place} of {}, mode {mode:o}", bytes.len());
+            copy.change(&name, |changed| changed.clone_from(&bytes));
+        }
+    }
+    assert!(copy.audit().findings.is_empty());
 }
