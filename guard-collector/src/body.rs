@@ -64,7 +64,8 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::AdmitFinding(_)
         | Body::ReviewDecision(_)
         | Body::CheckpointRefused(_)
-        | Body::BlobErased(_) => None,
+        | Body::BlobErased(_)
+        | Body::WitnessFinding(_) => None,
     }
 }
 

@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::exit::{CollectorError, Exit, Result};
 use crate::quota::Limits;
+use crate::witness::{WithoutQuorum, WitnessConfig};
 
 /// The file that `init` writes.
 pub const FILE_NAME: &str = "collector.toml";
@@ -26,6 +27,7 @@ struct Raw {
     tls: RawTls,
     log: RawLog,
     index: RawIndex,
+    witness: Option<RawWitness>,
     #[serde(default)]
     review: RawReview,
     #[serde(default)]
@@ -54,6 +56,16 @@ struct RawLog {
     keep_segments_hours: u64,
     #[serde(default = "yes")]
     require_real_disk: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWitness {
+    policy: PathBuf,
+    #[serde(default = "default_ask")]
+    ask_ms: u64,
+    #[serde(default)]
+    without_quorum: WithoutQuorum,
 }
 
 #[derive(Deserialize)]
@@ -95,6 +107,10 @@ fn default_publish() -> u64 {
     200
 }
 
+fn default_ask() -> u64 {
+    1000
+}
+
 fn default_keep() -> u64 {
     168
 }
@@ -122,6 +138,8 @@ pub struct Config {
     pub publish: Duration,
     /// How long write-ahead segments stay that the public tree holds as well.
     pub keep_segments: Duration,
+    /// Who cosigns the log, if anybody.
+    pub witness: Option<WitnessConfig>,
     /// The SQLite file.
     pub index: PathBuf,
     /// How long an approval may be used.
@@ -158,6 +176,13 @@ impl Config {
                 store.lock.display()
             ));
         }
+        let witness = |raw: RawWitness| {
+            Ok::<_, String>(WitnessConfig {
+                policy: at(&raw.policy),
+                every: Duration::from_millis(within("witness.ask_ms", raw.ask_ms, 100, 3_600_000)?),
+                without_quorum: raw.without_quorum,
+            })
+        };
         Ok(Self {
             listen: raw.listen,
             ca: at(&raw.tls.ca),
@@ -169,6 +194,7 @@ impl Config {
             keep_segments: Duration::from_secs(
                 3600 * within("log.keep_segments_hours", raw.log.keep_segments_hours, 1, 1_000_000)?,
             ),
+            witness: raw.witness.map(witness).transpose()?,
             index: at(&raw.index.file),
             quota: Limits {
                 records: within("node.records_per_second", raw.node.records_per_second, 100, 100_000_000)?,
@@ -205,6 +231,16 @@ mod tests {
     fn values_out_of_range_name_key_and_range() {
         let error = refused(&DEFAULT.replace("publish_ms = 200", "publish_ms = 1"));
         assert_eq!(error, "log.publish_ms = 1: accepted is 10 to 60000");
+    }
+
+    #[test]
+    fn witnesses_are_a_policy_file_and_what_happens_without_them() {
+        let with = |text: &str| Config::parse(&format!("{DEFAULT}\n[witness]\n{text}"), Path::new("/srv/guard"));
+        let config = with("policy = \"witnesses\"\nwithout_quorum = \"hold\"").expect("parses").witness.expect("there");
+        assert_eq!(config.policy, Path::new("/srv/guard/witnesses"));
+        assert_eq!((config.every, config.without_quorum), (Duration::from_secs(1), WithoutQuorum::Hold));
+        let error = with("policy = \"witnesses\"\nwithout_quorum = \"wait\"").expect_err("refused");
+        assert!(error.contains("go_on") && error.contains("hold"), "{error}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::ledger::Ledger;
 use crate::own::now_ns;
 use crate::publish::Published;
 use crate::reviews::decision_of;
+use crate::witness::Witnesses;
 
 mod blobs;
 mod reviews;
@@ -59,6 +60,8 @@ pub struct Control {
     pub blobs: Blobs,
     /// When the checkpoint was published.
     pub published: Arc<Published>,
+    /// Who cosigns the log.
+    pub witnesses: Option<Arc<Witnesses>>,
     /// How long an approval may be used.
     pub approval: Duration,
     /// Becomes true when the collector stops.
@@ -179,6 +182,7 @@ impl ControlService for Control {
             nodes: self.nodes(),
             pending_reviews: u32::try_from(pending).unwrap_or(u32::MAX),
             open_sessions,
+            witnesses: self.witnesses.as_ref().map(|witnesses| witnesses.status()),
         }))
     }
 

@@ -25,3 +25,4 @@ pub mod reviews;
 pub mod serve;
 pub mod snapshot;
 pub mod wire;
+pub mod witness;

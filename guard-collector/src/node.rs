@@ -28,6 +28,7 @@ use crate::ledger::{Admitted, Durable, Ledger, LedgerError};
 use crate::own::now_ns;
 use crate::proofs;
 use crate::quota::Quotas;
+use crate::witness::Witnesses;
 
 /// Most records of a batch.
 pub const BATCH_RECORDS: usize = 1024;
@@ -55,6 +56,8 @@ pub struct Nodes {
     pub blobs: Blobs,
     /// What each node may send.
     pub quotas: Arc<Quotas>,
+    /// Who cosigns the log.
+    pub witnesses: Option<Arc<Witnesses>>,
     /// Becomes true when the collector stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -121,6 +124,13 @@ impl Nodes {
         .map_err(|e| Status::internal(e.to_string()))?
     }
 
+    /// Waits for a quorum of witnesses where acknowledgements wait for it.
+    async fn covered(&self, end: u64) {
+        if let Some(witnesses) = &self.witnesses {
+            witnesses.covers(end).await;
+        }
+    }
+
     async fn welcome(
         &self,
         node: &str,
@@ -137,6 +147,7 @@ impl Nodes {
         let (next_seq, leaf_end) = self.ledger.state().admit.next(host, epoch);
         // A host may forget what it is told not to send again, so it must be durable.
         self.durable_to(leaf_end).await?;
+        self.covered(leaf_end).await;
         if hello.any_acked && hello.acked_seq > next_seq {
             let acked = hello.acked_seq;
             tracing::error!(node, %host, acked, logged = next_seq, "acknowledged records are not in this log: an older copy?");
@@ -238,6 +249,7 @@ impl Nodes {
                 Some(durable) => durable.wait().await?,
                 None => self.durable_to(leaf_end).await?,
             }
+            self.covered(leaf_end).await;
             let (checkpoint, consistency) = self.grown(&mut seen).await?.unwrap_or_default();
             let ack = ShipAck {
                 next_seq,

@@ -28,6 +28,7 @@ use crate::ledger::Ledger;
 use crate::node::{Nodes, stopped};
 use crate::publish::{self, Published};
 use crate::quota::Quotas;
+use crate::witness::{self, Witnesses};
 
 /// A bundle of 256 of the longest records, and what surrounds it.
 const REPLY_MAX: usize = 17 << 20;
@@ -112,10 +113,12 @@ pub async fn serve(config: Config) -> Result<()> {
     let blobs = Blobs::of(&config.store.dir);
     let published = Arc::new(Published::of(&config.store.dir.join("log/checkpoint")));
     let (ledger, index, quotas) = (Arc::new(ledger), Arc::new(index), Arc::new(Quotas::new(config.quota)));
-    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, stopping };
+    let witnesses = witnesses(&config, &store)?;
+    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, stopping };
     let indexing = parts.index_thread()?;
     let publishing =
         tokio::spawn(publish::run(parts.published.clone(), store.clone(), config.publish, parts.stopping.clone()));
+    let asking = parts.ask_witnesses(&config);
     let saving = tokio::spawn(save(parts.ledger.clone(), config.keep_segments, parts.stopping.clone()));
     let router = server.add_service(parts.nodes()).add_service(parts.control(config.approval));
     let address = listener.local_addr().map_err(internal)?;
@@ -129,7 +132,16 @@ pub async fn serve(config: Config) -> Result<()> {
     drain(serving).await;
     let _ = publishing.await;
     let _ = saving.await;
+    if let Some(asking) = asking {
+        let _ = asking.await;
+    }
     tokio::task::spawn_blocking(move || finish(&parts, &store, indexing)).await.map_err(internal)?
+}
+
+fn witnesses(config: &Config, store: &Store) -> Result<Option<Arc<Witnesses>>> {
+    let open = |config| Witnesses::open(config, store).map(Arc::new);
+    let opened = config.witness.as_ref().map(open).transpose();
+    opened.map_err(|e| CollectorError::new(Exit::Config, format_args!("witness.policy: {e}")))
 }
 
 /// What the services share.
@@ -140,6 +152,7 @@ struct Parts {
     published: Arc<Published>,
     blobs: Blobs,
     quotas: Arc<Quotas>,
+    witnesses: Option<Arc<Witnesses>>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -147,7 +160,8 @@ impl Parts {
     fn nodes(&self) -> NodeServiceServer<Nodes> {
         let (ledger, hub) = (self.ledger.clone(), self.hub.clone());
         let (blobs, quotas, stopping) = (self.blobs.clone(), self.quotas.clone(), self.stopping.clone());
-        NodeServiceServer::new(Nodes { ledger, hub, blobs, quotas, stopping })
+        let witnesses = self.witnesses.clone();
+        NodeServiceServer::new(Nodes { ledger, hub, blobs, quotas, witnesses, stopping })
             .max_decoding_message_size(GRPC_MESSAGE_MAX)
     }
 
@@ -158,10 +172,16 @@ impl Parts {
             index: self.index.clone(),
             blobs: self.blobs.clone(),
             published: self.published.clone(),
+            witnesses: self.witnesses.clone(),
             approval,
             stopping: self.stopping.clone(),
         })
         .max_encoding_message_size(REPLY_MAX)
+    }
+
+    fn ask_witnesses(&self, config: &Config) -> Option<tokio::task::JoinHandle<()>> {
+        let (witnesses, every) = (self.witnesses.clone()?, config.witness.as_ref()?.every);
+        Some(tokio::spawn(witness::run(witnesses, self.ledger.clone(), every, self.stopping.clone())))
     }
 
     fn index_thread(&self) -> Result<std::thread::JoinHandle<()>> {

@@ -25,3 +25,5 @@ mod crash;
 mod decisions;
 #[path = "collector/growth.rs"]
 mod growth;
+#[path = "collector/witnesses.rs"]
+mod witnesses;

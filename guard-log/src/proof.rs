@@ -23,7 +23,7 @@ pub use nodes::Nodes;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::note::{NOTE_MAX, Verifier};
 use crate::record::RECORD_MAX;
-use crate::tiles::{CHECKPOINT, Level, Tile, TileError, WIDTH, decode_entries};
+use crate::tiles::{CHECKPOINT, COSIGNED, Level, Tile, TileError, WIDTH, decode_entries};
 use crate::tree::{self, Hash, ProofError, leaf_hash};
 use crate::verify::{Source, SourceError, fetch_tile};
 
@@ -110,6 +110,17 @@ pub fn head(source: &dyn Source, verifier: &Verifier) -> Result<(String, Checkpo
     Ok((String::from_utf8(note).map_err(|_| CheckpointError::Utf8)?, checkpoint))
 }
 
+/// The newest head that a quorum of witnesses cosigned, if there is one and it holds the leaf; else the newest.
+fn head_for(source: &dyn Source, verifier: &Verifier, leaf: u64) -> Result<(String, Checkpoint), ReceiptError> {
+    if let Some(note) = source.fetch(COSIGNED)? {
+        let checkpoint = Checkpoint::open(&note, verifier)?;
+        if checkpoint.size > leaf {
+            return Ok((String::from_utf8(note).map_err(|_| CheckpointError::Utf8)?, checkpoint));
+        }
+    }
+    head(source, verifier)
+}
+
 /// The entry of a leaf below a checkpoint of `size`.
 pub fn entry(source: &dyn Source, leaf: u64, size: u64) -> Result<Vec<u8>, ReceiptError> {
     let bundle = Tile::at(Level::Entries, leaf / WIDTH, size).filter(|_| leaf < size);
@@ -140,9 +151,11 @@ impl Receipt {
     ///
     /// A leaf beyond the checkpoint, a bundle that was pruned, tiles that do not lead to the signed root.
     pub fn make(source: &dyn Source, verifier: &Verifier, index: u64) -> Result<(Self, Vec<u8>), ReceiptError> {
-        let (note, head) = head(source, verifier)?;
-        let entry = entry(source, index, head.size)?;
-        let mut nodes = Nodes::new(source, head.size);
+        let (note, head) = head_for(source, verifier, index)?;
+        // Older partial tiles may be gone: the nodes are those of the newest tree.
+        let have = self::head(source, verifier)?.1.size.max(head.size);
+        let entry = entry(source, index, have)?;
+        let mut nodes = Nodes::new(source, have);
         let hashes = tree::inclusion_proof(index, head.size, &mut |level, at| nodes.read(level, at))?;
         tree::verify_inclusion(&leaf_hash(&entry), index, head.size, &hashes, &head.root)
             .map_err(ReceiptError::Tiles)?;

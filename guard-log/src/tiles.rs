@@ -18,6 +18,8 @@ pub const LEVELS: u8 = 8;
 pub const RESOURCE_MAX: u64 = WIDTH * 65_537;
 /// Name of the signed head.
 pub const CHECKPOINT: &str = "checkpoint";
+/// Name of the newest checkpoint that a quorum of witnesses cosigned, with their lines; only where a log has witnesses.
+pub const COSIGNED: &str = "cosigned";
 /// Bytes of a hash.
 const HASH: usize = 32;
 /// Longest name: `tile/entries/` and eight groups, `.p/255`.

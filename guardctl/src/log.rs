@@ -156,6 +156,8 @@ fn judge(
     previous: Option<Checkpoint>,
     policy: Option<&Policy>,
 ) -> Result<(AuditReport, Option<Cosigned>)> {
+    // First: what comes after it in a log that grows holds it.
+    let earlier = cosigned::fetch(source)?;
     let report = audit(source, verifier, &AuditOptions { previous }, &mut |_, _| {});
     let mut report = report.map_err(|error| match error {
         VerifyError::Source(e) => CliError::new(Exit::Unavailable, e),
@@ -163,7 +165,9 @@ fn judge(
             CliError::new(Exit::No, format_args!("log verification failed: {e}"))
         }
     })?;
-    let (cosigned, finding) = policy.map(|policy| cosigned::judge(policy, &report.note)).unwrap_or_default();
+    let Some(policy) = policy else { return Ok((report, None)) };
+    let continues = |before: &Checkpoint| cosigned::continued(source, verifier, before, &report);
+    let (cosigned, finding) = cosigned::judge(policy, &report.note, earlier.as_deref(), &continues);
     report.findings.extend(finding);
     Ok((report, cosigned))
 }

@@ -4,7 +4,7 @@
 
 use guard_proto::v1::{
     KernelSupport, LocalStatus, LocalStatusRequest, NodeReport, NodeState, StatusReply, StatusRequest, WhoAmIReply,
-    WhoAmIRequest, local_reply, local_request,
+    WhoAmIRequest, WitnessStatus, local_reply, local_request,
 };
 use serde_json::{Value, json};
 
@@ -82,6 +82,11 @@ fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
         s.open_sessions,
         s.pending_reviews,
     );
+    if let Some(witnesses) = &s.witnesses {
+        out.truncate(out.len() - 1);
+        out.push_str(&witnesses_text(witnesses, now, width, color));
+        out.push('\n');
+    }
     if s.nodes.is_empty() {
         out.push_str("no node has reported\n");
         return out;
@@ -100,6 +105,32 @@ fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
     }
     out.push_str(&table.render(width, color));
     out
+}
+
+fn witnesses_text(w: &WitnessStatus, now: i64, width: usize, color: bool) -> String {
+    let mut table = Table::new(&[left("", 9), grow("")]);
+    let quorum = match w.cosigned_size {
+        0 => "no checkpoint has a quorum yet".to_owned(),
+        size => format!("a quorum cosigned {size} records {}", age_text(w.cosigned_unix_ns, now)),
+    };
+    let now_without = match (w.quorum, w.without_quorum.as_str()) {
+        (true, _) => "",
+        (false, "hold") => "; NONE NOW: acknowledgements are held",
+        (false, _) => "; NONE NOW: the log goes on without",
+    };
+    let tone = if w.quorum { Tone::Good } else { Tone::Bad };
+    table.row([Cell::toned("witnesses", Tone::Plain), Cell::toned(format!("{quorum}{now_without}"), tone)]);
+    for state in &w.states {
+        let size = if state.size == 0 { "nothing".to_owned() } else { format!("{} records", state.size) };
+        let text = format!("{} cosigned {size}, {}", escape_str(&state.name), age_text(state.cosigned_unix_ns, now));
+        let (text, tone) = match (state.error.as_str(), state.url.as_str()) {
+            ("", "") => (format!("{text}; is not asked, it has no address"), Tone::Dim),
+            ("", _) => (text, Tone::Dim),
+            (error, _) => (format!("{text}; {}", escape_str(error)), Tone::Warn),
+        };
+        table.row(["".into(), Cell::toned(text, tone)]);
+    }
+    table.render(width, color)
 }
 
 fn node_row(table: &mut Table, node: &NodeState, now: i64) {
@@ -140,7 +171,18 @@ fn status_json(s: &StatusReply, now: i64) -> Value {
         "collector_version": s.collector_version, "origin": s.origin, "log_vkey": s.log_vkey, "log_size": s.log_size,
         "checkpoint_size": s.checkpoint_size, "checkpoint_time": time::rfc3339(s.checkpoint_unix_ns),
         "pending_reviews": s.pending_reviews, "open_sessions": s.open_sessions, "nodes": nodes.collect::<Vec<_>>(),
+        "witnesses": s.witnesses.as_ref().map(witnesses_json),
     })
+}
+
+fn witnesses_json(w: &WitnessStatus) -> Value {
+    let time = |ns: i64| (ns != 0).then(|| time::rfc3339(ns));
+    let states = w.states.iter().map(|s| {
+        json!({"name": s.name, "url": Some(&s.url).filter(|u| !u.is_empty()), "size": s.size,
+            "cosigned": time(s.cosigned_unix_ns), "error": Some(&s.error).filter(|e| !e.is_empty())})
+    });
+    json!({"quorum": w.quorum, "without_quorum": w.without_quorum, "cosigned_size": w.cosigned_size,
+        "cosigned": time(w.cosigned_unix_ns), "witnesses": states.collect::<Vec<_>>()})
 }
 
 fn report_json(r: &NodeReport, now: i64) -> Value {

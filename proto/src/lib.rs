@@ -50,6 +50,7 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::AdmitFinding(_) => 33,
         Body::ReviewDecision(_) => 34,
         Body::BlobErased(_) => 35,
+        Body::WitnessFinding(_) => 36,
     }
 }
 

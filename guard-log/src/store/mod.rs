@@ -31,7 +31,7 @@ use crate::checkpoint::Checkpoint;
 use crate::frame;
 use crate::note::{Signer, Verifier};
 use crate::record::Record;
-use crate::tiles::{CHECKPOINT, RESOURCE_MAX, Tile, WIDTH};
+use crate::tiles::{CHECKPOINT, COSIGNED, RESOURCE_MAX, Tile, WIDTH};
 use error::io_error;
 use lock::Lock;
 use publish::{Leaves, Publisher, make_folder};
@@ -283,10 +283,36 @@ impl Store {
 
     /// A public file by its C2SP name; `None` if there is none. No other file can be named.
     pub fn resource(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        if path != CHECKPOINT && path.parse::<Tile>().is_err() {
+        if ![CHECKPOINT, COSIGNED].contains(&path) && path.parse::<Tile>().is_err() {
             return Err(StoreError::Path(path.chars().take(100).collect()));
         }
         lock::read_limited(&self.0.0.options.log().join(path), RESOURCE_MAX)
+    }
+
+    /// Makes the newest checkpoint that a quorum of witnesses cosigned public, with their lines; durable when it returns.
+    /// Whose lines they are is for those who read it: anybody may add some.
+    pub fn keep_cosigned(&self, note: &str) -> Result<(), StoreError> {
+        let path = self.0.0.options.log().join(COSIGNED);
+        let head = self.opened(&path, note.as_bytes())?;
+        let public = self.published().0;
+        if head.size > public {
+            return Err(ahead(path, head.size, public));
+        }
+        frame::replace(&path, note.as_bytes()).map_err(io_error("writing", &path))
+    }
+
+    /// The checkpoint that was cosigned last, as it was kept. One of more leaves than are public is a disagreement: the folder
+    /// is an older copy.
+    pub fn cosigned(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.0.0.options.log().join(COSIGNED);
+        let Some(note) = lock::read_limited(&path, 1 << 20)? else { return Ok(None) };
+        let (head, public) = (self.opened(&path, &note)?, self.published().0);
+        if head.size > public { Err(ahead(path, head.size, public)) } else { Ok(Some(note)) }
+    }
+
+    fn opened(&self, path: &Path, note: &[u8]) -> Result<Checkpoint, StoreError> {
+        Checkpoint::open(note, &self.0.0.verifier)
+            .map_err(|cause| StoreError::Checkpoint { path: path.to_path_buf(), cause })
     }
 
     /// Name of the log.
@@ -302,6 +328,14 @@ impl Store {
     /// Writes what is queued and ends the writer. What is durable can still be published and read.
     pub fn close(&self) {
         self.0.0.close();
+    }
+}
+
+fn ahead(path: PathBuf, size: u64, public: u64) -> StoreError {
+    StoreError::Disagree {
+        path,
+        what: format!("was cosigned at {size} leaves, the public checkpoint has {public}"),
+        advice: "the folder is an older copy of this log; put the newest one back",
     }
 }
 

@@ -558,3 +558,23 @@ fn a_killed_process_loses_nothing_it_acknowledged() {
         check(&store, size);
     }
 }
+
+#[test]
+fn a_cosigned_checkpoint_is_kept_and_is_never_ahead_of_the_public_one() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    assert_eq!(store.cosigned().unwrap(), None);
+    let (size, note) = store.published();
+    assert_eq!(size, 0);
+    store.keep_cosigned(&note).unwrap();
+    assert_eq!(store.cosigned().unwrap(), Some(note.clone().into_bytes()));
+    assert_eq!(store.resource("cosigned").unwrap(), Some(note.into_bytes()));
+    // Another log's, and one of more leaves than this folder has.
+    let stranger = Signer::generate(ORIGIN).unwrap();
+    assert!(store.keep_cosigned(&Checkpoint::empty(ORIGIN).sign(&stranger).unwrap()).is_err());
+    let more = Checkpoint { size: 5, root: [1; 32], ..Checkpoint::empty(ORIGIN) }.sign(&place.signer()).unwrap();
+    assert!(matches!(store.keep_cosigned(&more), Err(StoreError::Disagree { .. })));
+    std::fs::write(place.options().log().join("cosigned"), more).unwrap();
+    let error = store.cosigned().unwrap_err().to_string();
+    assert!(error.contains("cosigned at 5 leaves, the public checkpoint has 0"), "{error}");
+}

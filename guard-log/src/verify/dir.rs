@@ -6,6 +6,7 @@
 //! cannot be opened or is no log.
 
 mod blobs;
+mod cosigned;
 mod files;
 mod head;
 mod lock;
@@ -28,7 +29,7 @@ use super::walk::Walk;
 use crate::checkpoint::Checkpoint;
 use crate::note::{NOTE_MAX, Verifier};
 use crate::record::Record;
-use crate::tiles::CHECKPOINT;
+use crate::tiles::{CHECKPOINT, COSIGNED};
 use blobs::Search;
 use parts::{Facts, plural};
 use tolerant::Tolerant;
@@ -70,6 +71,9 @@ pub struct DirReport {
     pub form: Form,
     /// The checkpoint that the log was held to; signed only if the part says so.
     pub checkpoint: Option<Checkpoint>,
+    /// The checkpoint that witnesses cosigned last, if this log is known to continue it. Whose cosignatures it bears is for
+    /// whoever holds a policy.
+    pub cosigned: Option<Checkpoint>,
     /// Entries up to the checkpoint that were read and are the right ones.
     pub entries: u64,
     /// Entries past the checkpoint: admitted, not yet published.
@@ -109,6 +113,11 @@ impl LogDir {
         self.tree.read(CHECKPOINT, NOTE_MAX as u64)
     }
 
+    /// The checkpoint that witnesses cosigned last, as it lies there.
+    pub fn cosigned(&self) -> io::Result<Option<Vec<u8>>> {
+        self.tree.read(COSIGNED, NOTE_MAX as u64)
+    }
+
     /// Audits everything in it.
     pub fn audit(&self, options: &DirOptions<'_>) -> DirReport {
         let mut findings = Findings::default();
@@ -128,7 +137,8 @@ impl LogDir {
         facts.hosts = hosts.len();
         let parts = facts.parts(head.as_ref(), &findings);
         let (form, entries, unpublished) = (self.form, facts.entries, facts.unpublished);
-        DirReport { form, checkpoint: head, entries, unpublished, hosts, parts, findings: findings.finish() }
+        let cosigned = facts.cosigned;
+        DirReport { form, checkpoint: head, cosigned, entries, unpublished, hosts, parts, findings: findings.finish() }
     }
 
     /// Reads all entries, published or not.
@@ -148,7 +158,12 @@ impl LogDir {
         let Ok(mut walk) = Walk::open(source, head, previous, findings, each) else {
             return (Vec::new(), Findings::default());
         };
+        let cosigned = cosigned::read(self.cosigned(), options.key, &mut walk.findings);
+        if let Some(cosigned) = &cosigned {
+            walk.ask(cosigned.size);
+        }
         let _ = walk.published(&mut |_, _| {});
+        facts.cosigned = cosigned.filter(|cosigned| cosigned::judge(cosigned, head, &mut walk));
         facts.entries = walk.entries;
         segments::follow(&self.root, self.form, head, lock.as_ref(), &mut walk, facts);
         if walk.entries < head.size {

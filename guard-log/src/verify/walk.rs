@@ -39,6 +39,8 @@ pub(super) struct Walk<'a> {
     /// Entries read that are the signed ones.
     pub(super) entries: u64,
     missing: u64,
+    /// Root at a size that somebody asks about, once the tree has grown to it.
+    asked: Option<(u64, Option<Hash>)>,
 }
 
 impl<'a> Walk<'a> {
@@ -53,8 +55,40 @@ impl<'a> Walk<'a> {
         check_size(previous, head, &mut findings);
         let tiles = Tiles::open(source, head, &mut findings)?;
         let (edge, chains, unsettled) = (Edge::default(), Chains::default(), Vec::new());
-        let (unknown, entries, missing) = (false, 0, 0);
-        Ok(Self { source, head, tiles, previous, edge, unknown, chains, findings, each, unsettled, entries, missing })
+        let (unknown, entries, missing, asked) = (false, 0, 0, None);
+        let walk = Self {
+            source,
+            head,
+            tiles,
+            previous,
+            edge,
+            unknown,
+            chains,
+            findings,
+            each,
+            unsettled,
+            entries,
+            missing,
+            asked,
+        };
+        Ok(walk)
+    }
+
+    /// Asks for the root at a size; see [`Self::root_asked`].
+    pub(super) fn ask(&mut self, size: u64) {
+        self.asked = Some((size, None));
+        self.note_asked();
+    }
+
+    /// The root that was asked for, if the tree grew that far and every leaf is known.
+    pub(super) fn root_asked(&self) -> Option<Hash> {
+        self.asked.and_then(|(_, root)| root)
+    }
+
+    fn note_asked(&mut self) {
+        if let Some((size, None)) = self.asked.filter(|(size, _)| *size == self.edge.size()) {
+            self.asked = Some((size, self.root()));
+        }
     }
 
     /// Reads every entry up to the head, and compares.
@@ -171,6 +205,7 @@ impl<'a> Walk<'a> {
     fn take(&mut self, bundle: &Tile, entries: &[&[u8]], hashes: &[Hash], tile: Option<&Judged>, wrong: &[bool]) {
         for place in 0..usize::from(bundle.width) {
             self.compare_previous();
+            self.note_asked();
             let leaf = self.edge.size();
             let believed = tile.filter(|tile| tile.believed).and_then(|tile| tile.hashes.get(place));
             let hash = believed.or(hashes.get(place)).copied();
@@ -190,6 +225,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.compare_previous();
+        self.note_asked();
     }
 
     /// At the size of the earlier checkpoint the root has to be the earlier one.

@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use guard_log::checkpoint::Checkpoint;
-use guard_log::policy::Cosigned;
+use guard_log::policy::{Cosigned, Policy};
 use guard_log::record::Record;
 use guard_log::verify::{
-    Blobs, DirOptions, DirReport, Finding, Form, LogDir, Part, PartReport, Said, Severity, State as PartState,
+    Blobs, DirOptions, DirReport, Form, LogDir, Part, PartReport, Said, Severity, State as PartState,
 };
 use guard_proto::v1::RecordBody;
 use guard_proto::v1::record_body::Body;
@@ -69,8 +69,7 @@ impl Audited {
         let blobs = Blobs { max: BLOB_MAX as u64, said };
         let verifier = key.as_ref().map(|key| &key.verifier);
         let mut report = dir.audit(&DirOptions { key: verifier, previous, lock: args.lock.clone(), blobs });
-        let judged = held.policy.as_ref().map(|policy| cosigned::judge(policy, &note));
-        let cosigned = add_cosignatures(&mut report, judged);
+        let cosigned = held.policy.as_ref().and_then(|policy| judge_cosignatures(policy, &dir, &note, &mut report));
         Ok(Audited { report, key_from: key.map(|key| key.from), cosigned })
     }
 
@@ -162,23 +161,25 @@ fn said(record: &Record) -> Option<Said> {
     }
 }
 
-/// Puts what the policy says of the checkpoint beside its signature.
-fn add_cosignatures(report: &mut DirReport, judged: Option<(Option<Cosigned>, Option<Finding>)>) -> Option<Cosigned> {
-    let (cosigned, finding) = match judged {
-        Some((cosigned, finding)) => (cosigned, Some(finding)),
-        None => (None, None),
+/// Puts what a policy says of the cosignatures in the place of what is known without one.
+fn judge_cosignatures(policy: &Policy, dir: &LogDir, note: &[u8], report: &mut DirReport) -> Option<Cosigned> {
+    let earlier = dir.cosigned().ok().flatten();
+    let continued = report.cosigned.clone();
+    let continues = |head: &Checkpoint| match &continued {
+        Some(known) if known == head => Ok(()),
+        _ => Err("the log is not known to continue the cosigned checkpoint".to_owned()),
     };
-    let (state, detail) = match &finding {
-        None => (PartState::Absent, "no policy given".to_owned()),
-        Some(None) => {
-            (PartState::Verified, cosigned.as_ref().map(cosigned::text).unwrap_or_default().trim_end().to_owned())
+    let (cosigned, finding) = cosigned::judge(policy, note, earlier.as_deref(), &continues);
+    if let Some(part) = report.parts.iter_mut().find(|part| part.part == Part::Cosignatures) {
+        match (&finding, &cosigned, part.state) {
+            (Some(_), _, _) => (part.state, part.detail) = (PartState::Wrong, "the policy is not met".to_owned()),
+            (None, Some(cosigned), PartState::Verified | PartState::Absent) => {
+                (part.state, part.detail) = (PartState::Verified, cosigned::text(cosigned).trim_end().to_owned());
+            }
+            (None, ..) => {}
         }
-        Some(Some(_)) => (PartState::Wrong, "1 finding".to_owned()),
-    };
-    report.findings.extend(finding.flatten());
-    let part = PartReport { part: Part::Cosignatures, state, detail };
-    report.parts.push(part);
-    report.parts.sort_by_key(|part| part.part);
+    }
+    report.findings.extend(finding);
     cosigned
 }
 

@@ -7,9 +7,12 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use guard_log::checkpoint::Checkpoint;
+use guard_log::note::Verifier;
 use guard_log::policy::{Cosigned, POLICY_MAX, Policy};
-use guard_log::tiles::CHECKPOINT;
-use guard_log::verify::{Finding, Severity};
+use guard_log::proof::Growth;
+use guard_log::tiles::{CHECKPOINT, COSIGNED};
+use guard_log::verify::{AuditReport, Finding, Severity, Source};
 use serde_json::{Value, json};
 
 use crate::exit::{CliError, Exit, Result};
@@ -35,18 +38,52 @@ pub fn vkey(policy: &Policy, origin: &str) -> Result<String> {
     Ok(log.vkey())
 }
 
-/// Counts the cosignatures; too few are a finding.
-pub fn judge(policy: &Policy, note: &[u8]) -> (Option<Cosigned>, Option<Finding>) {
-    let (cosigned, detail) = match policy.open(note) {
-        Ok(cosigned) if cosigned.quorum => return (Some(cosigned), None),
-        Ok(cosigned) => {
-            let detail = lacking(&cosigned);
-            (Some(cosigned), detail)
+/// The newest checkpoint that witnesses cosigned, where the log keeps one.
+pub fn fetch(source: &dyn Source) -> Result<Option<Vec<u8>>> {
+    source.fetch(COSIGNED).map_err(|e| CliError::new(Exit::Unavailable, e))
+}
+
+/// Counts the cosignatures of the checkpoint that was audited or, if they are too few, of the one that witnesses cosigned last,
+/// which `continues` has to find to be the beginning of the audited log. Too few are a finding.
+pub fn judge(
+    policy: &Policy,
+    note: &[u8],
+    earlier: Option<&[u8]>,
+    continues: &dyn Fn(&Checkpoint) -> std::result::Result<(), String>,
+) -> (Option<Cosigned>, Option<Finding>) {
+    let open = |note| policy.open(note).map_err(|e| e.to_string());
+    let newest = open(note);
+    if newest.as_ref().is_ok_and(|cosigned| cosigned.quorum) {
+        return (newest.ok(), None);
+    }
+    let (where_, judged) = match earlier {
+        None => (CHECKPOINT, newest),
+        Some(note) => {
+            let judged = open(note).and_then(|cosigned| continues(&cosigned.checkpoint).map(|()| cosigned));
+            (COSIGNED, judged)
         }
-        Err(e) => (None, e.to_string()),
     };
-    let where_ = CHECKPOINT.to_owned();
-    (cosigned, Some(Finding { severity: Severity::Error, what: "no_quorum", where_, detail }))
+    let detail = match &judged {
+        Ok(cosigned) if cosigned.quorum => return (judged.ok(), None),
+        Ok(cosigned) => lacking(cosigned),
+        Err(error) => error.clone(),
+    };
+    let finding = Finding { severity: Severity::Error, what: "no_quorum", where_: where_.to_owned(), detail };
+    (judged.ok(), Some(finding))
+}
+
+/// Proves from the log's tiles that the audited checkpoint continues an earlier one.
+pub fn continued(
+    source: &dyn Source,
+    verifier: &Verifier,
+    before: &Checkpoint,
+    report: &AuditReport,
+) -> std::result::Result<(), String> {
+    let (head, text) = (&report.checkpoint, String::from_utf8_lossy(&report.note));
+    Growth::make(source, head.size, before.size, &text, head)
+        .and_then(|growth| growth.verify(before, verifier))
+        .map(drop)
+        .map_err(|e| format!("the checkpoint of {} leaves does not continue the cosigned one: {e}", head.size))
 }
 
 /// What is lacking, in words.
@@ -59,7 +96,7 @@ pub fn lacking(cosigned: &Cosigned) -> String {
 /// For machines.
 pub fn json(cosigned: &Cosigned) -> Value {
     let by: Vec<Value> = cosigned.by.iter().map(|(name, time)| json!({"witness": name, "time": time})).collect();
-    json!({"quorum": cosigned.quorum, "by": by, "missing": cosigned.missing})
+    json!({"quorum": cosigned.quorum, "size": cosigned.checkpoint.size, "by": by, "missing": cosigned.missing})
 }
 
 /// A line for people.
@@ -68,7 +105,7 @@ pub fn text(cosigned: &Cosigned) -> String {
         cosigned.by.iter().map(|(name, time)| format!("{} at {}", escape_str(name), when(*time))).collect();
     let quorum = if cosigned.quorum { "quorum" } else { "NO quorum" };
     let by = if by.is_empty() { "nobody".to_owned() } else { by.join(", ") };
-    format!("{quorum}: cosigned by {by} (their clocks)\n")
+    format!("{quorum} at {} records: cosigned by {by} (their clocks)\n", cosigned.checkpoint.size)
 }
 
 fn when(seconds: u64) -> String {

@@ -67,6 +67,10 @@ pub fn body(body: &Body) -> (&'static str, Value) {
             "checkpoint_refused",
             json!({"what": b.what, "seen": text_value(&b.seen), "refused": text_value(&b.refused), "detail": b.detail}),
         ),
+        Body::WitnessFinding(b) => (
+            "witness_finding",
+            json!({"what": b.what, "witness": some(&b.witness), "cosigned_size": b.cosigned_size, "detail": b.detail}),
+        ),
         Body::BlobErased(b) => {
             ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))
         }

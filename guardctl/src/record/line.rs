@@ -105,6 +105,17 @@ fn describe(body: &Body) -> Line {
             Tone::Bad,
             format!("the host refuses the collector's checkpoint ({}): {}", escape_str(&b.what), escape_str(&b.detail)),
         ),
+        Body::WitnessFinding(b) => line(
+            "witness",
+            if b.what == "quorum_back" { Tone::Good } else { Tone::Bad },
+            format!(
+                "{} {}cosigned up to {}: {}",
+                escape_str(&b.what),
+                if b.witness.is_empty() { String::new() } else { format!("by {}, ", escape_str(&b.witness)) },
+                b.cosigned_size,
+                escape_str(&b.detail)
+            ),
+        ),
         Body::BlobErased(b) => line(
             "erased",
             Tone::Warn,

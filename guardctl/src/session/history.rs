@@ -123,7 +123,8 @@ impl History {
             | Body::CollectorStart(_)
             | Body::AdmitFinding(_)
             | Body::CheckpointRefused(_)
-            | Body::BlobErased(_) => {}
+            | Body::BlobErased(_)
+            | Body::WitnessFinding(_) => {}
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) fn judge(
 }
 
 /// The error without the word that says where.
-fn why(error: &CheckpointError) -> String {
+pub(super) fn why(error: &CheckpointError) -> String {
     let text = error.to_string();
     text.strip_prefix("checkpoint: ").unwrap_or(&text).to_owned()
 }

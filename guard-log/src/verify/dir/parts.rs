@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 pub enum Part {
     /// The signed head: its signature.
     Checkpoint,
-    /// Witnesses' cosignatures, judged by whoever holds a policy.
+    /// That the log continues what witnesses cosigned last; their cosignatures are judged by whoever holds a policy.
     Cosignatures,
     /// That the log continues what was verified earlier.
     History,
@@ -61,9 +61,10 @@ pub struct PartReport {
     pub detail: String,
 }
 
-/// All parts that this crate judges, in order.
-const PARTS: [Part; 11] = [
+/// All parts, in order.
+const PARTS: [Part; 12] = [
     Part::Checkpoint,
+    Part::Cosignatures,
     Part::History,
     Part::Entries,
     Part::Tiles,
@@ -101,7 +102,13 @@ impl Part {
             "missing_checkpoint" | "unread_checkpoint" | "malformed_checkpoint" | "not_signed" | "no_key" => {
                 Part::Checkpoint
             }
-            "no_quorum" => Part::Cosignatures,
+            "no_quorum"
+            | "unread_cosigned"
+            | "malformed_cosigned"
+            | "cosigned_not_signed"
+            | "cosigned_ahead"
+            | "cosigned_differs"
+            | "unknown_cosigned" => Part::Cosignatures,
             "fork" | "rolled_back" | "other_log" | "unknown_history" => Part::History,
             "changed_entry" | "malformed_entries" | "missing_entries" | "not_a_record" | "unread_entries" => {
                 Part::Entries
@@ -141,6 +148,8 @@ pub(super) struct Facts {
     /// Tiles of hashes of the checkpoint's size.
     pub(super) tiles: u64,
     pub(super) full_tiles: u64,
+    /// The checkpoint that witnesses cosigned last, if the log continues it.
+    pub(super) cosigned: Option<Checkpoint>,
     pub(super) lock: bool,
     pub(super) segments: Option<usize>,
     /// No entry past the checkpoint can be in a segment that is not there.
@@ -153,9 +162,22 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn new(form: Form, options: &DirOptions<'_>) -> Self {
         let previous = options.previous.as_ref().map(|before| before.size);
-        let (segments, segments_whole, blobs) = (None, true, Counts::default());
+        let (segments, segments_whole, blobs, cosigned) = (None, true, Counts::default(), None);
         let (entries, tiles, full_tiles, lock, unpublished, hosts) = (0, 0, 0, false, 0, 0);
-        Self { form, previous, entries, tiles, full_tiles, lock, segments, segments_whole, unpublished, hosts, blobs }
+        Self {
+            form,
+            previous,
+            entries,
+            tiles,
+            full_tiles,
+            cosigned,
+            lock,
+            segments,
+            segments_whole,
+            unpublished,
+            hosts,
+            blobs,
+        }
     }
 
     /// Every part, with what the findings leave of it.
@@ -186,6 +208,7 @@ impl Facts {
     /// Why there is nothing to check.
     fn absent(&self, part: Part) -> Option<String> {
         let why = match part {
+            Part::Cosignatures if self.cosigned.is_none() => "no cosigned checkpoint in the copy, and no policy given",
             Part::History if self.previous.is_none() => "no earlier checkpoint to hold it against",
             Part::Modes if self.form == Form::Exported => "modes of an exported log say nothing",
             Part::Lock if !self.lock => "not in the copy; it lies outside the log's folder and can be named",
@@ -207,7 +230,10 @@ impl Facts {
         let size = head.map_or(0, |head| head.size);
         match part {
             Part::Checkpoint => format!("{size} entries, signed by {}", head.map_or("nobody", |head| &head.origin)),
-            Part::Cosignatures => String::new(),
+            Part::Cosignatures => {
+                let size = self.cosigned.as_ref().map_or(0, |cosigned| cosigned.size);
+                format!("continues the cosigned checkpoint of size {size}; by whom is not judged without a policy")
+            }
             Part::History => format!("continues the log verified earlier at size {}", self.previous.unwrap_or(0)),
             Part::Entries => format!("{} of {size} entries are those of the tree", self.entries),
             // A changed or missing entry is named; its hash in the signed tree stands for it then.

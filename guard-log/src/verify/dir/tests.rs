@@ -121,7 +121,8 @@ fn a_folder_that_is_right_is_verified_in_every_part_and_left_as_it_is() {
     let report = copy.audit();
     assert!(report.findings.is_empty(), "{:#?}", said_of(&report));
     for part in &report.parts {
-        let expected = if part.part == Part::History { State::Absent } else { State::Verified };
+        let absent = [Part::History, Part::Cosignatures].contains(&part.part);
+        let expected = if absent { State::Absent } else { State::Verified };
         assert_eq!(part.state, expected, "{part:?}");
     }
     assert_eq!((report.entries, report.unpublished, report.hosts.len()), (300, 5, 3));
@@ -286,6 +287,18 @@ const ROWS: &[(&str, Part, &str, Hurt)] = &[
         huge(&copy.at("wal/00000000000000000000.wal"));
     }),
     ("huge blob", Part::Files, "too_large: blobs/79/79f076ab", |copy| huge(&copy.at(&blob_path(b"kept")))),
+    ("cosigned checkpoint of another root", Part::Cosignatures, "cosigned_differs: cosigned: ", |copy| {
+        cosign(copy, &Checkpoint { size: 100, root: [1; 32], ..copy.log.head() }, &copy.log.signer());
+    }),
+    ("cosigned checkpoint ahead of the log", Part::Cosignatures, "cosigned_ahead: cosigned: ", |copy| {
+        cosign(copy, &Checkpoint { size: 301, ..copy.log.head() }, &copy.log.signer());
+    }),
+    ("cosigned checkpoint of another key", Part::Cosignatures, "cosigned_not_signed: cosigned: ", |copy| {
+        cosign(copy, &copy.log.head(), &Signer::generate("guard.test/log").unwrap());
+    }),
+    ("cosigned checkpoint cut short", Part::Cosignatures, "malformed_cosigned: cosigned: ", |copy| {
+        copy.write("log/cosigned", b"guard.test/log\n3");
+    }),
     ("lock of another log", Part::Lock, "other_lock: lock: ", |copy| {
         let head = Checkpoint { origin: "elsewhere.test/log".into(), ..copy.log.head() };
         copy.write("lock", head.text().as_bytes());
@@ -300,6 +313,10 @@ const ROWS: &[(&str, Part, &str, Hurt)] = &[
         copy.write("lock", Checkpoint { size: 999, ..copy.log.head() }.text().as_bytes());
     }),
 ];
+
+fn cosign(copy: &Copy, head: &Checkpoint, signer: &Signer) {
+    copy.write("log/cosigned", head.sign(signer).unwrap().as_bytes());
+}
 
 fn older(copy: &Copy) {
     let old = Log::of(&copy.log.skey, &[&two_hosts(200)]);
@@ -381,6 +398,19 @@ fn a_folder_without_a_log_is_refused() {
     assert!(LogDir::open(dir.path()).unwrap_err().to_string().starts_with("no log is there"));
     symlink("/etc", dir.path().join("log")).unwrap();
     assert!(LogDir::open(dir.path()).unwrap_err().to_string().contains("symbolic link"));
+}
+
+#[test]
+fn a_cosigned_checkpoint_of_any_size_is_compared_with_the_tree() {
+    let copy = Copy::new();
+    for size in [0, 99, 256, 300] {
+        let old = Log::of(&copy.log.skey, &[&two_hosts(297)[..size.min(297)]]);
+        let head = if size == 300 { copy.log.head() } else { old.head() };
+        cosign(&copy, &head, &copy.log.signer());
+        let report = copy.audit();
+        assert!(report.findings.is_empty(), "{size}: {:#?}", said_of(&report));
+        assert_eq!((report.cosigned.as_ref(), state(&report, Part::Cosignatures)), (Some(&head), State::Verified));
+    }
 }
 
 #[test]
