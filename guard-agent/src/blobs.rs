@@ -18,8 +18,7 @@ use guard_log::record::{Kind, Record, SessionId};
 use guard_policy::Policy;
 use guard_policy::secrets::{self, Masked};
 use guard_proto::BLOB_MAX;
-use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Blob, EnvValue, ExecFacts, MaskedArg, RecordBody, SecretDigest};
+use guard_proto::v1::{Blob, EnvValue, MaskedArg, RecordBody, SecretDigest};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -228,12 +227,8 @@ fn named_by(record: &Record) -> Option<BlobId> {
     if !matches!(record.header().kind, Kind::EXEC | Kind::EXEC_REQUEST) {
         return None;
     }
-    let facts = match RecordBody::decode(record.body()).ok()?.body? {
-        Body::Exec(exec) => exec.facts,
-        Body::ExecRequest(request) => request.facts,
-        _ => None,
-    };
-    facts.map(|facts: ExecFacts| facts.blob_sha256)?.try_into().ok()
+    let body = RecordBody::decode(record.body()).ok()?.body?;
+    guard_proto::named_blob(&body)?.try_into().ok()
 }
 
 /// What was masked, as a record says it.
@@ -325,7 +320,8 @@ impl DigestKey {
 #[cfg(test)]
 mod tests {
     use guard_log::record::{Epoch, Header, HostId, SessionId};
-    use guard_proto::v1::Exec;
+    use guard_proto::v1::record_body::Body;
+    use guard_proto::v1::{Exec, ExecFacts};
 
     use super::*;
 

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use guard_log::frame;
 use guard_log::record::Record;
 use guard_proto::BLOB_MAX;
-use guard_proto::v1::record_body::Body;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -116,10 +115,5 @@ impl Blobs {
 }
 
 fn named_by(record: &Record) -> Option<BlobId> {
-    let facts = match body::parse(record)? {
-        Body::Exec(exec) => exec.facts,
-        Body::ExecRequest(request) => request.facts,
-        _ => None,
-    };
-    facts?.blob_sha256.try_into().ok()
+    guard_proto::named_blob(&body::parse(record)?)?.try_into().ok()
 }

@@ -8,22 +8,10 @@ use crate::note::Signer;
 use crate::record::{Epoch, Header, HostId, Kind, Record, SessionId};
 use crate::store::{Store, StoreOptions};
 use crate::tiles::{CHECKPOINT, split_entries};
-use crate::verify::{AuditOptions, AuditReport, Finding, Source, SourceError, audit};
+use crate::verify::{AuditOptions, AuditReport, Finding, Folder, audit};
 
 pub(crate) const ORIGIN: &str = "guard.test/log";
 pub(crate) const SKEY: &str = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
-
-pub(crate) struct Folder(pub(crate) PathBuf);
-
-impl Source for Folder {
-    fn fetch(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
-        match fs::read(self.0.join(path)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(SourceError::new(path, error)),
-        }
-    }
-}
 
 pub(crate) struct Log {
     pub(crate) dir: tempfile::TempDir,
@@ -101,6 +89,11 @@ impl Log {
         self.options().dir.join("log").join(name)
     }
 
+    /// The public tree.
+    pub(crate) fn folder(&self) -> Folder {
+        Folder::open(&self.options().dir.join("log")).unwrap()
+    }
+
     pub(crate) fn head(&self) -> Checkpoint {
         Checkpoint::open(&fs::read(self.file(CHECKPOINT)).unwrap(), &self.signer().verifier()).unwrap()
     }
@@ -108,7 +101,7 @@ impl Log {
     pub(crate) fn audit_after(&self, previous: Option<Checkpoint>) -> AuditReport {
         let mut seen = 0;
         let mut progress = |done: u64, all: u64| seen = done.min(all);
-        let source = Folder(self.options().dir.join("log"));
+        let source = self.folder();
         let report = audit(&source, &self.signer().verifier(), &AuditOptions { previous }, &mut progress).unwrap();
         assert_eq!(seen, report.checkpoint.size);
         report

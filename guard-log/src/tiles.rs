@@ -14,6 +14,8 @@ use crate::tree::{self, Hash};
 pub const WIDTH: u64 = 256;
 /// Levels that a tree of 2^63 leaves can have.
 pub const LEVELS: u8 = 8;
+/// Longest resource: a full bundle of the longest entries.
+pub const RESOURCE_MAX: u64 = WIDTH * 65_537;
 /// Name of the signed head.
 pub const CHECKPOINT: &str = "checkpoint";
 /// Name of the newest checkpoint that a quorum of witnesses cosigned, with their lines; only where a log has witnesses.

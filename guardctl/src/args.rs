@@ -16,7 +16,7 @@ Exit codes:
   0    done, and the thing asked about is so
   1    not so: verification failed, no such session, request no longer open
   64   usage      69  collector or daemon unavailable     70  internal
-  77   not permitted                                      78  configuration
+  77   not permitted                                      78  configuration; audit: not all could be checked
   `guardctl run` ends with the code of the command it ran; 126: its entry program was denied; 128+N: signal N.
 
 Times are UTC. Text that a governed program controls is shown escaped; nothing is cut.
@@ -395,6 +395,8 @@ pub struct StatusArgs {
 pub enum LogCommand {
     /// Check the whole log: signature, root, every record, every host's chain, and that it only grew
     Verify(VerifyArgs),
+    /// Check a copied log folder part by part, offline and unchanged: what was verified, and what could not be
+    Audit(AuditArgs),
     /// Make a receipt: a C2SP tlog-proof file that shows offline that one record is in the log
     Prove(ProveArgs),
     /// Prove that the log of an older checkpoint is the beginning of a newer one
@@ -428,6 +430,22 @@ pub struct VerifyArgs {
     /// The record that the receipt is for
     #[arg(long, value_name = "FILE", requires = "proof")]
     pub record: Option<PathBuf>,
+}
+
+/// Arguments of `log audit`.
+#[derive(Clone, Debug, Args)]
+pub struct AuditArgs {
+    /// A copy of the collector's log folder (`log`, `wal`, `blobs`), or an exported log
+    pub dir: PathBuf,
+    /// Verifier key [default: log_vkey of the configuration, else the one kept in the state file, else none]
+    #[arg(long, value_name = "KEY")]
+    pub vkey: Option<String>,
+    /// C2SP tlog-policy file: names the log's key, the witnesses, and how many of them have to have cosigned
+    #[arg(long, value_name = "FILE", conflicts_with = "vkey")]
+    pub policy: Option<PathBuf>,
+    /// A copy of the collector's lock file, which lies outside its log folder [default: `lock` in DIR]
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
 }
 
 /// Which log, and which key it is held to.

@@ -3,6 +3,7 @@
 //! It must believe nothing but the verifier key and the checkpoint verified last; what does not verify is never remembered and
 //! gets no checkpoint in an export. Fails: exit code 1 with every finding when the log is not right.
 
+mod audit;
 mod cosigned;
 mod key;
 mod prove;
@@ -21,7 +22,7 @@ use guard_log::checkpoint::Checkpoint;
 use guard_log::note::Verifier;
 use guard_log::policy::{Cosigned, Policy};
 use guard_log::tiles::CHECKPOINT;
-use guard_log::verify::{AuditOptions, AuditReport, Source, VerifyError, audit};
+use guard_log::verify::{AuditOptions, AuditReport, Folder, Source, VerifyError, audit};
 use guard_proto::v1::ReadLogRequest;
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -34,7 +35,7 @@ use crate::output::Out;
 use crate::text::escape_str;
 use key::Key;
 use show::Verified;
-use source::{Copying, Folder, Remote};
+use source::{Copying, Remote};
 use state::{Known, State};
 
 /// `guardctl log`.
@@ -48,6 +49,7 @@ pub async fn run(command: &LogCommand, config: &Config, out: &Out) -> Result<()>
                 _ => verify(args, &held, config, out).await,
             }
         }
+        LogCommand::Audit(args) => audit::run(args, config, out),
         LogCommand::Prove(args) => prove::prove(args, config, out).await,
         LogCommand::Consistency(args) => prove::consistency(args, config, out).await,
         LogCommand::Checkpoint => checkpoint(config, out).await,
@@ -163,8 +165,10 @@ fn judge(
             CliError::new(Exit::No, format_args!("log verification failed: {e}"))
         }
     })?;
-    let cosigned =
-        policy.and_then(|policy| cosigned::judge(policy, (source, verifier), earlier.as_deref(), &mut report));
+    let Some(policy) = policy else { return Ok((report, None)) };
+    let continues = |before: &Checkpoint| cosigned::continued(source, verifier, before, &report);
+    let (cosigned, finding) = cosigned::judge(policy, &report.note, earlier.as_deref(), &continues);
+    report.findings.extend(finding);
     Ok((report, cosigned))
 }
 
@@ -197,10 +201,17 @@ fn origin(note: &[u8]) -> String {
     String::from_utf8_lossy(note.split(|b| *b == b'\n').next().unwrap_or_default()).into_owned()
 }
 
+/// The newest checkpoint that was verified of this log earlier and that a copy as long as `head` has to continue.
+fn earlier(state: &State, key: &Key, head: &Checkpoint) -> Result<Option<Checkpoint>> {
+    let same_log = state.all().filter(|known| known.vkey == key.verifier.vkey());
+    let known: Vec<Checkpoint> = same_log.map(|known| remembered(known, &head.origin)).collect::<Result<_>>()?;
+    Ok(known.into_iter().filter(|before| before.size <= head.size).max_by_key(|before| before.size))
+}
+
 /// A folder is held against what was verified of this log earlier, if it is at least as long.
 fn verify_folder(dir: &Path, held: &Held, config: &Config) -> Result<Verified> {
-    let folder = Folder(dir.to_path_buf());
     let unreadable = |e: &dyn std::fmt::Display| CliError::new(Exit::No, format_args!("{}: {e}", dir.display()));
+    let folder = Folder::open(dir).map_err(|e| unreadable(&e))?;
     let note = folder.fetch(CHECKPOINT).map_err(|e| unreadable(&e))?;
     let note = note.ok_or_else(|| unreadable(&VerifyError::NoCheckpoint))?;
     let origin = origin(&note);
@@ -208,9 +219,7 @@ fn verify_folder(dir: &Path, held: &Held, config: &Config) -> Result<Verified> {
     let key = key::of_folder(held.vkey(&note)?.as_deref(), config, &state, &origin)?;
     let head = Checkpoint::open(&note, &key.verifier)
         .map_err(|e| CliError::new(Exit::No, format_args!("log verification failed: {e}")))?;
-    let same_log = state.all().filter(|known| known.vkey == key.verifier.vkey());
-    let known: Vec<Checkpoint> = same_log.map(|known| remembered(known, &origin)).collect::<Result<_>>()?;
-    let previous = known.into_iter().filter(|before| before.size <= head.size).max_by_key(|before| before.size);
+    let previous = earlier(&state, &key, &head)?;
     let (report, cosigned) = judge(&folder, &key.verifier, previous.clone(), held.policy.as_ref())?;
     Ok(Verified { report, previous, key_from: key.from, cosigned })
 }

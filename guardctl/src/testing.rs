@@ -378,6 +378,7 @@ pub fn status() -> (StatusReply, i64) {
         nodes: vec![node("devbox", report, true, 0), node("buildbox", gone, false, 2)],
         pending_reviews: 1,
         open_sessions: 1,
+        witnesses: None,
     };
     (status, NOON + 4_000_000_000)
 }

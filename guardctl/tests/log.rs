@@ -198,3 +198,28 @@ fn a_gap_that_the_collector_admitted_is_a_note() {
     assert_eq!((&found["ok"], &found["findings"][0]["what"]), (&true.into(), &"admitted_gap".into()));
     assert_eq!(found["findings"][0]["severity"], "information");
 }
+
+#[test]
+fn a_copied_log_folder_is_audited_without_the_collector() {
+    let mut log = Logged::new();
+    log.grow(300);
+    log.store.append(vec![log.host.next(Kind::EXEC, b"body")]).expect("queued").wait().expect("durable");
+    let (dir, lock, vkey) = (log.collector.file("log/data"), log.collector.file("log/lock"), log.store.vkey());
+    let of = ["audit", dir.to_str().expect("UTF-8"), "--lock", lock.to_str().expect("UTF-8")];
+    let unsigned = log.json(&of, 78);
+    let first = &unsigned["findings"][0];
+    assert_eq!((&first["what"], &first["severity"]), (&"no_key".into(), &"unchecked".into()));
+    let signed = [&of[..], &["--vkey", &vkey]].concat();
+    let found = log.json(&signed, 0);
+    assert_eq!((&found["ok"], &found["records"], &found["unpublished"]), (&true.into(), &300.into(), &1.into()));
+    assert!(!log.collector.file("state.json").exists(), "an audit remembers nothing");
+    fs::write(dir.join("log/tile/extra"), "x").expect("written");
+    let found = log.json(&signed, 1);
+    assert_eq!(
+        (&found["findings"][0]["what"], &found["findings"][0]["where"]),
+        (&"stray_file".into(), &"log/tile/extra".into())
+    );
+    let nothing = log.guardctl(&["log", "audit", dir.join("wal").to_str().expect("UTF-8")]);
+    assert_eq!(nothing.status.code(), Some(78), "{nothing:?}");
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("no log is there"), "{nothing:?}");
+}

@@ -53,3 +53,14 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::WitnessFinding(_) => 36,
     }
 }
+
+/// The digest of the blob that a body names as a part of itself.
+pub fn named_blob(body: &v1::record_body::Body) -> Option<&[u8]> {
+    use v1::record_body::Body;
+    let facts = match body {
+        Body::Exec(exec) => exec.facts.as_ref(),
+        Body::ExecRequest(request) => request.facts.as_ref(),
+        _ => None,
+    };
+    facts.map(|facts| facts.blob_sha256.as_slice()).filter(|digest| !digest.is_empty())
+}

@@ -7,10 +7,11 @@ use tlog_tiles::tlog as theirs;
 
 use super::*;
 use crate::note::Signer;
-use crate::testing::{Folder, Log, two_hosts};
+use crate::testing::{Log, two_hosts};
+use crate::verify::Folder;
 
 fn folder(log: &Log) -> Folder {
-    Folder(log.options().dir.join("log"))
+    log.folder()
 }
 
 fn theirs_hash(hash: &Hash) -> theirs::Hash {

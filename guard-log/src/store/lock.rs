@@ -16,7 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::frame;
 
 /// Longest lock file that is read.
-const LOCK_MAX: u64 = 4096;
+pub(crate) const LOCK_MAX: u64 = 4096;
 
 /// Takes a file for this process until the handle is dropped.
 pub(super) fn hold(path: &Path) -> Result<File, StoreError> {

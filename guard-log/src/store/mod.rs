@@ -13,7 +13,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 mod ticket;
-mod wal;
+pub(crate) mod wal;
 mod writer;
 
 use std::collections::VecDeque;
@@ -24,13 +24,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use error::StoreError;
+pub(crate) use lock::LOCK_MAX;
 pub use ticket::Ticket;
 
 use crate::checkpoint::Checkpoint;
 use crate::frame;
 use crate::note::{Signer, Verifier};
 use crate::record::Record;
-use crate::tiles::{CHECKPOINT, COSIGNED, Tile, WIDTH};
+use crate::tiles::{CHECKPOINT, COSIGNED, RESOURCE_MAX, Tile, WIDTH};
 use error::io_error;
 use lock::Lock;
 use publish::{Leaves, Publisher, make_folder};
@@ -285,7 +286,7 @@ impl Store {
         if ![CHECKPOINT, COSIGNED].contains(&path) && path.parse::<Tile>().is_err() {
             return Err(StoreError::Path(path.chars().take(100).collect()));
         }
-        lock::read_limited(&self.0.0.options.log().join(path), publish::RESOURCE_MAX)
+        lock::read_limited(&self.0.0.options.log().join(path), RESOURCE_MAX)
     }
 
     /// Makes the newest checkpoint that a quorum of witnesses cosigned public, with their lines; durable when it returns.

@@ -19,11 +19,9 @@ use crate::edge::Edge;
 use crate::frame;
 use crate::note::Signer;
 use crate::record::Record;
-use crate::tiles::{self, CHECKPOINT, Level, Tile, WIDTH};
+use crate::tiles::{self, CHECKPOINT, Level, RESOURCE_MAX, Tile, WIDTH};
 use crate::tree::{Hash, leaf_hash};
 
-/// Longest public file: a full bundle of the longest records.
-pub(super) const RESOURCE_MAX: u64 = WIDTH * 65_537;
 /// Records taken from the log at once.
 const STEP_RECORDS: usize = 1024;
 const STEP_BYTES: usize = 8 << 20;

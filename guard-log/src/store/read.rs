@@ -11,11 +11,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::lock::read_limited;
-use super::publish::{Leaves, RESOURCE_MAX, read_hashes};
+use super::publish::{Leaves, read_hashes};
 use super::wal::FrameRef;
 use super::{Shared, StoreError, lock, wal};
 use crate::record::Record;
-use crate::tiles::{self, Level, Tile, WIDTH};
+use crate::tiles::{self, Level, RESOURCE_MAX, Tile, WIDTH};
 use crate::tree::leaf_hash;
 
 impl Leaves for Shared {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use super::StoreError;
 use super::error::io_error;
 use crate::frame;
-use crate::record::Record;
+use crate::record::{HEADER_LEN, Record};
 
 /// Bytes of a frame's payload before its records.
 const GROUP_HEAD: usize = 12;
@@ -59,7 +59,12 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn segment_path(dir: &Path, first: u64) -> PathBuf {
-    dir.join(format!("{first:020}.wal"))
+    dir.join(segment_name(first))
+}
+
+/// Name of the segment that begins with this leaf.
+pub(crate) fn segment_name(first: u64) -> String {
+    format!("{first:020}.wal")
 }
 
 /// First leaves of all segments.
@@ -169,12 +174,12 @@ fn encode(first: u64, records: &[Record]) -> Vec<u8> {
 }
 
 /// First leaf and records of a group. The records are parts of `payload`, not copies of it.
-fn decode(payload: &Bytes) -> Result<(u64, Vec<Record>), String> {
+pub(crate) fn decode(payload: &Bytes) -> Result<(u64, Vec<Record>), String> {
     let short = || "a group ends inside a record".to_owned();
     let (first, rest) = payload.split_first_chunk::<8>().ok_or_else(short)?;
     let (count, mut rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let count = u32::from_le_bytes(*count) as usize;
-    let mut records = Vec::with_capacity(count.min(payload.len() / 2));
+    let mut records = Vec::with_capacity(count.min(payload.len() / (2 + HEADER_LEN)));
     for _ in 0..count {
         let (length, after) = rest.split_first_chunk::<2>().ok_or_else(short)?;
         let (bytes, after) = after.split_at_checked(usize::from(u16::from_le_bytes(*length))).ok_or_else(short)?;

@@ -11,6 +11,9 @@ use crate::record::{Epoch, HostId, Record};
 /// Admissions and breaks that are remembered; a log with more of them is not right anyway.
 const REMEMBERED_MAX: usize = 100_000;
 
+/// Journals that are followed: many times what a fleet has, so that a log of made-up hosts does not fill the memory.
+const JOURNALS_MAX: usize = 1 << 19;
+
 struct Chain {
     place: usize,
     last: [u8; 32],
@@ -31,6 +34,8 @@ pub(super) struct Chains {
     admissions: HashSet<Admission>,
     breaks: Vec<Break>,
     breaks_left_out: u64,
+    /// Records of journals that are not followed.
+    journals_left_out: u64,
     doubts: u64,
 }
 
@@ -49,6 +54,10 @@ impl Chains {
         let (key, digest, doubts) = ((header.host, header.epoch), record.digest(), self.doubts);
         let Some(chain) = self.chains.get_mut(&key) else {
             let place = self.hosts.len();
+            if place >= JOURNALS_MAX {
+                self.journals_left_out += 1;
+                return;
+            }
             self.chains.insert(key, Chain { place, last: digest, doubts });
             let (host, epoch, first_seq) = (header.host, header.epoch, header.seq);
             self.hosts.push(HostReport { host, epoch, first_seq, next_seq: first_seq.saturating_add(1), records: 1 });
@@ -115,6 +124,10 @@ impl Chains {
                 _ => "admitted_chain_break",
             };
             findings.information(what, where_, format!("{detail}; the collector recorded this when it happened"));
+        }
+        if self.journals_left_out > 0 {
+            let detail = format!("{} records are of more journals than are followed", self.journals_left_out);
+            findings.unchecked("many_journals", "log", detail);
         }
         if self.breaks_left_out > 0 {
             findings.error("gap", "log", format!("{} more breaks were not looked at", self.breaks_left_out));

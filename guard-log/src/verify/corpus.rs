@@ -7,7 +7,7 @@ use std::fs;
 
 use super::*;
 use crate::note::Signer;
-use crate::testing::{Folder, Log, two_hosts};
+use crate::testing::{Log, two_hosts};
 
 /// What the reader remembers from earlier.
 enum Earlier {
@@ -237,25 +237,44 @@ const ROWS: &[Row] = &[
     },
 ];
 
+/// A log after an attack, and what its reader remembers.
+fn attacked(row: &Row) -> (Log, AuditOptions) {
+    let log = Log::new(SIZE);
+    let previous = match row.earlier {
+        Earlier::Nothing => None,
+        Earlier::Head => Some(log.head()),
+    };
+    let (key, options) = (log.signer().verifier(), AuditOptions { previous });
+    assert!(audit(&log.folder(), &key, &options, &mut |_, _| {}).unwrap().is_ok(), "before {}", row.attack);
+    (row.call)(&log);
+    (log, options)
+}
+
+fn errors(findings: &[Finding]) -> Vec<String> {
+    findings.iter().filter(|f| f.severity == Severity::Error).map(Finding::to_string).collect()
+}
+
 #[test]
 fn every_attack_of_the_corpus_is_caught_and_named() {
     for row in ROWS {
-        let log = Log::new(SIZE);
-        let previous = match row.earlier {
-            Earlier::Nothing => None,
-            Earlier::Head => Some(log.head()),
-        };
-        let (source, key) = (Folder(log.options().dir.join("log")), log.signer().verifier());
-        let options = AuditOptions { previous };
-        assert!(audit(&source, &key, &options, &mut |_, _| {}).unwrap().is_ok(), "before {}", row.attack);
-        (row.call)(&log);
-        let said: Vec<String> = match audit(&source, &key, &options, &mut |_, _| {}) {
-            Ok(report) => {
-                let errors = report.findings.iter().filter(|f| f.severity == Severity::Error);
-                errors.map(Finding::to_string).collect()
-            }
+        let (log, options) = attacked(row);
+        let said = match audit(&log.folder(), &log.signer().verifier(), &options, &mut |_, _| {}) {
+            Ok(report) => errors(&report.findings),
             Err(error) => vec![error.to_string()],
         };
         assert!(said.iter().any(|said| said.starts_with(row.found)), "{}: {said:#?}", row.attack);
+    }
+}
+
+#[test]
+fn every_attack_of_the_corpus_is_caught_in_a_copied_folder_too() {
+    for row in ROWS {
+        let (log, AuditOptions { previous }) = attacked(row);
+        let (key, blobs) = (log.signer().verifier(), Blobs { max: 0, said: |_| None });
+        let options = DirOptions { key: Some(&key), previous, lock: Some(log.options().lock), blobs };
+        let report = LogDir::open(&log.options().dir).unwrap().audit(&options);
+        let said = errors(&report.findings);
+        // What is the end of `audit` is a finding here, with the same words.
+        assert!(said.iter().any(|said| said.contains(row.found)), "{}: {said:#?}", row.attack);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! It must not grow without bound, whatever the log holds.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::checkpoint::Checkpoint;
@@ -15,6 +16,8 @@ const FINDINGS_MAX: usize = 1000;
 pub enum Severity {
     /// The log itself says so; nothing is wrong with the log.
     Information,
+    /// It could not be looked at, so nothing is known of it.
+    Unchecked,
     /// The log is not right.
     Error,
 }
@@ -69,7 +72,7 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    /// Whether nothing is wrong; information may be there.
+    /// Whether all was checked and nothing is wrong; information may be there.
     pub fn is_ok(&self) -> bool {
         self.findings.iter().all(|f| f.severity == Severity::Information)
     }
@@ -79,8 +82,9 @@ impl AuditReport {
 #[derive(Default)]
 pub(super) struct Findings {
     kept: Vec<Finding>,
-    errors_left_out: u64,
-    information_left_out: u64,
+    /// All there were, those that are not kept too.
+    counts: BTreeMap<(Severity, &'static str), u64>,
+    left_out: BTreeMap<Severity, u64>,
 }
 
 impl Findings {
@@ -89,30 +93,35 @@ impl Findings {
         self.add(Severity::Error, what, &where_, &detail);
     }
 
+    /// Something could not be looked at.
+    pub(super) fn unchecked(&mut self, what: &'static str, where_: impl fmt::Display, detail: impl fmt::Display) {
+        self.add(Severity::Unchecked, what, &where_, &detail);
+    }
+
     /// Something to know.
     pub(super) fn information(&mut self, what: &'static str, where_: impl fmt::Display, detail: impl fmt::Display) {
         self.add(Severity::Information, what, &where_, &detail);
     }
 
     fn add(&mut self, severity: Severity, what: &'static str, where_: &dyn fmt::Display, detail: &dyn fmt::Display) {
+        *self.counts.entry((severity, what)).or_default() += 1;
         if self.kept.len() < FINDINGS_MAX {
             self.kept.push(Finding { severity, what, where_: where_.to_string(), detail: detail.to_string() });
             return;
         }
-        match severity {
-            Severity::Error => self.errors_left_out += 1,
-            Severity::Information => self.information_left_out += 1,
-        }
+        *self.left_out.entry(severity).or_default() += 1;
+    }
+
+    /// How many there are of each kind, in the order of the kinds' words.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (Severity, &'static str, u64)> {
+        self.counts.iter().map(|((severity, what), count)| (*severity, *what, *count))
     }
 
     /// All of them; what was left out is said, and weighs what it weighed.
     pub(super) fn finish(mut self) -> Vec<Finding> {
-        let (errors, information) = (self.errors_left_out, self.information_left_out);
-        for (severity, count) in [(Severity::Error, errors), (Severity::Information, information)] {
-            if count > 0 {
-                let detail = format!("{count} more findings are not listed");
-                self.kept.push(Finding { severity, what: "more", where_: "log".to_owned(), detail });
-            }
+        for (severity, count) in self.left_out.into_iter().rev() {
+            let detail = format!("{count} more findings are not listed");
+            self.kept.push(Finding { severity, what: "more", where_: "log".to_owned(), detail });
         }
         self.kept
     }

@@ -23,4 +23,10 @@ impl SourceError {
 pub trait Source {
     /// The resource's bytes; `None` if there is none of that name.
     fn fetch(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError>;
+
+    /// Whether a resource that was not fetched is there after all, and the source itself tells why it could not be
+    /// read.
+    fn unread(&self, _path: &str) -> bool {
+        false
+    }
 }

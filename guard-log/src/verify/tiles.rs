@@ -102,7 +102,9 @@ impl<'a> Tiles<'a> {
 
     fn fetch(&self, tile: &Tile, findings: &mut Findings) -> Result<Option<Vec<Hash>>, SourceError> {
         let Some((bytes, width)) = fetch(self.source, tile)? else {
-            findings.error("missing_tile", tile, "the source does not have it");
+            if !self.source.unread(&tile.to_string()) {
+                findings.error("missing_tile", tile, "the source does not have it");
+            }
             return Ok(None);
         };
         match tiles::decode_hashes(&bytes, width) {

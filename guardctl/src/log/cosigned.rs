@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use guard_log::checkpoint::Checkpoint;
 use guard_log::note::Verifier;
 use guard_log::policy::{Cosigned, POLICY_MAX, Policy};
 use guard_log::proof::Growth;
@@ -42,44 +43,47 @@ pub fn fetch(source: &dyn Source) -> Result<Option<Vec<u8>>> {
     source.fetch(COSIGNED).map_err(|e| CliError::new(Exit::Unavailable, e))
 }
 
-/// Counts the cosignatures of the checkpoint that was audited or, if they are too few, of the one that witnesses cosigned last:
-/// the audited one has to continue it. Too few become a finding.
+/// Counts the cosignatures of the checkpoint that was audited or, if they are too few, of the one that witnesses cosigned last,
+/// which `continues` has to find to be the beginning of the audited log. Too few are a finding.
 pub fn judge(
     policy: &Policy,
-    log: (&dyn Source, &Verifier),
+    note: &[u8],
     earlier: Option<&[u8]>,
-    report: &mut AuditReport,
-) -> Option<Cosigned> {
-    let newest = policy.open(&report.note).map_err(|e| e.to_string());
+    continues: &dyn Fn(&Checkpoint) -> std::result::Result<(), String>,
+) -> (Option<Cosigned>, Option<Finding>) {
+    let open = |note| policy.open(note).map_err(|e| e.to_string());
+    let newest = open(note);
     if newest.as_ref().is_ok_and(|cosigned| cosigned.quorum) {
-        return newest.ok();
+        return (newest.ok(), None);
     }
     let (where_, judged) = match earlier {
         None => (CHECKPOINT, newest),
-        Some(note) => (COSIGNED, continued(policy, log, note, report)),
+        Some(note) => {
+            let judged = open(note).and_then(|cosigned| continues(&cosigned.checkpoint).map(|()| cosigned));
+            (COSIGNED, judged)
+        }
     };
     let detail = match &judged {
-        Ok(cosigned) if cosigned.quorum => return judged.ok(),
+        Ok(cosigned) if cosigned.quorum => return (judged.ok(), None),
         Ok(cosigned) => lacking(cosigned),
         Err(error) => error.clone(),
     };
-    report.findings.push(Finding { severity: Severity::Error, what: "no_quorum", where_: where_.to_owned(), detail });
-    judged.ok()
+    let finding = Finding { severity: Severity::Error, what: "no_quorum", where_: where_.to_owned(), detail };
+    (judged.ok(), Some(finding))
 }
 
-/// An earlier checkpoint with its cosignatures, if the audited one continues it.
-fn continued(
-    policy: &Policy,
-    (source, verifier): (&dyn Source, &Verifier),
-    note: &[u8],
+/// Proves from the log's tiles that the audited checkpoint continues an earlier one.
+pub fn continued(
+    source: &dyn Source,
+    verifier: &Verifier,
+    before: &Checkpoint,
     report: &AuditReport,
-) -> std::result::Result<Cosigned, String> {
-    let cosigned = policy.open(note).map_err(|e| e.to_string())?;
+) -> std::result::Result<(), String> {
     let (head, text) = (&report.checkpoint, String::from_utf8_lossy(&report.note));
-    Growth::make(source, head.size, cosigned.checkpoint.size, &text, head)
-        .and_then(|growth| growth.verify(&cosigned.checkpoint, verifier))
-        .map_err(|e| format!("the checkpoint of {} leaves does not continue the cosigned one: {e}", head.size))?;
-    Ok(cosigned)
+    Growth::make(source, head.size, before.size, &text, head)
+        .and_then(|growth| growth.verify(before, verifier))
+        .map(drop)
+        .map_err(|e| format!("the checkpoint of {} leaves does not continue the cosigned one: {e}", head.size))
 }
 
 /// What is lacking, in words.

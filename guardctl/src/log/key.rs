@@ -44,11 +44,16 @@ pub async fn of_collector(
 
 /// The key for an exported log of this name.
 pub fn of_folder(named: Option<&str>, config: &Config, state: &State, origin: &str) -> Result<Key> {
-    let known = state.all().map(|known| known.vkey.as_str()).find(|v| v.split('+').next() == Some(origin));
-    chosen(named, config, known)?.ok_or_else(|| {
+    find(named, config, state, origin)?.ok_or_else(|| {
         CliError::new(Exit::Config, format_args!("no verifier key for the log {origin:?}"))
             .hint("name it with --vkey or as `log_vkey` in the configuration; `guardctl status` prints it")
     })
+}
+
+/// The same, where it may do without.
+pub fn find(named: Option<&str>, config: &Config, state: &State, origin: &str) -> Result<Option<Key>> {
+    let known = state.all().map(|known| known.vkey.as_str()).find(|v| v.split('+').next() == Some(origin));
+    chosen(named, config, known)
 }
 
 fn chosen(named: Option<&str>, config: &Config, known: Option<&str>) -> Result<Option<Key>> {

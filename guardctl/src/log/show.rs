@@ -26,9 +26,9 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Errors among the findings.
+    /// Findings for which the log is not believed: errors, and what could not be checked.
     pub fn errors(&self) -> usize {
-        self.report.findings.iter().filter(|f| f.severity == Severity::Error).count()
+        self.report.findings.iter().filter(|f| f.severity != Severity::Information).count()
     }
 
     /// One object.
@@ -67,10 +67,7 @@ impl Verified {
         }
         text.push_str(&self.cosigned.as_ref().map(cosigned::text).unwrap_or_default());
         for finding in &report.findings {
-            let (word, tone) = match finding.severity {
-                Severity::Error => ("error", Tone::Bad),
-                Severity::Information => ("note", Tone::Warn),
-            };
+            let (word, tone) = weight(finding.severity);
             text.push_str(&format!(
                 "{} {}: {}: {}\n",
                 out.paint(tone, word),
@@ -83,14 +80,26 @@ impl Verified {
     }
 }
 
-fn host_json(host: &HostReport) -> Value {
+/// The word for people, and its tone.
+pub fn weight(severity: Severity) -> (&'static str, Tone) {
+    match severity {
+        Severity::Error => ("error", Tone::Bad),
+        Severity::Unchecked => ("not checked", Tone::Warn),
+        Severity::Information => ("note", Tone::Warn),
+    }
+}
+
+/// A host, for machines.
+pub fn host_json(host: &HostReport) -> Value {
     json!({"host": host.host.to_string(), "epoch": host.epoch.to_string(), "first_seq": host.first_seq,
         "next_seq": host.next_seq, "records": host.records})
 }
 
-fn finding_json(finding: &Finding) -> Value {
+/// A finding, for machines.
+pub fn finding_json(finding: &Finding) -> Value {
     let severity = match finding.severity {
         Severity::Error => "error",
+        Severity::Unchecked => "unchecked",
         Severity::Information => "information",
     };
     json!({"severity": severity, "what": finding.what, "where": finding.where_, "detail": finding.detail})

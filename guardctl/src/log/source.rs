@@ -1,7 +1,8 @@
-//! Where log resources come from: the collector, or an exported folder; and a copy that is written on the way.
+//! Where log resources come from: the collector; and a copy that is written on the way. Folders are read by
+//! `guard_log`.
 //!
-//! It must not judge what it reads: `guard_log::verify` does. Fails: a resource that is not there is `None`, everything else is
-//! an error.
+//! It must not judge what it reads: `guard_log::verify` does. Fails: a resource that is not there is `None`,
+//! everything else is an error.
 
 use std::cell::Cell;
 use std::fs;
@@ -34,22 +35,6 @@ impl Source for Remote {
             Ok(reply) => Ok(Some(reply.into_inner().content)),
             Err(status) if status.code() == Code::NotFound => Ok(None),
             Err(status) => Err(SourceError::new(path, io::Error::other(status))),
-        }
-    }
-}
-
-/// A folder in the layout of C2SP tlog-tiles.
-pub struct Folder(
-    /// Its root: the folder that holds `checkpoint`.
-    pub PathBuf,
-);
-
-impl Source for Folder {
-    fn fetch(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
-        match fs::read(self.0.join(path)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(SourceError::new(path, e)),
         }
     }
 }
