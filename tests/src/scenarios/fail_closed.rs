@@ -126,8 +126,8 @@ pub fn p2_daemon_stopped() -> Result<()> {
     let neighbour = Neighbour::start();
     let daemon = guest::daemon()?;
     guest::signal(daemon, Signal::STOP)?;
-    // Heartbeat 5 s, and some for a busy machine.
-    let result = worker.command_result(15).context("the supervisor did not end a stopped daemon")?;
+    // Heartbeat 20 s, and some for a busy machine.
+    let result = worker.command_result(60).context("the supervisor did not end a stopped daemon")?;
     ensure(result == "errno 1", format!("the held exec ended in `{result}`"))?;
     ensure(!guest::alive(daemon)?, "the stopped daemon is still there")?;
     neighbour.unharmed()?;

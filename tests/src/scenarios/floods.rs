@@ -124,7 +124,6 @@ pub fn flood_of_execs_harms_no_other_session() -> Result<()> {
 /// While the daemon reads no events, one session fills its share of the ring and no more: what it loses is counted to the
 /// last, and another session loses nothing.
 pub fn flood_of_events_leaves_room_for_others() -> Result<()> {
-    guest::restart_daemon(&format!("{}\n[supervisor]\nheartbeat_seconds = 30", guest::USUAL))?;
     let leaf = ctl::log_size()?;
     let slow = Session::attack(&ALICE, "flood.py", &["slow", "150"])?;
     slow.line("flooding", seconds(30))?;

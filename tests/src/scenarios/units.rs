@@ -57,6 +57,7 @@ fn install_agent() -> Result<()> {
     shell(&format!(
         "install -D -m 644 /mnt/copy/agent.toml /etc/guard/agent.toml
          sed -i 's|https://collector.example:7443|https://localhost:7443|' /etc/guard/agent.toml
+         sed -i 's|^heartbeat_seconds = 5|heartbeat_seconds = 20|' /etc/guard/agent.toml
          cd {COLLECTOR}/clients/node-guest; install -D -m 600 -t /etc/guard/tls ca.pem cert.pem key.pem; cd /
          guard-agent check --config /etc/guard/agent.toml
          install -m 644 /mnt/copy/systemd/{UNIT} /etc/systemd/system/
@@ -93,7 +94,12 @@ fn reloads(live: &Live) -> Result<()> {
     let before = (guest::supervisor()?, guest::daemon()?);
     shell("systemctl reload guard-agent; systemctl daemon-reload")?;
     live.runs_after(now())?;
-    ensure(before == (guest::supervisor()?, guest::daemon()?), "a reload started another daemon")
+    let after = (guest::supervisor()?, guest::daemon()?);
+    if before == after {
+        return Ok(());
+    }
+    let log = String::from_utf8_lossy(&shell("journalctl --no-pager -u guard-agent -n 20")?.stdout).into_owned();
+    bail!("supervisor and daemon were {before:?} and are {after:?} after a reload: {log}")
 }
 
 /// Another daemon goes on with the session.
@@ -120,7 +126,7 @@ fn upgraded(live: &Live) -> Result<()> {
 fn hung(live: &Live) -> Result<()> {
     let daemon = guest::daemon()?;
     guest::signal(daemon, Signal::STOP)?;
-    until_true("the supervisor replaces it", seconds(60), || Ok(guest::daemon().is_ok_and(|next| next != daemon)))?;
+    until_true("the supervisor replaces it", seconds(90), || Ok(guest::daemon().is_ok_and(|next| next != daemon)))?;
     goes_on(live)
 }
 
