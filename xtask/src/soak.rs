@@ -15,6 +15,9 @@ pub struct SoakArgs {
     /// Power cuts.
     #[arg(long, default_value_t = 200)]
     cuts: u32,
+    /// Kills of the collector while hosts ship.
+    #[arg(long, default_value_t = 300)]
+    collector_kills: u32,
     /// Minutes for which the scenarios are repeated in one guest.
     #[arg(long, default_value_t = 60)]
     minutes: u64,
@@ -31,6 +34,9 @@ pub fn command(args: &SoakArgs) -> Result<u8> {
     let series = kernels::series(&args.kernel)?;
     build::all()?;
     let commit = host::output(host::cmd("git", ["rev-parse", "--short", "HEAD"]).current_dir(host::root()))?;
+    if args.collector_kills > 0 {
+        collector_kills(args.collector_kills)?;
+    }
     let figures = powercut::run(series, args.cuts)?;
     if args.races > 0 {
         races(series, args.races)?;
@@ -39,16 +45,24 @@ pub fn command(args: &SoakArgs) -> Result<u8> {
         scenarios(series, args.minutes)?;
     }
     println!(
-        "soak: kernel {}, commit {}: {} power cuts, {} markers, each with its record; {} races without an escape; scenarios \
-         repeated for {} minutes",
+        "soak: kernel {}, commit {}: {} kills of the collector; {} power cuts, {} markers, each with its record; {} races \
+         without an escape; scenarios repeated for {} minutes",
         series.name,
         commit.trim(),
+        args.collector_kills,
         figures.cuts,
         figures.markers,
         args.races,
         args.minutes
     );
     Ok(0)
+}
+
+/// The test of the collector's crashes, with more of them.
+fn collector_kills(kills: u32) -> Result<()> {
+    let mut cargo = build::cargo();
+    cargo.args(["test", "--package", "guard-collector", "--test", "collector", "killed_again_and_again"]);
+    host::run(cargo.env("GUARD_COLLECTOR_KILLS", kills.to_string()))
 }
 
 fn races(series: kernels::Series, tries: u32) -> Result<()> {

@@ -95,6 +95,16 @@ impl World {
         self.server = Some(child);
     }
 
+    /// Starts it and kills it so long afterwards, wherever it is by then.
+    pub fn start_and_kill(&self, after: Duration) {
+        let mut serve = Command::new(BINARY);
+        serve.args(["serve", "--config"]).arg(self.config()).stderr(Stdio::null());
+        let mut child = serve.spawn().expect("starts");
+        std::thread::sleep(after);
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+    }
+
     pub fn pid(&self) -> u32 {
         self.server.as_ref().expect("serves").id()
     }
