@@ -25,5 +25,7 @@ mod crash;
 mod decisions;
 #[path = "collector/growth.rs"]
 mod growth;
+#[path = "collector/versions.rs"]
+mod versions;
 #[path = "collector/witnesses.rs"]
 mod witnesses;
