@@ -25,5 +25,7 @@ mod crash;
 mod decisions;
 #[path = "collector/growth.rs"]
 mod growth;
+#[path = "collector/retention.rs"]
+mod retention;
 #[path = "collector/witnesses.rs"]
 mod witnesses;
