@@ -65,7 +65,8 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::ReviewDecision(_)
         | Body::CheckpointRefused(_)
         | Body::BlobErased(_)
-        | Body::WitnessFinding(_) => None,
+        | Body::WitnessFinding(_)
+        | Body::EntriesPruned(_) => None,
     }
 }
 

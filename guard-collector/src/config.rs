@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::exit::{CollectorError, Exit, Result};
 use crate::quota::Limits;
+use crate::retention::Policy;
 use crate::witness::{WithoutQuorum, WitnessConfig};
 
 /// The file that `init` writes.
@@ -28,6 +29,8 @@ struct Raw {
     log: RawLog,
     index: RawIndex,
     witness: Option<RawWitness>,
+    #[serde(default)]
+    retention: RawRetention,
     #[serde(default)]
     review: RawReview,
     #[serde(default)]
@@ -72,6 +75,19 @@ struct RawWitness {
 #[serde(deny_unknown_fields)]
 struct RawIndex {
     file: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawRetention {
+    entries_days: Option<u64>,
+    minimum_records: u64,
+}
+
+impl Default for RawRetention {
+    fn default() -> Self {
+        Self { entries_days: None, minimum_records: 100_000 }
+    }
 }
 
 #[derive(Deserialize)]
@@ -142,6 +158,8 @@ pub struct Config {
     pub witness: Option<WitnessConfig>,
     /// The SQLite file.
     pub index: PathBuf,
+    /// How long entries of the log stay; not there: for ever.
+    pub retention: Option<Policy>,
     /// How long an approval may be used.
     pub approval: Duration,
     /// What one node may send.
@@ -183,7 +201,11 @@ impl Config {
                 without_quorum: raw.without_quorum,
             })
         };
+        let minimum = within("retention.minimum_records", raw.retention.minimum_records, 0, 1 << 48)?;
+        let policy =
+            |days| Ok::<_, String>(Policy { days: within("retention.entries_days", days, 1, 36_500)?, minimum });
         Ok(Self {
+            retention: raw.retention.entries_days.map(policy).transpose()?,
             listen: raw.listen,
             ca: at(&raw.tls.ca),
             cert: at(&raw.tls.cert),
@@ -241,6 +263,18 @@ mod tests {
         assert_eq!((config.every, config.without_quorum), (Duration::from_secs(1), WithoutQuorum::Hold));
         let error = with("policy = \"witnesses\"\nwithout_quorum = \"wait\"").expect_err("refused");
         assert!(error.contains("go_on") && error.contains("hold"), "{error}");
+    }
+
+    #[test]
+    fn entries_stay_for_ever_unless_a_number_of_days_is_set() {
+        let with = |text: &str| Config::parse(&format!("{DEFAULT}\n[retention]\n{text}"), Path::new("/x"));
+        assert_eq!(Config::parse(DEFAULT, Path::new("/x")).expect("parses").retention, None);
+        assert_eq!(with("minimum_records = 7").expect("parses").retention, None);
+        let policy = with("entries_days = 90\nminimum_records = 7").expect("parses").retention;
+        assert_eq!(policy, Some(Policy { days: 90, minimum: 7 }));
+        let error = with("entries_days = 0").expect_err("refused");
+        assert_eq!(error, "retention.entries_days = 0: accepted is 1 to 36500");
+        assert!(with("entries_hours = 1").expect_err("refused").contains("entries_days"));
     }
 
     #[test]

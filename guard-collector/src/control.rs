@@ -23,6 +23,7 @@ use crate::index::{Filter, Index, IndexError, SessionFilter};
 use crate::ledger::Ledger;
 use crate::own::now_ns;
 use crate::publish::Published;
+use crate::retention::Policy;
 use crate::reviews::decision_of;
 use crate::witness::Witnesses;
 
@@ -64,6 +65,8 @@ pub struct Control {
     pub witnesses: Option<Arc<Witnesses>>,
     /// How long an approval may be used.
     pub approval: Duration,
+    /// How long entries stay; for ever if none.
+    pub retention: Option<Policy>,
     /// Becomes true when the collector stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -136,8 +139,28 @@ impl Control {
             .collect()
     }
 
-    /// Reads records by leaf, up to a number of bytes; true if some were left out.
-    async fn entries(&self, leaves: Vec<u64>) -> Result<(Vec<LogEntry>, bool), Status> {
+    fn kept(&self) -> Retention {
+        let pruned = self.ledger.store().pruned();
+        Retention {
+            policy: self.retention.map(|policy| policy.to_string()).unwrap_or_default(),
+            first_leaf: pruned.as_ref().map_or(0, |pruned| pruned.first),
+            record_leaf: pruned.as_ref().map_or(0, |pruned| pruned.leaf),
+        }
+    }
+
+    /// Why an answer is not whole, if a record that was asked for was pruned.
+    async fn pruned_of(&self, filter: &Filter) -> Result<Option<Status>, Status> {
+        let Some(pruned) = self.ledger.store().pruned() else { return Ok(None) };
+        let first = Filter { limit: 1, ..filter.clone() };
+        let (found, _) = self.ask(move |index| index.query(&first)).await?;
+        let gone = found.first().is_some_and(|leaf| *leaf < pruned.first);
+        Ok(gone.then(|| Status::out_of_range(format!("not all that was asked for is there any more: {pruned}"))))
+    }
+
+    /// Reads records by leaf, up to a number of bytes; true if some were left out. Those that were pruned are
+    /// passed over.
+    async fn entries(&self, mut leaves: Vec<u64>) -> Result<(Vec<LogEntry>, bool), Status> {
+        leaves.retain(|leaf| *leaf >= self.ledger.store().first());
         let store = self.ledger.store().clone();
         blocking(move || {
             let (mut entries, mut bytes) = (Vec::with_capacity(leaves.len()), 0);
@@ -183,6 +206,7 @@ impl ControlService for Control {
             pending_reviews: u32::try_from(pending).unwrap_or(u32::MAX),
             open_sessions,
             witnesses: self.witnesses.as_ref().map(|witnesses| witnesses.status()),
+            retention: Some(self.kept()),
         }))
     }
 
@@ -219,8 +243,13 @@ impl ControlService for Control {
         };
         let more = leaves.len() > SESSION_RECORDS as usize;
         leaves.truncate(SESSION_RECORDS as usize);
+        let (pruned, pruned_by) = match self.ledger.store().pruned() {
+            Some(pruned) => (leaves.iter().filter(|leaf| **leaf < pruned.first).count() as u64, pruned.to_string()),
+            None => (0, String::new()),
+        };
         let (entries, cut) = self.entries(leaves).await?;
-        Ok(Response::new(GetSessionReply { summary: Some(summary), entries, log_size, truncated: more || cut }))
+        let (summary, truncated) = (Some(summary), more || cut);
+        Ok(Response::new(GetSessionReply { summary, entries, log_size, truncated, pruned, pruned_by }))
     }
 
     async fn list_reviews(&self, r: Request<ListReviewsRequest>) -> Result<Response<ListReviewsReply>, Status> {
@@ -271,8 +300,12 @@ impl ControlService for Control {
         let r = r.into_inner();
         let (at_least, filter) = (r.at_least, filter(r)?);
         self.index.wait_for(at_least).await?;
+        let gone = self.pruned_of(&filter).await?;
+        let mut filter = filter;
+        // What was pruned takes no room on a page.
+        filter.after = filter.after.max(self.ledger.store().first().checked_sub(1));
         let (leaves, size) = self.ask(move |index| index.query(&filter)).await?;
-        let entries = stream::of_leaves(self.ledger.store().clone(), leaves, self.stopping.clone());
+        let entries = stream::of_leaves(self.ledger.store().clone(), leaves, gone, self.stopping.clone());
         let mut response = Response::new(entries);
         response.metadata_mut().insert(guard_proto::LOG_SIZE, size.into());
         Ok(response)
@@ -298,8 +331,12 @@ impl ControlService for Control {
         }
         let store = self.ledger.store().clone();
         let wanted = path.clone();
+        let pruned = store.pruned();
         let found = blocking(move || store.resource(&wanted).map_err(unreadable)).await?;
-        let content = found.ok_or_else(|| Status::not_found(format!("no resource {path:?} in the log")))?;
+        let content = found.ok_or_else(|| {
+            let why = pruned.map(|pruned| format!("; {pruned}")).unwrap_or_default();
+            Status::not_found(format!("no resource {path:?} in the log{why}"))
+        })?;
         Ok(Response::new(ReadLogReply { content }))
     }
 

@@ -187,13 +187,16 @@ fn anew(path: &Path, store: &Store) -> Result<Writer, IndexError> {
     remove_all(path)?;
     let main = connect(path)?;
     main.execute_batch(TABLES)?;
-    let first = store.read(0, 1, STEP_BYTES)?.first().map_or_else(now_ns, |(_, record)| record.header().wall_unix_ns);
-    let part = Part { first: 0, month: month_of(first).min(month_of(now_ns())) };
+    // What was pruned is in no new index.
+    let begin = store.first();
+    let first =
+        store.read(begin, 1, STEP_BYTES)?.first().map_or_else(now_ns, |(_, record)| record.header().wall_unix_ns);
+    let part = Part { first: begin, month: month_of(first).min(month_of(now_ns())) };
     let writer = part::Writer::create(path, part)?;
-    main.execute("INSERT INTO parts (first, month) VALUES (0, ?1)", [part.month])?;
+    main.execute("INSERT INTO parts (first, month) VALUES (?1, ?2)", (sql(begin), part.month))?;
     main.execute(
-        "INSERT INTO meta (id, schema, origin, size, last) VALUES (0, ?1, ?2, 0, x'')",
-        (SCHEMA, store.origin()),
+        "INSERT INTO meta (id, schema, origin, size, last) VALUES (0, ?1, ?2, ?3, x'')",
+        (SCHEMA, store.origin(), sql(begin)),
     )?;
     Ok(Writer { main, part: writer, memory: Memory::default() })
 }
@@ -220,10 +223,11 @@ fn usable(connection: &Connection, store: &Store) -> Result<Option<u64>, IndexEr
         .optional()?;
     let Some((schema, origin, size, last)) = found else { return Ok(None) };
     let size = number(size);
-    if schema != SCHEMA || origin != store.origin() || size > store.size() {
+    if schema != SCHEMA || origin != store.origin() || !(store.first()..=store.size()).contains(&size) {
         return Ok(None);
     }
-    if let Some(leaf) = size.checked_sub(1) {
+    // Nobody can tell any more what came before the first leaf.
+    if let Some(leaf) = size.checked_sub(1).filter(|leaf| *leaf >= store.first()) {
         let records = store.read(leaf, 1, STEP_BYTES)?;
         if records.first().is_none_or(|(_, record)| record.digest().as_slice() != last) {
             return Ok(None);
@@ -250,7 +254,7 @@ impl Index {
                 }
                 drop(other);
                 tracing::info!(path = %path.display(), "the index is made anew from the log");
-                (self::anew(path, &store)?, 0)
+                (self::anew(path, &store)?, store.first())
             }
         };
         let (covered, _) = watch::channel(size);
@@ -279,6 +283,17 @@ impl Index {
             Err(_) => writer.memory = Memory::default(),
         }
         result.map(|_| true)
+    }
+
+    /// How much of the log it covers, durably: a power cut does not take it back below. Blocks.
+    pub fn settle(&self) -> Result<u64, IndexError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = self.covered();
+        let busy: i64 = writer.main.query_row("PRAGMA wal_checkpoint(FULL)", [], |row| row.get(0))?;
+        if busy != 0 {
+            return Err(IndexError::Thread("a long question keeps it from being made durable".to_owned()));
+        }
+        Ok(size)
     }
 
     /// Follows the log until told to stop; blocks.

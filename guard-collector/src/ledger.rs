@@ -6,13 +6,13 @@
 
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use guard_log::record::{Epoch, HostId, Record, SessionId};
-use guard_log::store::Store;
+use guard_log::store::{Store, StoreError};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{CollectorStart, DecideRequest, ReviewDecision};
 use thiserror::Error;
@@ -40,6 +40,9 @@ pub enum LedgerError {
     /// The batch is refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// What would be needed was pruned.
+    #[error("{0}")]
+    Pruned(String),
     /// A record of the collector's own could not be made.
     #[error("cannot make a record: {0}")]
     Own(#[from] io::Error),
@@ -55,6 +58,7 @@ impl From<LedgerError> for Status {
             }
             LedgerError::Refused(Refusal::Foreign { .. }) => Status::invalid_argument(text),
             LedgerError::Refused(Refusal::TooManyEpochs(_)) => Status::resource_exhausted(text),
+            LedgerError::Pruned(_) => Status::failed_precondition(text),
             LedgerError::Own(_) => Status::internal(text),
         }
     }
@@ -88,7 +92,8 @@ impl State {
         let admit = Admit::restore(&kept.hosts).ok_or_else(odd)?;
         let last = kept.last.as_slice().try_into().map_err(|_| odd())?;
         let mut reviews = Reviews::default();
-        for leaf in kept.reviews.iter().copied().filter(|leaf| *leaf < kept.size) {
+        // Of those that were pruned the deadline had long passed.
+        for leaf in kept.reviews.iter().copied().filter(|leaf| (store.first()..kept.size).contains(leaf)) {
             let found = store.read(leaf, 1, READ_BYTES).map_err(|e| e.to_string())?;
             found.iter().for_each(|(leaf, record)| reviews.fold(*leaf, record));
         }
@@ -140,12 +145,22 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads what the file of an earlier run does not cover; the whole log if there is none, or if it does not fit.
+    /// Reads what the file of an earlier run does not cover; the whole log if there is none, or if it does not fit. A
+    /// log whose entries were pruned begins with the file that was kept then.
     pub fn open(store: Store, snapshot: PathBuf) -> Result<Self, LedgerError> {
-        let kept = snapshot::read(&snapshot, &store).unwrap_or_else(|why| {
-            tracing::warn!(file = %snapshot.display(), why, "the snapshot of admission does not fit; the whole log is read");
-            None
-        });
+        let mut kept = read_snapshot(&snapshot, &store);
+        if let (None, Some(pruned)) = (&kept, store.pruned()) {
+            let copy = pruned_snapshot(&snapshot);
+            kept = read_snapshot(&copy, &store);
+            if kept.is_none() {
+                return Err(LedgerError::Pruned(format!(
+                    "{pruned}, so the log alone does not say any more what was admitted of each host, and neither {} \
+                     nor {} is there and fits: put one of them back from a backup",
+                    snapshot.display(),
+                    copy.display()
+                )));
+            }
+        }
         let mut state = match kept {
             Some(state) => state,
             None => State::new()?,
@@ -179,6 +194,22 @@ impl Ledger {
         snapshot::write(&self.snapshot, &content)?;
         self.saved.store(size, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Writes the copy of the file for the next start that stays for as long as nothing more is pruned; the first leaf
+    /// that a start with it needs. Blocks.
+    pub fn settle(&self) -> Result<u64, String> {
+        let (size, needed, content) = {
+            let state = self.state();
+            let last = state.size.saturating_sub(1);
+            let needed = state.reviews.needed(now_ns()).map_or(last, |leaf| leaf.min(last));
+            (state.size, needed, snapshot::encode(&state, self.store.origin()))
+        };
+        if self.store.size() < size && !self.store.wait_past(size - 1, SAVE_WAIT) {
+            return Err(format!("{size} leaves are not durable yet"));
+        }
+        snapshot::write(&pruned_snapshot(&self.snapshot), &content)?;
+        Ok(needed)
     }
 
     /// The store, for reading.
@@ -258,8 +289,12 @@ impl Ledger {
     fn digests(&self, of: (HostId, Epoch), leaves: Range<u64>, last: u64) -> Result<OlderDigests, LedgerError> {
         let (mut found, mut next) = (OlderDigests::new(), leaves.start);
         while next < leaves.end {
-            let records =
-                self.store.read(next, READ_RECORDS, READ_BYTES).map_err(|e| LedgerError::Store(e.to_string()))?;
+            let records = self.store.read(next, READ_RECORDS, READ_BYTES).map_err(|error| match error {
+                StoreError::Pruned { .. } => LedgerError::Pruned(format!(
+                    "records that come again cannot be compared with those logged: {error}"
+                )),
+                error => LedgerError::Store(error.to_string()),
+            })?;
             let Some((end, _)) = records.last() else { break };
             next = end + 1;
             for (_, record) in &records {
@@ -324,6 +359,19 @@ impl Ledger {
     pub fn failed(&self) -> Option<&str> {
         self.failed.get().map(String::as_str)
     }
+}
+
+/// What spares reading the log, if the log agrees with it.
+fn read_snapshot(path: &Path, store: &Store) -> Option<State> {
+    snapshot::read(path, store).unwrap_or_else(|why| {
+        tracing::warn!(file = %path.display(), why, "the snapshot of admission does not fit");
+        None
+    })
+}
+
+/// The copy as of the last pruning.
+fn pruned_snapshot(snapshot: &Path) -> PathBuf {
+    snapshot.with_extension("pruned")
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod pki;
 pub mod proofs;
 pub mod publish;
 pub mod quota;
+pub mod retention;
 pub mod reviews;
 pub mod serve;
 pub mod snapshot;

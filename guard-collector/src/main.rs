@@ -100,7 +100,7 @@ fn run(command: Command) -> Result<()> {
                 .map_err(|e| CollectorError::io(Exit::Internal, "cannot start", &e))?;
             runtime.block_on(serve::serve(config))
         }
-        Command::Reindex { config } => say(&format!("{} records indexed\n", serve::reindex(&Config::read(&config)?)?)),
+        Command::Reindex { config } => say(&format!("{}\n", serve::reindex(&Config::read(&config)?)?)),
     }
 }
 

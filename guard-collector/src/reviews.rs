@@ -161,6 +161,12 @@ impl Reviews {
         leaves
     }
 
+    /// The first leaf of those that somebody may still answer, or whose host may still come back.
+    pub fn needed(&self, now_ns: i64) -> Option<u64> {
+        let forget = now_ns.saturating_sub(FORGET_NS);
+        self.open.values().filter(|o| o.request.deadline_unix_ns > forget).map(|o| o.leaf).min()
+    }
+
     /// One by id.
     pub fn get(&self, request_id: &str) -> Option<&Open> {
         self.open.get(request_id)

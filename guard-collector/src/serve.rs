@@ -28,6 +28,7 @@ use crate::ledger::Ledger;
 use crate::node::{Nodes, stopped};
 use crate::publish::{self, Published};
 use crate::quota::Quotas;
+use crate::retention::{self, Retention};
 use crate::witness::{self, Witnesses};
 
 /// A bundle of 256 of the longest records, and what surrounds it.
@@ -75,13 +76,17 @@ fn tls(config: &Config) -> Result<ServerTlsConfig> {
         .timeout(HANDSHAKE_TIMEOUT))
 }
 
-/// Makes the index anew: how many records it covers.
-pub fn reindex(config: &Config) -> Result<u64> {
+/// Makes the index anew: what it covers, in words.
+pub fn reindex(config: &Config) -> Result<String> {
     let (store, _) = open_store(config)?;
     let index = Index::open(&config.index, store.clone(), true).map_err(internal)?;
     while index.step().map_err(internal)? {}
     store.close();
-    Ok(index.covered())
+    let count = index.covered().saturating_sub(store.first());
+    Ok(match store.pruned() {
+        Some(pruned) => format!("{count} records indexed, from leaf {} on: {pruned}", pruned.first),
+        None => format!("{count} records indexed"),
+    })
 }
 
 /// Serves until a signal asks to stop.
@@ -119,8 +124,9 @@ pub async fn serve(config: Config) -> Result<()> {
     let publishing =
         tokio::spawn(publish::run(parts.published.clone(), store.clone(), config.publish, parts.stopping.clone()));
     let asking = parts.ask_witnesses(&config);
+    let pruning = tokio::spawn(retention::run(parts.retention(&config), parts.stopping.clone()));
     let saving = tokio::spawn(save(parts.ledger.clone(), config.keep_segments, parts.stopping.clone()));
-    let router = server.add_service(parts.nodes()).add_service(parts.control(config.approval));
+    let router = server.add_service(parts.nodes()).add_service(parts.control(&config));
     let address = listener.local_addr().map_err(internal)?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(parts.stopping.clone())));
@@ -131,6 +137,7 @@ pub async fn serve(config: Config) -> Result<()> {
     stop.send_replace(true);
     drain(serving).await;
     let _ = publishing.await;
+    let _ = pruning.await;
     let _ = saving.await;
     if let Some(asking) = asking {
         let _ = asking.await;
@@ -165,7 +172,7 @@ impl Parts {
             .max_decoding_message_size(GRPC_MESSAGE_MAX)
     }
 
-    fn control(&self, approval: Duration) -> ControlServiceServer<Control> {
+    fn control(&self, config: &Config) -> ControlServiceServer<Control> {
         ControlServiceServer::new(Control {
             ledger: self.ledger.clone(),
             hub: self.hub.clone(),
@@ -173,7 +180,8 @@ impl Parts {
             blobs: self.blobs.clone(),
             published: self.published.clone(),
             witnesses: self.witnesses.clone(),
-            approval,
+            approval: config.approval,
+            retention: config.retention,
             stopping: self.stopping.clone(),
         })
         .max_encoding_message_size(REPLY_MAX)
@@ -182,6 +190,12 @@ impl Parts {
     fn ask_witnesses(&self, config: &Config) -> Option<tokio::task::JoinHandle<()>> {
         let (witnesses, every) = (self.witnesses.clone()?, config.witness.as_ref()?.every);
         Some(tokio::spawn(witness::run(witnesses, self.ledger.clone(), every, self.stopping.clone())))
+    }
+
+    fn retention(&self, config: &Config) -> Arc<Retention> {
+        let (policy, keep_segments) = (config.retention, config.keep_segments);
+        let (ledger, index, published) = (self.ledger.clone(), self.index.clone(), self.published.clone());
+        Arc::new(Retention { policy, keep_segments, ledger, index, published })
     }
 
     fn index_thread(&self) -> Result<std::thread::JoinHandle<()>> {

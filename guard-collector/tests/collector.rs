@@ -25,6 +25,8 @@ mod crash;
 mod decisions;
 #[path = "collector/growth.rs"]
 mod growth;
+#[path = "collector/retention.rs"]
+mod retention;
 #[path = "collector/versions.rs"]
 mod versions;
 #[path = "collector/witnesses.rs"]

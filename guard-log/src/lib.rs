@@ -1,17 +1,19 @@
 //! Records, the host's journal, the collector's Merkle log, and their verification.
 //!
-//! Knows a record as a header and opaque bytes; only the audit reads one body, the collector's own admission of a gap. It must
-//! not know gRPC, the rest of the record schema, async or policy. Fails: a file that is damaged, torn or disagrees with
-//! another is named in the error; nothing is repaired silently.
+//! Knows a record as a header and opaque bytes; two bodies are read, both the collector's own: that a host has a gap, and
+//! that entries were pruned. It must not know gRPC, the rest of the record schema, async or policy. Fails: a
+//! file that is damaged, torn or disagrees with another is named in the error; nothing is repaired silently.
 
 pub mod checkpoint;
 pub mod cosignature;
 mod edge;
+mod fields;
 pub mod frame;
 pub mod journal;
 pub mod note;
 pub mod policy;
 pub mod proof;
+pub mod pruned;
 pub mod record;
 pub mod store;
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub use nodes::Nodes;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::note::{NOTE_MAX, Verifier};
+use crate::pruned::Pruned;
 use crate::record::RECORD_MAX;
 use crate::tiles::{CHECKPOINT, COSIGNED, Level, Tile, TileError, WIDTH, decode_entries};
 use crate::tree::{self, Hash, ProofError, leaf_hash};
@@ -51,6 +52,17 @@ pub enum ReceiptError {
     /// A tile that a proof needs is not there.
     #[error("{0} is missing: the proof cannot be made")]
     Missing(Tile),
+    /// The entry was taken away by a written policy.
+    #[error("leaf {leaf} is not there: {pruned}; a receipt that was made before still holds")]
+    Pruned {
+        /// Which.
+        leaf: u64,
+        /// What the log's file says of it.
+        pruned: Box<Pruned>,
+    },
+    /// The record is not among those that are kept.
+    #[error("it is not among the records that are kept, and {0}")]
+    NotKept(Box<Pruned>),
     /// A tile is not one.
     #[error("{tile}: {cause}")]
     Tile {
@@ -125,10 +137,19 @@ fn head_for(source: &dyn Source, verifier: &Verifier, leaf: u64) -> Result<(Stri
 pub fn entry(source: &dyn Source, leaf: u64, size: u64) -> Result<Vec<u8>, ReceiptError> {
     let bundle = Tile::at(Level::Entries, leaf / WIDTH, size).filter(|_| leaf < size);
     let bundle = bundle.ok_or(ProofError::Range { what: "leaf", index: leaf, size })?;
-    let (bytes, width) = fetch_tile(source, &bundle)?.ok_or(ReceiptError::Missing(bundle))?;
+    let Some((bytes, width)) = fetch_tile(source, &bundle)? else { return Err(without(source, leaf, bundle)) };
     let entries = decode_entries(&bytes, width).map_err(|cause| ReceiptError::Tile { tile: bundle, cause })?;
     let place = usize::try_from(leaf % WIDTH).unwrap_or(usize::MAX);
     Ok(entries.get(place).ok_or(ReceiptError::Missing(bundle))?.to_vec())
+}
+
+/// Why an entry is not there, as far as the source says so itself.
+fn without(source: &dyn Source, leaf: u64, bundle: Tile) -> ReceiptError {
+    match Pruned::claimed(source) {
+        Ok(Some(pruned)) if leaf < pruned.first => ReceiptError::Pruned { leaf, pruned: Box::new(pruned) },
+        Ok(_) => ReceiptError::Missing(bundle),
+        Err(error) => error,
+    }
 }
 
 /// Proof that one record is in a log: leaf, hashes up to the root, the signed checkpoint.

@@ -135,6 +135,7 @@ impl Kind {
     pub const COLLECTOR_START: Self = Self(32);
     pub const ADMIT_FINDING: Self = Self(33);
     pub const REVIEW_DECISION: Self = Self(34);
+    pub const ENTRIES_PRUNED: Self = Self(37);
 }
 
 /// Head of a record.

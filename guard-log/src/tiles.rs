@@ -20,6 +20,8 @@ pub const RESOURCE_MAX: u64 = WIDTH * 65_537;
 pub const CHECKPOINT: &str = "checkpoint";
 /// Name of the newest checkpoint that a quorum of witnesses cosigned, with their lines; only where a log has witnesses.
 pub const COSIGNED: &str = "cosigned";
+/// Name of the receipt of the record that says up to where entries were pruned; only where some were.
+pub const PRUNED: &str = "pruned";
 /// Bytes of a hash.
 const HASH: usize = 32;
 /// Longest name: `tile/entries/` and eight groups, `.p/255`.

@@ -8,6 +8,7 @@ use guard_proto::v1::{
     local_reply, local_request,
 };
 use serde_json::{Value, json};
+use tonic::Code;
 
 use crate::args::{SessionCommand, SessionEndArgs, SessionListArgs, SessionShowArgs};
 use crate::client::{self, Client};
@@ -132,7 +133,18 @@ async fn show(args: &SessionShowArgs, config: &Config, out: &Out) -> Result<()> 
     let entries = std::mem::take(&mut reply.entries).into_iter().map(Entry::parse).collect::<Result<Vec<_>>>()?;
     let summary = reply.summary.unwrap_or_default();
     let answers = Answers::new(summary, History::new(&entries), reply.log_size);
-    if out.is_json() { out.json(&answers.json()) } else { out.print(&answers.render(out.width(), out.color())) }
+    if out.is_json() {
+        let mut json = answers.json();
+        if let Some(object) = json.as_object_mut() {
+            object.insert("pruned".to_owned(), reply.pruned.into());
+        }
+        return out.json(&json);
+    }
+    out.print(&answers.render(out.width(), out.color()))?;
+    match reply.pruned {
+        0 => Ok(()),
+        pruned => out.print(&format!("{pruned} records of it are not there: {}\n", escape_str(&reply.pruned_by))),
+    }
 }
 
 /// A long session does not fit into one message: reads on by leaf index.
@@ -157,10 +169,15 @@ async fn query_page(client: &mut Client, id: &str, after: Option<u64>) -> Result
     };
     let mut stream = client.query(request).await.map_err(client::refused)?.into_inner();
     let mut page = Vec::new();
-    while let Some(entry) = stream.message().await.map_err(client::refused)? {
-        page.push(entry);
+    loop {
+        match stream.message().await {
+            Ok(Some(entry)) => page.push(entry),
+            Ok(None) => return Ok(page),
+            // The answer has said already that some were pruned.
+            Err(status) if status.code() == Code::OutOfRange => return Ok(page),
+            Err(status) => return Err(client::refused(status)),
+        }
     }
-    Ok(page)
 }
 
 fn end(args: &SessionEndArgs, config: &Config, out: &Out) -> Result<()> {

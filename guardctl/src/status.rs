@@ -3,8 +3,8 @@
 //! It must not show a configured mode: only what a node measured, with its age. Fails: see `client` and `local`.
 
 use guard_proto::v1::{
-    KernelSupport, LocalStatus, LocalStatusRequest, NodeReport, NodeState, StatusReply, StatusRequest, WhoAmIReply,
-    WhoAmIRequest, WitnessStatus, local_reply, local_request,
+    KernelSupport, LocalStatus, LocalStatusRequest, NodeReport, NodeState, Retention, StatusReply, StatusRequest,
+    WhoAmIReply, WhoAmIRequest, WitnessStatus, local_reply, local_request,
 };
 use serde_json::{Value, json};
 
@@ -87,6 +87,10 @@ fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
         out.push_str(&witnesses_text(witnesses, now, width, color));
         out.push('\n');
     }
+    if let Some(kept) = s.retention.as_ref().filter(|kept| kept.first_leaf > 0 || !kept.policy.is_empty()) {
+        out.truncate(out.len() - 1);
+        out.push_str(&format!("entries   {}\n\n", retention_text(kept)));
+    }
     if s.nodes.is_empty() {
         out.push_str("no node has reported\n");
         return out;
@@ -105,6 +109,17 @@ fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
     }
     out.push_str(&table.render(width, color));
     out
+}
+
+fn retention_text(kept: &Retention) -> String {
+    let from = match kept.first_leaf {
+        0 => "none pruned yet".to_owned(),
+        first => format!("from leaf {first} on, pruned by record {}", kept.record_leaf),
+    };
+    match kept.policy.as_str() {
+        "" => format!("{from}; no policy now"),
+        policy => format!("{from}\n          {}", escape_str(policy)),
+    }
 }
 
 fn witnesses_text(w: &WitnessStatus, now: i64, width: usize, color: bool) -> String {
@@ -172,6 +187,8 @@ fn status_json(s: &StatusReply, now: i64) -> Value {
         "checkpoint_size": s.checkpoint_size, "checkpoint_time": time::rfc3339(s.checkpoint_unix_ns),
         "pending_reviews": s.pending_reviews, "open_sessions": s.open_sessions, "nodes": nodes.collect::<Vec<_>>(),
         "witnesses": s.witnesses.as_ref().map(witnesses_json),
+        "retention": s.retention.as_ref().map(|kept| json!({"policy": Some(&kept.policy).filter(|p| !p.is_empty()),
+            "first_leaf": kept.first_leaf, "record_leaf": Some(kept.record_leaf).filter(|_| kept.first_leaf > 0)})),
     })
 }
 

@@ -3,6 +3,7 @@
 //! It must not reorder: records come in log order. Fails: see `client`; a followed stream that ends is `unavailable`.
 
 use guard_proto::v1::{LogEntry, QueryRequest, StatusRequest, TailRequest};
+use tonic::Code;
 
 use crate::args::{QueryArgs, TailArgs};
 use crate::client::{self, Client};
@@ -80,23 +81,33 @@ fn after(leaf: Option<u64>) -> QueryRequest {
 
 /// Asks page after page, so that no answer depends on how much the collector gives at once.
 async fn query_all(client: &mut Client, mut filter: QueryRequest, limit: u32, out: &Out) -> Result<()> {
-    let mut left = limit;
+    let (mut left, mut gone) = (limit, None);
     while left > 0 {
         filter.limit = left.min(PAGE);
         let mut stream = client.query(filter.clone()).await.map_err(client::refused)?.into_inner();
         let mut got = 0u32;
-        while let Some(entry) = stream.message().await.map_err(client::refused)? {
+        loop {
+            let entry = match stream.message().await {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                // Some of it was pruned: what is kept is shown first.
+                Err(status) if status.code() == Code::OutOfRange => {
+                    gone = Some(client::refused(status));
+                    break;
+                }
+                Err(status) => return Err(client::refused(status)),
+            };
             filter.after_leaf = entry.leaf;
             filter.has_after_leaf = true;
             got += 1;
             print(entry, out)?;
         }
         if got == 0 {
-            return Ok(());
+            break;
         }
         left = left.saturating_sub(got);
     }
-    Ok(())
+    gone.map_or(Ok(()), Err)
 }
 
 fn print(entry: LogEntry, out: &Out) -> Result<()> {

@@ -379,6 +379,11 @@ pub fn status() -> (StatusReply, i64) {
         pending_reviews: 1,
         open_sessions: 1,
         witnesses: None,
+        retention: Some(Retention {
+            policy: "retention: entries_days = 90, minimum_records = 256".into(),
+            first_leaf: 512,
+            record_leaf: 1_001,
+        }),
     };
     (status, NOON + 4_000_000_000)
 }

@@ -51,6 +51,7 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::ReviewDecision(_) => 34,
         Body::BlobErased(_) => 35,
         Body::WitnessFinding(_) => 36,
+        Body::EntriesPruned(_) => 37,
     }
 }
 

@@ -292,7 +292,8 @@ fn qemu() -> Result<()> {
 }
 
 fn qemu_command(spec: &Spec<'_>, kernel: &kernels::Kernel, root: &Path, dir: &Path, stdout: Stdio) -> Command {
-    let mut append = String::from("console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off init_on_alloc=0");
+    let mut append =
+        String::from("console=ttyS0 panic=-1 quiet loglevel=4 random.trust_cpu=on mitigations=off init_on_alloc=0");
     if let Some(lsm) = spec.lsm {
         let _ = write!(append, " lsm={lsm}");
     }

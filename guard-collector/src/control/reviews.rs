@@ -62,12 +62,14 @@ impl Control {
     pub(super) async fn all_reviews(&self, session: String, limit: u32) -> Result<(Vec<Review>, u64), Status> {
         let (found, size) = self.ask(move |index| index.reviews(&session, limit, now_ns())).await?;
         let bodies = self.bodies(found.iter().map(|f| f.leaf).collect()).await?;
+        let kept = self.ledger.store().first();
         let reviews = found.into_iter().filter_map(|f| {
             let request = bodies.iter().find_map(|(leaf, body)| match body {
                 Body::ExecRequest(request) if *leaf == f.leaf => Some(request.clone()),
                 _ => None,
             });
-            request.map(|r| shown(f, Some(r)))
+            // The index still knows one whose entry was pruned.
+            (request.is_some() || f.leaf < kept).then(|| shown(f, request))
         });
         Ok((within(reviews), size))
     }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use guard_log::record::SessionId;
-use guard_log::store::Store;
+use guard_log::store::{Store, StoreError};
 use guard_proto::v1::LogEntry;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,8 +24,11 @@ const READ_BYTES: usize = 1 << 20;
 const WAIT: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(20);
 
-fn unreadable(error: impl std::fmt::Display) -> Status {
-    Status::unavailable(format!("the log cannot be read: {error}"))
+fn unreadable(error: StoreError) -> Status {
+    match error {
+        StoreError::Pruned { .. } => Status::out_of_range(error.to_string()),
+        error => Status::unavailable(format!("the log cannot be read: {error}")),
+    }
 }
 
 /// Consecutive leaves together.
@@ -47,7 +50,7 @@ pub fn read_run(store: &Store, mut run: Range<u64>) -> Result<Vec<LogEntry>, Sta
         let wanted = usize::try_from(run.end - run.start).unwrap_or(READ_RECORDS).min(READ_RECORDS);
         let records = store.read(run.start, wanted, READ_BYTES).map_err(unreadable)?;
         if records.is_empty() {
-            return Err(unreadable(format_args!("no record at leaf {}", run.start)));
+            return Err(Status::unavailable(format!("the log cannot be read: no record at leaf {}", run.start)));
         }
         run.start += records.len() as u64;
         entries.extend(records.into_iter().map(|(leaf, r)| LogEntry { leaf, record: r.bytes().to_vec() }));
@@ -75,8 +78,8 @@ where
     Box::pin(ReceiverStream::new(entries))
 }
 
-/// The records of these leaves.
-pub fn of_leaves(store: Store, leaves: Vec<u64>, stopping: watch::Receiver<bool>) -> Entries {
+/// The records of these leaves, and at the end why they are not all.
+pub fn of_leaves(store: Store, leaves: Vec<u64>, gone: Option<Status>, stopping: watch::Receiver<bool>) -> Entries {
     stream(stopping, |out| async move {
         for run in runs(&leaves) {
             let mut start = run.start;
@@ -91,7 +94,7 @@ pub fn of_leaves(store: Store, leaves: Vec<u64>, stopping: watch::Receiver<bool>
                 }
             }
         }
-        Ok(())
+        gone.map_or(Ok(()), Err)
     })
 }
 

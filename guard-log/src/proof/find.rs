@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::ReceiptError;
+use crate::pruned::Pruned;
 use crate::record::{Epoch, HostId, Record};
 use crate::tiles::{Level, Tile, WIDTH, decode_entries};
 use crate::verify::{Source, fetch_tile};
@@ -48,9 +49,12 @@ impl fmt::Display for RecordId {
     }
 }
 
-/// The first leaf below `size` that holds the record; `None` if none does.
+/// The first leaf below `size` that holds the record; `None` if none does. Where entries were pruned, a record that is not
+/// among the others may have been one of them, and that is the error.
 pub fn find_record(source: &dyn Source, id: &RecordId, size: u64) -> Result<Option<u64>, ReceiptError> {
-    for index in 0..size.div_ceil(WIDTH) {
+    let pruned = Pruned::claimed(source)?;
+    let first = pruned.as_ref().map_or(0, |pruned| pruned.first.min(size));
+    for index in first / WIDTH..size.div_ceil(WIDTH) {
         let Some(bundle) = Tile::at(Level::Entries, index, size) else { break };
         let (bytes, width) = fetch_tile(source, &bundle)?.ok_or(ReceiptError::Missing(bundle))?;
         let entries = decode_entries(&bytes, width).map_err(|cause| ReceiptError::Tile { tile: bundle, cause })?;
@@ -63,5 +67,5 @@ pub fn find_record(source: &dyn Source, id: &RecordId, size: u64) -> Result<Opti
             }
         }
     }
-    Ok(None)
+    pruned.map_or(Ok(None), |pruned| Err(ReceiptError::NotKept(Box::new(pruned))))
 }

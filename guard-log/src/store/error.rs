@@ -7,6 +7,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::checkpoint::CheckpointError;
+use crate::pruned::Pruned;
 use crate::record::RecordError;
 use crate::tiles::TileError;
 
@@ -74,6 +75,14 @@ pub enum StoreError {
         found: u64,
         /// The size that was written.
         left: u64,
+    },
+    /// The entry was taken away by a written policy.
+    #[error("log: leaf {leaf} is not there any more: {pruned}")]
+    Pruned {
+        /// The leaf.
+        leaf: u64,
+        /// What the record of it says.
+        pruned: Pruned,
     },
     /// A group that cannot be written in one piece.
     #[error("log: a group of {bytes} bytes is longer than {max}")]

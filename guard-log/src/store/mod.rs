@@ -8,6 +8,7 @@
 
 mod error;
 mod lock;
+mod prune;
 mod publish;
 mod read;
 #[cfg(test)]
@@ -30,8 +31,9 @@ pub use ticket::Ticket;
 use crate::checkpoint::Checkpoint;
 use crate::frame;
 use crate::note::{Signer, Verifier};
+use crate::pruned::Pruned;
 use crate::record::Record;
-use crate::tiles::{CHECKPOINT, COSIGNED, RESOURCE_MAX, Tile, WIDTH};
+use crate::tiles::{CHECKPOINT, COSIGNED, PRUNED, RESOURCE_MAX, Tile, WIDTH};
 use error::io_error;
 use lock::Lock;
 use publish::{Leaves, Publisher, make_folder};
@@ -104,6 +106,7 @@ struct Inner {
     /// Frames from the last full public bundle on.
     tail: VecDeque<FrameRef>,
     public: (u64, String),
+    pruned: Option<Pruned>,
     failed: Option<String>,
     closing: bool,
 }
@@ -194,6 +197,7 @@ impl Store {
             recent_bytes: 0,
             tail: loaded.frames,
             public,
+            pruned: prune::load(&options, &verifier)?,
             failed: None,
             closing: false,
         };
@@ -283,7 +287,7 @@ impl Store {
 
     /// A public file by its C2SP name; `None` if there is none. No other file can be named.
     pub fn resource(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        if ![CHECKPOINT, COSIGNED].contains(&path) && path.parse::<Tile>().is_err() {
+        if ![CHECKPOINT, COSIGNED, PRUNED].contains(&path) && path.parse::<Tile>().is_err() {
             return Err(StoreError::Path(path.chars().take(100).collect()));
         }
         lock::read_limited(&self.0.0.options.log().join(path), RESOURCE_MAX)

@@ -20,6 +20,7 @@ use crate::tree::leaf_hash;
 
 impl Leaves for Shared {
     fn read(&self, from: u64, max_records: usize, max_bytes: usize) -> Result<Vec<(u64, Record)>, StoreError> {
+        self.refuse_pruned(from)?;
         let mut taken = Taken { from, next: from, records: Vec::new(), bytes: 0, max_records, max_bytes };
         // Each piece adds at least one record, or there is none left.
         while !taken.is_full() {

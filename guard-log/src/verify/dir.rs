@@ -164,10 +164,11 @@ impl LogDir {
         }
         let _ = walk.published(&mut |_, _| {});
         facts.cosigned = cosigned.filter(|cosigned| cosigned::judge(cosigned, head, &mut walk));
-        facts.entries = walk.entries;
+        (facts.entries, facts.pruned) = (walk.entries, walk.pruned);
         segments::follow(&self.root, self.form, head, lock.as_ref(), &mut walk, facts);
-        if walk.entries < head.size {
-            let left = plural(head.size - walk.entries, "entry");
+        let looked = walk.entries + walk.pruned;
+        if looked < head.size {
+            let left = plural(head.size - looked, "entry");
             let detail = format!("{left} missing or not the signed ones: what hosts' chains hold there is not known");
             walk.findings.unchecked("unread_chain", "log", detail);
         }

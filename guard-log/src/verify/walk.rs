@@ -9,8 +9,10 @@ use super::tiles::{self, Judged, Tiles};
 use super::{Source, SourceError};
 use crate::checkpoint::Checkpoint;
 use crate::edge::Edge;
+use crate::proof::ReceiptError;
+use crate::pruned::Pruned;
 use crate::record::Record;
-use crate::tiles::{CHECKPOINT, Level, Tile, WIDTH, split_entries, subtree};
+use crate::tiles::{CHECKPOINT, Level, PRUNED, Tile, WIDTH, split_entries, subtree};
 use crate::tree::{Hash, leaf_hash};
 
 /// Tiles that disagree with entries while neither is believed; more are counted as one finding.
@@ -39,6 +41,10 @@ pub(super) struct Walk<'a> {
     /// Entries read that are the signed ones.
     pub(super) entries: u64,
     missing: u64,
+    /// What a record in the signed tree says of pruned entries.
+    mark: Option<Pruned>,
+    /// Entries that are not there because of it.
+    pub(super) pruned: u64,
     /// Root at a size that somebody asks about, once the tree has grown to it.
     asked: Option<(u64, Option<Hash>)>,
 }
@@ -53,9 +59,10 @@ impl<'a> Walk<'a> {
         each: &'a mut dyn FnMut(u64, &Record),
     ) -> Result<Self, SourceError> {
         check_size(previous, head, &mut findings);
-        let tiles = Tiles::open(source, head, &mut findings)?;
+        let mut tiles = Tiles::open(source, head, &mut findings)?;
+        let mark = mark(source, head, &mut tiles, &mut findings)?;
         let (edge, chains, unsettled) = (Edge::default(), Chains::default(), Vec::new());
-        let (unknown, entries, missing, asked) = (false, 0, 0, None);
+        let (unknown, entries, missing, pruned, asked) = (false, 0, 0, 0, None);
         let walk = Self {
             source,
             head,
@@ -69,6 +76,8 @@ impl<'a> Walk<'a> {
             unsettled,
             entries,
             missing,
+            mark,
+            pruned,
             asked,
         };
         Ok(walk)
@@ -131,6 +140,14 @@ impl<'a> Walk<'a> {
 
     /// Hosts in order of appearance, and everything found.
     pub(super) fn finish(mut self) -> (Vec<HostReport>, Findings) {
+        if let Some(mark) = self.mark.as_ref().filter(|_| self.pruned > 0) {
+            let detail = format!(
+                "{} could not be checked: {mark}; their hashes are those of the signed tree, and hosts' chains \
+                 begin after them",
+                self.pruned
+            );
+            self.findings.information("pruned_entries", PRUNED, detail);
+        }
         let hosts = self.chains.finish(&mut self.findings);
         (hosts, self.findings)
     }
@@ -156,12 +173,16 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Goes on without a bundle. Once a record can say that entries were taken away by a written policy, this is
-    /// where it makes `unchecked` of the error.
+    /// Goes on without a bundle; its hashes stand for it. That it is not there is an error unless a record of the log
+    /// says that it was pruned.
     fn without(&mut self, bundle: &Tile, tile: Option<&Judged>) {
-        self.missing += 1;
-        if !self.source.unread(&bundle.to_string()) {
-            self.findings.error("missing_entries", bundle, "the source does not have it");
+        if self.mark.as_ref().is_some_and(|mark| (bundle.index + 1) * WIDTH <= mark.first) {
+            self.pruned += u64::from(bundle.width);
+        } else {
+            self.missing += 1;
+            if !self.source.unread(&bundle.to_string()) {
+                self.findings.error("missing_entries", bundle, "the source does not have it");
+            }
         }
         let wrong = vec![true; usize::from(bundle.width)];
         self.take(bundle, &[], &[], tile, &wrong);
@@ -218,6 +239,7 @@ impl<'a> Walk<'a> {
             self.entries += 1;
             match Record::parse(entry.to_vec()) {
                 Ok(record) => {
+                    self.confirm(leaf, &record);
                     self.chains.add(leaf, &record);
                     (self.each)(leaf, &record);
                 }
@@ -226,6 +248,17 @@ impl<'a> Walk<'a> {
         }
         self.compare_previous();
         self.note_asked();
+    }
+
+    /// The mark has to be the collector's own; if another wrote it, what is missing is not explained.
+    fn confirm(&mut self, leaf: u64, record: &Record) {
+        let Some(mark) = self.mark.take_if(|mark| mark.contradicted(record)) else { return };
+        let detail = format!(
+            "{mark}; but host {} wrote that record, and leaf {leaf} shows that it is not the collector: nothing \
+             explains that {} are missing",
+            mark.host, self.pruned
+        );
+        self.findings.error("wrong_mark", PRUNED, detail);
     }
 
     /// At the size of the earlier checkpoint the root has to be the earlier one.
@@ -288,6 +321,33 @@ fn ranges(bundle: &Tile, marked: &[bool]) -> Vec<String> {
         }
     }
     ranges.iter().map(|(a, b)| if a == b { format!("leaf {a}") } else { format!("leaves {a} to {b}") }).collect()
+}
+
+/// What the source's file says of pruned entries, if its record is in the signed tree.
+fn mark(
+    source: &dyn Source,
+    head: &Checkpoint,
+    tiles: &mut Tiles<'_>,
+    findings: &mut Findings,
+) -> Result<Option<Pruned>, SourceError> {
+    let pruned = match Pruned::claimed(source) {
+        Ok(None) => return Ok(None),
+        Ok(Some(pruned)) => pruned,
+        Err(ReceiptError::Source(error)) => return Err(error),
+        Err(error) => {
+            findings.error("wrong_mark", PRUNED, error);
+            return Ok(None);
+        }
+    };
+    let tile = if pruned.leaf < head.size { tiles.tile(0, pruned.leaf / WIDTH, findings)? } else { None };
+    let place = usize::try_from(pruned.leaf % WIDTH).unwrap_or(usize::MAX);
+    let signed = tile.filter(|tile| tile.believed).and_then(|tile| tile.hashes.get(place).copied());
+    if signed == Some(pruned.hash) {
+        return Ok(Some(pruned));
+    }
+    let detail = format!("no such record is known to be in the log at leaf {}; it claims that {pruned}", pruned.leaf);
+    findings.error("wrong_mark", PRUNED, detail);
+    Ok(None)
 }
 
 fn check_size(previous: Option<&Checkpoint>, now: &Checkpoint, findings: &mut Findings) {

@@ -71,6 +71,11 @@ pub fn body(body: &Body) -> (&'static str, Value) {
             "witness_finding",
             json!({"what": b.what, "witness": some(&b.witness), "cosigned_size": b.cosigned_size, "detail": b.detail}),
         ),
+        Body::EntriesPruned(b) => (
+            "entries_pruned",
+            json!({"first_leaf": b.first_leaf, "previous_first": b.previous_first, "policy": b.policy,
+                "records": b.records}),
+        ),
         Body::BlobErased(b) => {
             ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))
         }

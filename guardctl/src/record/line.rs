@@ -116,6 +116,17 @@ fn describe(body: &Body) -> Line {
                 escape_str(&b.detail)
             ),
         ),
+        Body::EntriesPruned(b) => line(
+            "pruned",
+            Tone::Warn,
+            format!(
+                "{} records, leaves {} to {}, under policy {}; their hashes stay",
+                b.records,
+                b.previous_first,
+                b.first_leaf.saturating_sub(1),
+                escape_str(&b.policy)
+            ),
+        ),
         Body::BlobErased(b) => line(
             "erased",
             Tone::Warn,

@@ -124,7 +124,8 @@ impl History {
             | Body::AdmitFinding(_)
             | Body::CheckpointRefused(_)
             | Body::BlobErased(_)
-            | Body::WitnessFinding(_) => {}
+            | Body::WitnessFinding(_)
+            | Body::EntriesPruned(_) => {}
         }
     }
 

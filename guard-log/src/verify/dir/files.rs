@@ -12,12 +12,12 @@ use super::parts::Facts;
 use super::tolerant::Tolerant;
 use super::{Form, LogDir, blobs, lock, segments};
 use crate::checkpoint::Checkpoint;
-use crate::tiles::{CHECKPOINT, COSIGNED, Level, RESOURCE_MAX, Tile, decode_entries, decode_hashes};
+use crate::tiles::{CHECKPOINT, COSIGNED, Level, PRUNED, RESOURCE_MAX, Tile, decode_entries, decode_hashes};
 
 /// Any of the write bits.
 const WRITE: u32 = 0o222;
-/// What the collector keeps beside its log to start faster, and never believes.
-const SNAPSHOT: &str = "admission";
+/// What the collector keeps beside its log to start faster, as of now and as of the last pruning, and holds to the log.
+const SNAPSHOTS: [&str; 2] = ["admission", "admission.pruned"];
 
 /// Looks at everything but the blobs.
 pub(super) fn walk(
@@ -38,7 +38,7 @@ pub(super) fn walk(
         Form::Store => {
             each(&dir.root, "", findings, &mut |name, entry, _| {
                 (name == "log" && entry.what == What::Folder)
-                    || (name == SNAPSHOT && entry.what == What::File)
+                    || (SNAPSHOTS.contains(&name) && entry.what == What::File)
                     || top(name, entry.what)
             });
             walk.tree(&dir.tree, "", findings, &|_, _| false);
@@ -114,7 +114,7 @@ impl Walk<'_> {
         each(folder, &shown, findings, &mut |name, entry, findings| {
             let inner = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
             match entry.what {
-                What::File if [CHECKPOINT, COSIGNED].contains(&inner.as_str()) => true,
+                What::File if [CHECKPOINT, COSIGNED, PRUNED].contains(&inner.as_str()) => true,
                 What::File => match inner.parse::<Tile>() {
                     Ok(tile) => {
                         self.tile(&tile, entry, findings);

@@ -110,9 +110,8 @@ impl Part {
             | "cosigned_differs"
             | "unknown_cosigned" => Part::Cosignatures,
             "fork" | "rolled_back" | "other_log" | "unknown_history" => Part::History,
-            "changed_entry" | "malformed_entries" | "missing_entries" | "not_a_record" | "unread_entries" => {
-                Part::Entries
-            }
+            "changed_entry" | "malformed_entries" | "missing_entries" | "not_a_record" | "unread_entries"
+            | "pruned_entries" | "wrong_mark" => Part::Entries,
             "wrong_tile" | "missing_tile" | "disagree" | "wrong_partial" | "unread_tile" => Part::Tiles,
             "root_mismatch" | "unknown_root" => Part::Root,
             "gap"
@@ -145,6 +144,8 @@ pub(super) struct Facts {
     previous: Option<u64>,
     /// Entries up to the checkpoint that are the right ones.
     pub(super) entries: u64,
+    /// Entries that are not there because a record of the log says that they were pruned.
+    pub(super) pruned: u64,
     /// Tiles of hashes of the checkpoint's size.
     pub(super) tiles: u64,
     pub(super) full_tiles: u64,
@@ -163,11 +164,12 @@ impl Facts {
     pub(super) fn new(form: Form, options: &DirOptions<'_>) -> Self {
         let previous = options.previous.as_ref().map(|before| before.size);
         let (segments, segments_whole, blobs, cosigned) = (None, true, Counts::default(), None);
-        let (entries, tiles, full_tiles, lock, unpublished, hosts) = (0, 0, 0, false, 0, 0);
+        let (entries, pruned, tiles, full_tiles, lock, unpublished, hosts) = (0, 0, 0, 0, false, 0, 0);
         Self {
             form,
             previous,
             entries,
+            pruned,
             tiles,
             full_tiles,
             cosigned,
@@ -235,12 +237,24 @@ impl Facts {
                 format!("continues the cosigned checkpoint of size {size}; by whom is not judged without a policy")
             }
             Part::History => format!("continues the log verified earlier at size {}", self.previous.unwrap_or(0)),
+            Part::Entries if self.pruned > 0 => {
+                format!(
+                    "{} of {size} entries are those of the tree; {} were pruned on the record",
+                    self.entries, self.pruned
+                )
+            }
             Part::Entries => format!("{} of {size} entries are those of the tree", self.entries),
             // A changed or missing entry is named; its hash in the signed tree stands for it then.
+            Part::Tiles if self.pruned > 0 => {
+                format!("{} lead to the root; those over pruned entries were compared with their parents", self.tiles())
+            }
             Part::Tiles if self.entries < size => {
                 format!("{} lead to the root; those over entries that are not right were not recomputed", self.tiles())
             }
             Part::Tiles => format!("{}, recomputed from the entries", self.tiles()),
+            Part::Root if self.pruned > 0 => {
+                "entries, and hashes of pruned ones, lead to the root in the checkpoint".to_owned()
+            }
             Part::Root if self.entries < size => {
                 "the tiles lead to the root in the checkpoint, not all entries do".to_owned()
             }
