@@ -53,6 +53,9 @@ async fn records_that_earlier_daemons_wrote_are_admitted_and_understood() {
     }
 }
 
+/// Version and kind, what the head grew by, the body.
+type Form<'a> = ((u8, u16), &'a [u8], &'a [u8]);
+
 /// The fixed head of a record, as `guard_log::record` lays it out.
 fn invented(host: &Host, seq: u64, prev: [u8; 32], (version, kind): (u8, u16), grown: &[u8], body: &[u8]) -> Record {
     let header = guard_log::record::Header {
@@ -81,7 +84,7 @@ async fn records_of_later_daemons_are_kept_byte_for_byte() {
         Host { id: HostId::random().expect("random"), epoch: Epoch::random().expect("random"), ..Host::new() };
     // An exec with a field, and a disposition, that nobody knows yet; a kind that nobody knows; a head that grew.
     let exec = [&[0x2a, 0x05, 0x20, 0x63, 0x9a, 0x3f, 0x00][..], &[0xfa, 0x3f, 0x03, b'n', b'e', b'w']].concat();
-    let forms: [((u8, u16), &[u8], &[u8]); 4] = [
+    let forms: [Form<'_>; 4] = [
         ((1, 5), &[], &exec),
         ((1, 700), &[], b"\xff\x00 no protobuf"),
         ((9, 700), &[7; 40], b""),
