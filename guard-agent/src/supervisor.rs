@@ -160,7 +160,7 @@ fn watch(pid: i32, beats: &OwnedFd, signals: &OwnedFd, heartbeat: Duration) -> i
         if beat {
             let mut bytes = [0_u8; 64];
             let count = rustix::io::read(beats, &mut bytes).unwrap_or(0);
-            ready |= bytes.get(..count).is_some_and(|said| said.contains(&BEAT));
+            ready |= says_ready(bytes.get(..count).unwrap_or_default());
             last = Instant::now();
         }
         if signal {
@@ -178,6 +178,11 @@ fn watch(pid: i32, beats: &OwnedFd, signals: &OwnedFd, heartbeat: Duration) -> i
             last = Instant::now();
         }
     }
+}
+
+/// Whether a daemon that said this is past its start.
+fn says_ready(said: &[u8]) -> bool {
+    said.contains(&BEAT)
 }
 
 /// Passes signals on to the daemon. Says what they ask for.
@@ -218,6 +223,24 @@ mod tests {
         assert_eq!(verdict(70 << 8, true, Asked::Nothing), None);
         assert_eq!(verdict(libc::SIGKILL, true, Asked::Stop), Some(End::Exit(70)));
         assert_eq!(verdict(libc::SIGKILL, false, Asked::Nothing), Some(End::Exit(70)));
+    }
+
+    #[test]
+    fn steps_of_a_start_are_signs_of_life_and_not_yet_ready() {
+        let (beats, heart) = rustix::pipe::pipe().unwrap();
+        let heart = Heart(heart);
+        let said = || {
+            let mut bytes = [0_u8; 64];
+            let count = rustix::io::read(&beats, &mut bytes).unwrap();
+            bytes.get(..count).unwrap().to_vec()
+        };
+        heart.step();
+        heart.step();
+        let steps = said();
+        assert_eq!((steps.len(), says_ready(&steps)), (2, false));
+        heart.step();
+        heart.beat();
+        assert!(says_ready(&said()));
     }
 
     #[test]

@@ -107,6 +107,8 @@ struct Inner {
     tail: VecDeque<FrameRef>,
     public: (u64, String),
     pruned: Option<Pruned>,
+    /// Below this leaf no bundle is left: what was pruned is not looked for again.
+    removed: u64,
     failed: Option<String>,
     closing: bool,
 }
@@ -198,6 +200,7 @@ impl Store {
             tail: loaded.frames,
             public,
             pruned: prune::load(&options, &verifier)?,
+            removed: 0,
             failed: None,
             closing: false,
         };

@@ -71,11 +71,12 @@ impl Store {
     pub fn finish_pruning(&self) -> Result<u64, StoreError> {
         let Some(Pruned { first, previous, .. }) = self.pruned() else { return Ok(0) };
         let root = self.0.0.options.log();
-        let mut removed = 0;
-        for index in previous / WIDTH..first / WIDTH {
-            removed += u64::from(remove(&root, &bundle(index))?);
+        let (from, mut count) = (previous.max(lock(&self.0.0.inner).removed), 0);
+        for index in from / WIDTH..first / WIDTH {
+            count += u64::from(remove(&root, &bundle(index))?);
         }
-        Ok(removed)
+        lock(&self.0.0.inner).removed = first;
+        Ok(count)
     }
 }
 
