@@ -25,5 +25,8 @@ pub mod retention;
 pub mod reviews;
 pub mod serve;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;
+pub mod ticks;
 pub mod wire;
 pub mod witness;

@@ -9,10 +9,9 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use guard_log::store::Store;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
-use crate::node::stopped;
 use crate::own::now_ns;
+use crate::ticks::Ticks;
 
 /// When the checkpoint was published.
 #[derive(Debug, Default)]
@@ -42,14 +41,9 @@ impl Published {
 
 /// Publishes every so often until the collector stops.
 pub async fn run(published: std::sync::Arc<Published>, store: Store, every: Duration, stopping: watch::Receiver<bool>) {
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = Ticks::new(every, stopping);
     let mut said = None;
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stopped(stopping.clone()) => return,
-        }
+    while ticks.next().await {
         let (published, store) = (published.clone(), store.clone());
         let result = tokio::task::spawn_blocking(move || published.publish(&store)).await;
         let error = match result {

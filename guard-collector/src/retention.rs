@@ -19,9 +19,9 @@ use tokio::sync::watch;
 
 use crate::index::Index;
 use crate::ledger::Ledger;
-use crate::node::stopped;
 use crate::proofs::Public;
 use crate::publish::Published;
+use crate::ticks::Ticks;
 
 /// How often it is looked whether something became too old: each time that something did is a record.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -101,13 +101,8 @@ impl Retention {
 
 /// Runs until the collector stops.
 pub async fn run(retention: Arc<Retention>, stopping: watch::Receiver<bool>) {
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stopped(stopping.clone()) => return,
-        }
+    let mut ticks = Ticks::new(EVERY, stopping);
+    while ticks.next().await {
         let retention = retention.clone();
         match tokio::task::spawn_blocking(move || retention.round(SystemTime::now())).await {
             Ok(Ok(_)) => {}

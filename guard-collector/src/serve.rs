@@ -29,6 +29,7 @@ use crate::node::{Nodes, stopped};
 use crate::publish::{self, Published};
 use crate::quota::Quotas;
 use crate::retention::{self, Retention};
+use crate::ticks::Ticks;
 use crate::witness::{self, Witnesses};
 
 /// A bundle of 256 of the longest records, and what surrounds it.
@@ -222,13 +223,8 @@ async fn wait_for_signal() -> Result<()> {
 
 /// Writes the snapshot of admission, and removes write-ahead segments that are old.
 async fn save(ledger: Arc<Ledger>, keep: Duration, stopping: watch::Receiver<bool>) {
-    let mut ticks = tokio::time::interval(SNAPSHOT_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stopped(stopping.clone()) => return,
-        }
+    let mut ticks = Ticks::new(SNAPSHOT_EVERY, stopping);
+    while ticks.next().await {
         let ledger = ledger.clone();
         let both = move || {
             said(ledger.save(SNAPSHOT_RECORDS));

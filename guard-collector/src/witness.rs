@@ -11,19 +11,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use guard_log::frame;
 use guard_log::note::open_lines;
-use guard_log::policy::{Policy, PolicyWitness};
+use guard_log::policy::{POLICY_MAX, Policy, PolicyWitness};
 use guard_log::record::SessionId;
 use guard_log::store::Store;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{WitnessFinding, WitnessState, WitnessStatus};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 
 use crate::ledger::Ledger;
 use crate::node::stopped;
 use crate::own::now_ns;
+use crate::ticks::Ticks;
 
 mod ask;
 
@@ -111,7 +112,9 @@ impl Witnesses {
             // Under another policy it may have none.
             let cosigned = policy.open(&note).map_err(|e| e.to_string())?;
             if cosigned.quorum {
-                state.cosigned = (cosigned.checkpoint.size, 0);
+                // When this collector saw it is not known any more; the witnesses' own clocks have to do.
+                let newest = cosigned.by.iter().map(|(_, time)| *time).max().unwrap_or(0);
+                state.cosigned = (cosigned.checkpoint.size, nanoseconds(newest));
             }
             for (name, time) in cosigned.by {
                 let size = cosigned.checkpoint.size;
@@ -145,7 +148,7 @@ impl Witnesses {
                 name: witness.name.clone(),
                 url: witness.url.clone().unwrap_or_default(),
                 size,
-                cosigned_unix_ns: i64::try_from(time).unwrap_or(i64::MAX).saturating_mul(1_000_000_000),
+                cosigned_unix_ns: nanoseconds(time),
                 error: known.error,
             }
         };
@@ -161,7 +164,7 @@ impl Witnesses {
     /// Shows them the published checkpoint, keeps it if a quorum cosigns. What has to be recorded, if anything.
     async fn round(&self, store: &Store) -> Vec<WitnessFinding> {
         let (size, note) = store.published();
-        if size == 0 || (self.state().quorum && self.state().cosigned.0 == size) {
+        if size == 0 || self.is_cosigned(size) {
             return Vec::new();
         }
         let one = |(witness, known)| {
@@ -175,6 +178,11 @@ impl Witnesses {
         }
         findings.extend(self.count(store, size, &signed));
         findings
+    }
+
+    fn is_cosigned(&self, size: u64) -> bool {
+        let state = self.state();
+        state.quorum && state.cosigned.0 == size
     }
 
     /// Those with an address whose pause is over, and the size that each has seen.
@@ -257,8 +265,13 @@ impl Witnesses {
     }
 }
 
+fn nanoseconds(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000)
+}
+
 fn read(path: &Path, store: &Store) -> Result<Policy, String> {
-    let policy = Policy::parse(&std::fs::read(path).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    let text = frame::read_text(path, POLICY_MAX as u64).map_err(|e| e.to_string())?;
+    let policy = Policy::parse(text.as_bytes()).map_err(|e| e.to_string())?;
     let own = store.vkey();
     match policy.log(store.origin()) {
         Some(log) if log.vkey() == own => {}
@@ -283,15 +296,11 @@ fn line_of(witness: &PolicyWitness, note: &str, answer: &str) -> Option<(String,
 
 /// Shows each new checkpoint to the witnesses until the collector stops.
 pub async fn run(witnesses: Arc<Witnesses>, ledger: Arc<Ledger>, every: Duration, stopping: watch::Receiver<bool>) {
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let round = async {
-            ticks.tick().await;
-            witnesses.round(ledger.store()).await
-        };
+    let mut ticks = Ticks::new(every, stopping.clone());
+    while ticks.next().await {
+        // A witness may take its time; the collector's end does not wait for it.
         let findings = tokio::select! {
-            findings = round => findings,
+            findings = witnesses.round(ledger.store()) => findings,
             () = stopped(stopping.clone()) => return,
         };
         for finding in findings {

@@ -1,52 +1,22 @@
 //! The file that spares reading the log: the same state as from the log, and never believed against it.
 
-use guard_log::note::Signer;
 use guard_log::record::{Header, Kind};
-use guard_log::store::StoreOptions;
 use guard_proto::v1::{ExecRequest, RecordBody};
 use prost::Message;
 
 use super::*;
+use crate::testing::Place;
 
 const HOST: HostId = HostId([1; 16]);
 const EPOCH: Epoch = Epoch([2; 16]);
 
-struct Place {
-    dir: tempfile::TempDir,
-    skey: String,
+fn fresh() -> Place {
+    Place::new(1 << 20)
 }
 
-impl Place {
-    fn new() -> Self {
-        let signer = Signer::generate("guard.test/ledger").expect("key");
-        let place = Self { dir: tempfile::tempdir().expect("folder"), skey: signer.skey().to_string() };
-        Store::create(&place.options(), &signer).expect("created");
-        place
-    }
-
-    fn options(&self) -> StoreOptions {
-        StoreOptions {
-            dir: self.dir.path().join("data"),
-            lock: self.dir.path().join("lock/head"),
-            segment_bytes: 1 << 20,
-            require_real_disk: false,
-        }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.path().join("data/admission")
-    }
-
-    fn open(&self) -> Ledger {
-        let signer = Signer::from_skey(&self.skey).expect("key");
-        let (store, _) = Store::open(self.options(), signer).expect("opened");
-        Ledger::open(store, self.file()).expect("read")
-    }
-
-    /// What is derived, as bytes.
-    fn state(ledger: &Ledger) -> Vec<u8> {
-        snapshot::encode(&ledger.state(), "compared")
-    }
+/// What is derived, as bytes.
+fn state(ledger: &Ledger) -> Vec<u8> {
+    snapshot::encode(&ledger.state(), "compared")
 }
 
 fn chain(from: u64, count: u64, prev: [u8; 32], body: &[u8], kind: Kind) -> Vec<Record> {
@@ -74,7 +44,7 @@ fn admit(ledger: &Ledger, records: &[Record]) -> Option<u64> {
 
 /// 3,000 records, of which 1,000 came after the file was written; one request is open.
 fn filled(place: &Place) -> (Ledger, Vec<Record>) {
-    let ledger = place.open();
+    let ledger = place.ledger();
     let first = chain(0, 2_000, [0; 32], b"", Kind::GAP);
     admit(&ledger, &first);
     let request = ExecRequest { request_id: "one".into(), digest: vec![7; 32], ..ExecRequest::default() };
@@ -90,12 +60,12 @@ fn filled(place: &Place) -> (Ledger, Vec<Record>) {
 
 #[test]
 fn a_start_from_the_file_knows_what_the_log_says_without_reading_what_came_before() {
-    let place = Place::new();
+    let place = fresh();
     let (ledger, records) = filled(&place);
-    let lived = Place::state(&ledger);
+    let lived = state(&ledger);
     drop(ledger);
-    let ledger = place.open();
-    assert_eq!(Place::state(&ledger), lived);
+    let ledger = place.ledger();
+    assert_eq!(state(&ledger), lived);
     assert!(ledger.state().reviews.get("one").is_some());
     // What was logged before the file is known to be there, and a fork of it is found.
     assert_eq!(admit(&ledger, &records), None);
@@ -103,21 +73,19 @@ fn a_start_from_the_file_knows_what_the_log_says_without_reading_what_came_befor
     assert_eq!(admit(&ledger, &chain(700, 1, [9; 32], b"other", Kind::GAP)), Some(700));
     drop(ledger);
     // That it is the file: without the first bundle the log cannot be read from the beginning.
-    std::fs::remove_file(place.dir.path().join("data/log/tile/entries/000")).expect("removed");
-    drop(place.open());
-    std::fs::remove_file(place.file()).expect("removed");
-    let signer = Signer::from_skey(&place.skey).expect("key");
-    let (store, _) = Store::open(place.options(), signer).expect("opened");
-    assert!(Ledger::open(store, place.file()).is_err());
+    std::fs::remove_file(place.file("log/tile/entries/000")).expect("removed");
+    drop(place.ledger());
+    std::fs::remove_file(place.file("admission")).expect("removed");
+    assert!(Ledger::open(place.store(), place.file("admission")).is_err());
 }
 
 #[test]
 fn a_file_that_does_not_fit_the_log_is_not_believed() {
-    let place = Place::new();
+    let place = fresh();
     let (ledger, _) = filled(&place);
-    let lived = Place::state(&ledger);
+    let lived = state(&ledger);
     drop(ledger);
-    let good = std::fs::read(place.file()).expect("read");
+    let good = std::fs::read(place.file("admission")).expect("read");
     let written = |change: &dyn Fn(&mut Snapshot)| {
         let mut snapshot = Snapshot::decode(&good[guard_log::frame::HEAD..]).expect("decoded");
         // A lie that would show.
@@ -140,8 +108,8 @@ fn a_file_that_does_not_fit_the_log_is_not_believed() {
         ([believed.as_slice(), b"x"].concat(), false),
         (vec![], false),
     ] {
-        std::fs::write(place.file(), bytes).expect("written");
-        let ledger = place.open();
-        assert_eq!(Place::state(&ledger) == lived, !fits);
+        std::fs::write(place.file("admission"), bytes).expect("written");
+        let ledger = place.ledger();
+        assert_eq!(state(&ledger) == lived, !fits);
     }
 }

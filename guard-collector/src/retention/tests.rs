@@ -1,8 +1,6 @@
 //! Entries go by the policy and never one that something needs; what is left starts, answers and continues.
 
-use guard_log::note::Signer;
 use guard_log::record::{Epoch, Header, HostId, Kind, Record};
-use guard_log::store::{Store, StoreOptions};
 use guard_log::verify::{AuditOptions, Folder, Severity, audit};
 use guard_proto::v1::{ExecRequest, RecordBody};
 use prost::Message;
@@ -11,65 +9,37 @@ use super::*;
 use crate::body;
 use crate::ledger::LedgerError;
 use crate::own::now_ns;
+use crate::testing::Place;
 
 const OF: (HostId, Epoch) = (HostId([1; 16]), Epoch([2; 16]));
 const POLICY: Policy = Policy { days: 30, minimum: 0 };
 
-struct Place {
-    dir: tempfile::TempDir,
-    skey: String,
-}
-
 /// What runs.
 struct Running(Retention);
 
-impl Place {
-    fn new() -> Self {
-        let signer = Signer::generate("guard.test/retention").expect("key");
-        let place = Self { dir: tempfile::tempdir().expect("folder"), skey: signer.skey().to_string() };
-        Store::create(&place.options(), &signer).expect("created");
-        place
-    }
+fn fresh() -> Place {
+    Place::new(20_000)
+}
 
-    fn options(&self) -> StoreOptions {
-        StoreOptions {
-            dir: self.dir.path().join("data"),
-            lock: self.dir.path().join("lock/head"),
-            segment_bytes: 20_000,
-            require_real_disk: false,
-        }
-    }
+/// Whatever is wrong with the log.
+fn findings(place: &Place) -> Vec<String> {
+    let source = Folder::open(&place.file("log")).expect("folder");
+    let report = audit(&source, &place.verifier(), &AuditOptions::default(), &mut |_, _| {}).expect("audited");
+    let wrong = report.findings.iter().filter(|f| f.severity != Severity::Information);
+    wrong.map(ToString::to_string).collect()
+}
 
-    fn store(&self) -> Store {
-        Store::open(self.options(), Signer::from_skey(&self.skey).expect("key")).expect("opened").0
-    }
-
-    fn file(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join("data").join(name)
-    }
-
-    fn open(&self) -> Running {
-        let store = self.store();
-        let ledger = Arc::new(Ledger::open(store.clone(), self.file("admission")).expect("read"));
-        let index = Index::open(&self.dir.path().join("index.sqlite"), store, false).expect("index");
+impl Running {
+    fn of(place: &Place) -> Self {
+        let ledger = Arc::new(place.ledger());
+        let index = Index::open(&place.dir.path().join("index.sqlite"), ledger.store().clone(), false).expect("index");
         let published = Arc::new(Published::default());
         let (policy, keep_segments, index) = (Some(POLICY), Duration::ZERO, Arc::new(index));
-        let running = Running(Retention { policy, keep_segments, ledger, index, published });
+        let running = Self(Retention { policy, keep_segments, ledger, index, published });
         running.0.ledger.start(None).expect("recorded");
         running
     }
 
-    /// Whatever is wrong with the log.
-    fn findings(&self) -> Vec<String> {
-        let key = Signer::from_skey(&self.skey).expect("key").verifier();
-        let source = Folder::open(&self.file("log")).expect("folder");
-        let report = audit(&source, &key, &AuditOptions::default(), &mut |_, _| {}).expect("audited");
-        let wrong = report.findings.iter().filter(|f| f.severity != Severity::Information);
-        wrong.map(ToString::to_string).collect()
-    }
-}
-
-impl Running {
     /// Ships so many records and publishes and indexes them.
     fn fill(&self, chain: &mut Chain, count: u64) {
         for _ in 0..count / 50 {
@@ -124,8 +94,8 @@ impl Chain {
 
 #[test]
 fn old_bundles_go_on_the_record_and_the_next_start_continues() {
-    let (place, mut chain) = (Place::new(), Chain::new());
-    let running = place.open();
+    let (place, mut chain) = (fresh(), Chain::new());
+    let running = Running::of(&place);
     running.fill(&mut chain, 1000);
     assert_eq!(running.0.round(SystemTime::now()), Ok(0), "nothing is old");
     let size = running.0.ledger.state().size;
@@ -137,27 +107,27 @@ fn old_bundles_go_on_the_record_and_the_next_start_continues() {
     assert_eq!((said.first_leaf, said.previous_first, said.records), (removed * 256, 0, removed * 256));
     assert_eq!(said.policy, "retention: entries_days = 30, minimum_records = 0");
     assert_eq!(running.round(), Ok(0), "and no second record");
-    assert_eq!(place.findings(), Vec::<String>::new());
+    assert_eq!(findings(&place), Vec::<String>::new());
     let first = running.first();
     drop(running);
 
-    let running = place.open();
+    let running = Running::of(&place);
     assert_eq!(running.first(), first);
     running.fill(&mut chain, 1000);
     assert!(running.round().expect("pruned") > 0);
-    assert_eq!(place.findings(), Vec::<String>::new());
+    assert_eq!(findings(&place), Vec::<String>::new());
 }
 
 #[test]
 fn a_start_without_the_snapshot_uses_the_copy_and_without_both_refuses() {
-    let (place, mut chain) = (Place::new(), Chain::new());
-    let running = place.open();
+    let (place, mut chain) = (fresh(), Chain::new());
+    let running = Running::of(&place);
     running.fill(&mut chain, 1000);
     running.round().expect("pruned");
     running.fill(&mut chain, 100);
     drop(running);
     let _ = std::fs::remove_file(place.file("admission"));
-    let running = place.open();
+    let running = Running::of(&place);
     assert_eq!(running.0.ledger.state().admit.next(OF.0, OF.1).0, 1100);
     drop(running);
     let _ = std::fs::remove_file(place.file("admission"));
@@ -169,8 +139,8 @@ fn a_start_without_the_snapshot_uses_the_copy_and_without_both_refuses() {
 
 #[test]
 fn an_open_request_the_newest_records_and_what_is_not_indexed_stay() {
-    let (place, mut chain) = (Place::new(), Chain::new());
-    let mut running = place.open();
+    let (place, mut chain) = (fresh(), Chain::new());
+    let mut running = Running::of(&place);
     running.fill(&mut chain, 300);
     let deadline_unix_ns = now_ns() + 60_000_000_000;
     let (request_id, digest) = ("R1".to_owned(), vec![3; 32]);
@@ -182,13 +152,13 @@ fn an_open_request_the_newest_records_and_what_is_not_indexed_stay() {
     assert_eq!(running.first(), 256, "the request is a leaf of the second bundle");
     drop(running);
     let _ = std::fs::remove_file(place.file("admission"));
-    running = place.open();
+    running = Running::of(&place);
     assert!(running.0.ledger.state().reviews.get("R1").is_some());
 
     running.0.policy = Some(Policy { minimum: 5000, ..POLICY });
     assert_eq!((running.round(), running.first()), (Ok(0), 256));
-    let (place, mut chain) = (Place::new(), Chain::new());
-    let running = place.open();
+    let (place, mut chain) = (fresh(), Chain::new());
+    let running = Running::of(&place);
     for _ in 0..20 {
         running.ship(&chain.take(50)).expect("admitted");
         running.0.published.publish(running.0.ledger.store()).expect("published");
@@ -198,8 +168,8 @@ fn an_open_request_the_newest_records_and_what_is_not_indexed_stay() {
 
 #[test]
 fn an_index_made_anew_begins_at_the_first_leaf_that_is_there() {
-    let (place, mut chain) = (Place::new(), Chain::new());
-    let running = place.open();
+    let (place, mut chain) = (fresh(), Chain::new());
+    let running = Running::of(&place);
     running.fill(&mut chain, 1000);
     running.round().expect("pruned");
     let store = running.0.ledger.store().clone();
@@ -217,8 +187,8 @@ fn an_index_made_anew_begins_at_the_first_leaf_that_is_there() {
 
 #[test]
 fn records_that_were_pruned_and_come_again_are_refused_by_name() {
-    let (place, mut chain) = (Place::new(), Chain::new());
-    let running = place.open();
+    let (place, mut chain) = (fresh(), Chain::new());
+    let running = Running::of(&place);
     let old = chain.take(50);
     running.ship(&old).expect("admitted");
     running.fill(&mut chain, 8000);
@@ -231,23 +201,23 @@ fn records_that_were_pruned_and_come_again_are_refused_by_name() {
 
 #[test]
 fn a_host_cannot_say_that_entries_were_pruned() {
-    let (place, mut chain) = (Place::new(), Chain::new());
-    let running = place.open();
+    let (place, mut chain) = (fresh(), Chain::new());
+    let running = Running::of(&place);
     let record = chain.next(Some(Body::EntriesPruned(EntriesPruned { first_leaf: 256, ..Default::default() })));
     assert!(matches!(running.ship(&[record]), Err(LedgerError::Refused(_))));
 }
 
 #[test]
 fn a_stop_after_the_record_removes_nothing_and_the_next_round_prunes() {
-    let (place, mut chain) = (Place::new(), Chain::new());
-    let running = place.open();
+    let (place, mut chain) = (fresh(), Chain::new());
+    let running = Running::of(&place);
     running.fill(&mut chain, 1000);
     let body = EntriesPruned { first_leaf: 256, previous_first: 0, policy: POLICY.to_string(), records: 256 };
     running.0.ledger.say(SessionId::NONE, Body::EntriesPruned(body)).expect("recorded");
     drop(running);
-    let running = place.open();
+    let running = Running::of(&place);
     assert_eq!(running.first(), 0);
     running.fill(&mut chain, 50);
     assert!(running.round().expect("pruned") > 0);
-    assert_eq!(place.findings(), Vec::<String>::new());
+    assert_eq!(findings(&place), Vec::<String>::new());
 }
