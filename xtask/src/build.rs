@@ -34,11 +34,13 @@ fn binaries(options: &[&str]) -> Result<()> {
     bypass::build()?;
     host::say("building the binaries");
     let mut cargo = cargo();
-    cargo.args(["build", "--quiet"]).args(options);
-    for name in BINARIES {
-        cargo.args(["--package", name]);
-    }
-    host::run(cargo.args(["--package", "guard-tests"]))
+    host::run(cargo.args(selection()).arg("--quiet").args(options))
+}
+
+/// The build of the binaries. Whatever else is built with it selects the same packages: cargo unites features over them.
+pub fn selection() -> Vec<&'static str> {
+    let packages = BINARIES.into_iter().chain(["guard-tests"]).flat_map(|name| ["--package", name]);
+    ["build"].into_iter().chain(packages).collect()
 }
 
 /// A cargo that is not disturbed by being run from within `cargo run`.

@@ -25,19 +25,16 @@ impl Tools {
     /// With the compiler's full effort, for figures.
     pub fn release() -> Result<Self> {
         host::say("building the collector and its load for release");
-        Self::build(&["--release"], "release")
+        Self::build(&["build", "--package", "guard-collector", "--release"], "release")
     }
 
-    /// As the tests have them.
+    /// As the tests have them, after [`build::all`].
     pub fn debug() -> Result<Self> {
-        // With this package cargo turns on the features that everything else is built with.
-        Self::build(&["--package", "guard-tests"], "debug")
+        Self::build(&build::selection(), "debug")
     }
 
-    fn build(options: &[&str], folder: &str) -> Result<Self> {
-        let mut cargo = build::cargo();
-        cargo.args(["build", "--quiet", "--package", "guard-collector", "--bins"]).args(options);
-        host::run(cargo.args(["--example", "log_load"]))?;
+    fn build(selection: &[&str], folder: &str) -> Result<Self> {
+        host::run(build::cargo().args(selection).args(["--quiet", "--bins", "--example", "log_load"]))?;
         let built = host::target().join(folder);
         Ok(Self { collector: built.join("guard-collector"), load: built.join("examples/log_load") })
     }

@@ -29,10 +29,9 @@ type Sets = BTreeMap<String, BTreeSet<BTreeSet<String>>>;
 /// Compares the builds that xtask makes with that of all tests.
 pub fn check() -> Result<()> {
     let tests = sets(&["test", "--workspace", "--no-run"])?;
-    let mut binaries = vec!["build", "--package", "guard-tests"];
-    build::BINARIES.iter().for_each(|name| binaries.extend(["--package", name]));
     let mut missing = Vec::new();
-    for (name, arguments) in [("guard-tests", binaries.as_slice()), ("xtask", &["build", "--package", "xtask"])] {
+    let own = ["build", "--package", "xtask"];
+    for (name, arguments) in [("guard-tests", build::selection().as_slice()), ("xtask", &own)] {
         missing.extend(more(&sets(arguments)?, &tests).into_iter().map(|what| format!("{name}/Cargo.toml: {what}")));
     }
     if missing.is_empty() {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::collector::{Collector, Tools};
-use crate::{apt, host};
+use crate::{apt, build, host};
 
 /// Suite and package of the witness.
 const SUITE: &str = "sid";
@@ -21,10 +21,10 @@ const PACKAGE: &str = "torchwood";
 const RECORDS: u64 = 2_000;
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Runs all of it.
+/// Runs all of it, by itself.
 pub fn command() -> Result<u8> {
-    let tools = Tools::debug()?;
-    witness(&tools)?;
+    build::all()?;
+    witness(&Tools::debug()?)?;
     host::say("interop: ok");
     Ok(0)
 }

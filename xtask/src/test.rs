@@ -85,11 +85,12 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     // Asked for by name or by kernel: all of it. Else what need not run on each kernel runs on one.
     let whole = args.all || !filter.is_empty() || !args.kernels.is_empty();
     vm::prepare(&series)?;
-    for (series, tally) in in_guests(series, |series, part| match part {
+    for (series, part, tally) in in_guests(series, |series, part| match part {
         Part::Scenarios => guests::run(series, &scenarios, whole || series.name == MAIN, whole),
         Part::HostDriven => host_driven(series, filter, args.cuts),
     })? {
-        note(&format!("kernel {}", series.name), tally, &mut all);
+        let how = if matches!(part, Part::HostDriven) { ", driven from outside" } else { "" };
+        note(&format!("kernel {}{how}", series.name), tally, &mut all);
     }
     if all.passed == 0 && all.failed.is_empty() {
         bail!("no test's name contains `{filter}`");
@@ -117,7 +118,7 @@ enum Part {
 fn in_guests(
     mut series: Vec<kernels::Series>,
     run: impl Fn(kernels::Series, Part) -> Tally + Sync,
-) -> Result<Vec<(kernels::Series, Tally)>> {
+) -> Result<Vec<(kernels::Series, Part, Tally)>> {
     const AT_ONCE: usize = 2;
     series.sort_by_key(|series| series.name != MAIN);
     let host_driven = series.iter().filter(|series| series.name == MAIN).map(|series| (*series, Part::HostDriven));
@@ -125,7 +126,7 @@ fn in_guests(
     let parts: Vec<_> = series.into_iter().map(|series| (series, Part::Scenarios)).chain(host_driven).collect();
     let queue = Mutex::new(parts.into_iter());
     let next = || queue.lock().ok()?.next();
-    let work = || std::iter::from_fn(next).map(|(series, part)| (series, run(series, part))).collect::<Vec<_>>();
+    let work = || std::iter::from_fn(next).map(|(series, part)| (series, part, run(series, part))).collect::<Vec<_>>();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
         let mut done = Vec::new();
