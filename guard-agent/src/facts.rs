@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::blobs;
 use crate::files::{self, Content, Kept, Rights, Way};
+use crate::fixed::Fixed;
 use crate::kernel::hash::{self, ImageArgs};
 use crate::kernel::memory::{Memory, PATH_MAX};
 use crate::kernel::{proc, time};
@@ -103,6 +104,8 @@ pub struct Place<'a> {
     pub entry_pid: u32,
     /// Processes of the session that are known.
     pub processes: &'a Processes,
+    /// Files that the session was just found unable to change.
+    pub fixed: &'a Fixed,
     /// The session's salt.
     pub salt: [u8; 32],
     /// The session could mount any file anywhere: a name counts only where the host means the same file by it.
@@ -279,17 +282,36 @@ fn judge_file(
     }
     let Content { sha256, shebang, loader } = node.contents.of(file, &stamp).map_err(wrong("reading the program"))?;
     let path = files::path_of(file);
-    let writable = match place.makes_mounts {
-        false => place.rights.can_replace(tid, file, &path),
-        true => {
-            !files::is_hosts(&node.kernel, &path, &stamp) || place.rights.can_replace(std::process::id(), file, &path)
-        }
-    };
+    let (writable, foreign) = whose(node, place, tid, file, &path, &stamp)?;
     if writable {
         node.freezes.note_writable();
     }
-    let foreign = files::is_foreign(file).map_err(wrong("asking for the file system"))?;
     Ok((JudgedFile { path, stamp, sha256, role: Role::Program, writable, foreign, loader }, shebang))
+}
+
+/// Whether the session could change the file, and whether it is foreign.
+fn whose(
+    node: &Node,
+    place: &Place<'_>,
+    tid: u32,
+    file: BorrowedFd<'_>,
+    path: &[u8],
+    stamp: &FileStamp,
+) -> Result<(bool, bool), Misunderstood> {
+    let now = time::boot_ns();
+    // In a session that makes mounts a path is not always the same file's.
+    if !place.makes_mounts && place.fixed.contains(stamp, path, now) {
+        return Ok((false, false));
+    }
+    let writable = match place.makes_mounts {
+        false => place.rights.can_replace(tid, file, path),
+        true => !files::is_hosts(&node.kernel, path, stamp) || place.rights.can_replace(std::process::id(), file, path),
+    };
+    let foreign = files::is_foreign(file).map_err(wrong("asking for the file system"))?;
+    if !writable && !foreign && !place.makes_mounts {
+        place.fixed.insert(stamp, path, now);
+    }
+    Ok((writable, foreign))
 }
 
 /// Identity as the kernel programs see it; in observe mode, where they may not run, what `fstat` says.

@@ -146,6 +146,7 @@ fn gather(node: &Arc<Node>, session: &Session, attempt: &Attempt, held: &Held) -
         entry_pid: session.entry_pid,
         makes_mounts: session.makes_mounts,
         processes: &session.processes,
+        fixed: &session.fixed,
         salt: node.digest_key.salt(&session.id.0),
         memory_read: &memory_read,
     };

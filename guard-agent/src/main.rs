@@ -20,6 +20,7 @@ mod emergency;
 mod exit;
 mod facts;
 mod files;
+mod fixed;
 mod flood;
 mod frame;
 mod hold;

@@ -6,12 +6,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use guard_log::journal::{Appended, Journal, JournalError, Ticket};
 use guard_log::record::{HostId, SessionId};
 use guard_policy::{Policy, Source};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Gap, PolicyLoaded, SessionExited};
+use guard_proto::v1::{Disposition, Gap, PolicyLoaded, SessionExited};
 
 use crate::approvals::Approvals;
 use crate::blobs::{Blobs, DigestKey};
@@ -110,6 +111,18 @@ pub struct Parts {
     pub boot: (String, String),
 }
 
+/// How long a record may wait for another to go to the disk with. A killed daemon takes it along:
+/// of an exec that has its record already, only how it went on. A command that starts programs one after the other then
+/// needs the disk once for each, not twice.
+fn patience(body: &Body) -> Duration {
+    const SOON: Duration = Duration::from_millis(5);
+    const OUTCOME: Duration = Duration::from_millis(25);
+    match body {
+        Body::ExecOutcome(outcome) if outcome.disposition() != Disposition::Killed => OUTCOME,
+        _ => SOON,
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -175,7 +188,8 @@ impl Node {
     /// Queues a record of something that has happened whether or not there is room for it, and that nothing waits for.
     /// What finds no room is counted and becomes a gap record.
     pub fn keep(&self, session: SessionId, body: Body) -> Option<Ticket> {
-        match self.journal.append_later(record::fitting(session, body)) {
+        let within = patience(&body);
+        match self.journal.append_later(record::fitting(session, body), within) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
                 self.lose(session, &error);

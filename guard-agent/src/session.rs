@@ -19,6 +19,7 @@ use guard_proto::v1::{Identity, SessionEnd, SessionExited, SessionMessage, Sessi
 use crate::capabilities::Capabilities;
 use crate::deletes::Deletes;
 use crate::files::{Kept, Rights};
+use crate::fixed::Fixed;
 use crate::kept::{self, Notes, Owner, ProcessId};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
@@ -149,6 +150,8 @@ pub struct Session {
     pub group: Group,
     /// Its processes, as far as they are known.
     pub processes: Processes,
+    /// Files that it cannot change, as far as that was just found out.
+    pub fixed: Fixed,
     /// Tasks whose mount namespace is to be looked at.
     pub mounts: Requests,
     /// Namespaces made inside are adopted.
@@ -335,6 +338,7 @@ pub fn start<'a>(
         started_boot_ns: now,
         group,
         processes: Processes::default(),
+        fixed: Fixed::default(),
         mounts: Requests::new().map_err(|e| format!("making an event descriptor: {e}"))?,
         adopts: profile.namespaces == Namespaces::Adopt,
         makes_mounts: makes_mounts(profile.namespaces == Namespaces::Adopt, profile.capabilities),
@@ -525,6 +529,7 @@ impl Session {
             started_boot_ns: state.started_boot_ns,
             group: parts.group,
             processes: Processes::default(),
+            fixed: Fixed::default(),
             mounts: Requests::new()?,
             adopts: parts.known.flags & session_flags::ADOPT_NAMESPACES != 0,
             makes_mounts: makes_mounts(

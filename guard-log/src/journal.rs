@@ -122,10 +122,12 @@ pub struct JournalState {
 }
 
 /// How a record is queued.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct How {
     /// Something waits for it.
     urgent: bool,
+    /// If nothing does: when it is written at the latest.
+    within: Duration,
     /// It may use the reserve, and no share bounds it.
     reserve: bool,
 }
@@ -144,8 +146,10 @@ struct Inner {
     acked_next: u64,
     queue: Vec<Queued>,
     queued_bytes: u64,
-    /// Since when something is queued.
-    queued_since: Option<Instant>,
+    /// When the journal's own thread writes what is queued, if nobody else has until then.
+    due: Option<Instant>,
+    /// When that thread looks again by itself.
+    looks: Option<Instant>,
     /// Something queued is waited for.
     urgent: bool,
     /// A thread writes; it alone may touch the writer.
@@ -173,7 +177,8 @@ impl Inner {
             acked_next: acked,
             queue: Vec::new(),
             queued_bytes: 0,
-            queued_since: None,
+            due: None,
+            looks: None,
             urgent: false,
             writing: false,
             recent: VecDeque::new(),
@@ -260,29 +265,29 @@ impl Journal {
     /// Queues a record. The order of calls is the order of sequence numbers. A session that has its share is refused
     /// while others go on.
     pub fn append(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        let ticket = self.queue(entry, Arc::default(), How { urgent: true, reserve: false })?;
+        let ticket = self.queue(entry, Arc::default(), How { urgent: true, ..How::default() })?;
         self.0.work.notify_one();
         Ok(ticket)
     }
 
     /// As [`Self::append`], but may use the reserve: for records that say why others are refused.
     pub fn append_reserved(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        let ticket = self.queue(entry, Arc::default(), How { urgent: true, reserve: true })?;
+        let ticket = self.queue(entry, Arc::default(), How { urgent: true, reserve: true, ..How::default() })?;
         self.0.work.notify_one();
         Ok(ticket)
     }
 
     /// As [`Self::append`], for a record that nothing waits for: it is written with the next one that something does
-    /// wait for, or a moment later.
-    pub fn append_later(&self, entry: Entry) -> Result<Ticket, JournalError> {
-        self.queue(entry, Arc::default(), How { urgent: false, reserve: false })
+    /// wait for, at the latest after this time. A process that is killed takes along what is not written.
+    pub fn append_later(&self, entry: Entry, within: Duration) -> Result<Ticket, JournalError> {
+        self.queue(entry, Arc::default(), How { within, ..How::default() })
     }
 
     /// Queues a record and calls back, once, when it is durable or refused. This thread writes it, unless another one is
     /// writing: no time is lost with waking a thread.
     pub fn append_then(&self, entry: Entry, call: impl FnOnce(Result<Appended, JournalError>) + Send + 'static) {
         let slot = Arc::new(Slot::calling(call));
-        match self.queue(entry, Arc::clone(&slot), How { urgent: true, reserve: false }) {
+        match self.queue(entry, Arc::clone(&slot), How { urgent: true, ..How::default() }) {
             Ok(_) => self.0.lead(ROUNDS),
             Err(error) => slot.complete(Err(error)),
         }
@@ -320,10 +325,11 @@ impl Journal {
         inner.next_seq += 1;
         inner.queued_bytes += size;
         inner.shares.charge(entry.session, header.seq, size);
-        if inner.queue.is_empty() {
-            inner.queued_since = Some(Instant::now());
-            if !how.urgent {
-                // The journal's own thread looks again after a moment. Who queues what is waited for sees to all of it.
+        if !how.urgent {
+            let due = Instant::now() + how.within;
+            inner.due = Some(inner.due.map_or(due, |earlier| earlier.min(due)));
+            // Who queues what is waited for sees to all of it.
+            if inner.looks.is_none_or(|looks| looks > due) {
                 self.0.work.notify_one();
             }
         }

@@ -133,7 +133,7 @@ fn damage_in_the_middle_is_set_aside_and_a_new_epoch_begins() {
 fn who_waits_writes_and_takes_along_what_nobody_waits_for() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, _) = open(dir.path());
-    let later = journal.append_later(entry("later")).unwrap();
+    let later = journal.append_later(entry("later"), Duration::from_secs(60)).unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
     let own = std::thread::current().id();
     journal.append_then(entry("now"), move |done| {
@@ -143,7 +143,20 @@ fn who_waits_writes_and_takes_along_what_nobody_waits_for() {
     assert_eq!(seq, 1);
     assert!(journal.state().durable_next_seq == 2);
     assert_eq!(later.wait().unwrap().seq, 0);
-    assert_eq!(journal.append_later(entry("alone")).unwrap().wait().unwrap().seq, 2);
+    assert_eq!(journal.append_later(entry("alone"), Duration::from_millis(5)).unwrap().wait().unwrap().seq, 2);
+}
+
+#[test]
+fn the_least_patient_record_says_when_all_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(dir.path());
+    let patient = journal.append_later(entry("patient"), Duration::from_secs(600)).unwrap();
+    // By now the journal's own thread may sleep until then.
+    std::thread::sleep(Duration::from_millis(20));
+    journal.append_later(entry("less"), Duration::from_millis(1)).unwrap();
+    assert_eq!(patient.wait().unwrap().seq, 0);
+    let patient = journal.append_later(entry("patient"), Duration::from_millis(1)).unwrap();
+    assert_eq!(patient.wait().unwrap().seq, 2);
 }
 
 #[test]
@@ -157,7 +170,7 @@ fn every_call_back_comes_once_from_many_threads() {
                 for _ in 0..50 {
                     let sender = sender.clone();
                     journal.append_then(entry("flood"), move |done| sender.send(done.unwrap().seq).unwrap());
-                    journal.append_later(entry("outcome")).unwrap();
+                    journal.append_later(entry("outcome"), Duration::from_millis(5)).unwrap();
                 }
             });
         }

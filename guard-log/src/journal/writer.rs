@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::io_error;
 use super::frames::encode;
@@ -17,9 +17,6 @@ use crate::frame;
 
 /// Most records of one frame: of the longest ones they stay well below what a frame can hold.
 const FRAME_RECORDS: usize = 512;
-/// Records that nobody waits for are written after this time at the latest. A killed daemon takes along what it has read
-/// of the kernel's events and not yet written: not much longer than a sync, which it would have to wait for in any case.
-const LATER: Duration = Duration::from_millis(5);
 /// Zeros written when the journal is opened, which is waited for: by the time they are used up, the next segment is ready.
 pub(super) const FIRST_ZEROS: u64 = 512 << 10;
 /// A segment is prepared only where so many times its size are free.
@@ -37,7 +34,7 @@ impl Shared {
         inner.writing = true;
         for _ in 0..rounds {
             let batch = std::mem::take(&mut inner.queue);
-            (inner.urgent, inner.queued_since) = (false, None);
+            (inner.urgent, inner.due) = (false, None);
             drop(inner);
             let written = lock(&self.writer).write(self, &batch);
             match written {
@@ -71,14 +68,18 @@ impl Shared {
                     self.durable.notify_all();
                     return;
                 }
-                let left = inner.queued_since.map(|since| LATER.saturating_sub(since.elapsed()));
-                inner = match left {
-                    Some(left) if !inner.writing && (inner.urgent || inner.closing || left.is_zero()) => break,
-                    Some(left) if !inner.writing => {
-                        self.work.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
-                    }
-                    _ => self.work.wait(inner).unwrap_or_else(PoisonError::into_inner),
+                let idle = inner.writing || inner.queue.is_empty();
+                let left = inner.due.map_or(Duration::ZERO, |due| due.saturating_duration_since(Instant::now()));
+                if !idle && (inner.urgent || inner.closing || left.is_zero()) {
+                    break;
+                }
+                inner = if idle {
+                    self.work.wait(inner).unwrap_or_else(PoisonError::into_inner)
+                } else {
+                    inner.looks = inner.due;
+                    self.work.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0
                 };
+                inner.looks = None;
             }
             drop(inner);
             self.lead(usize::MAX);
