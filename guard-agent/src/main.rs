@@ -41,6 +41,7 @@ mod reach;
 mod readings;
 mod record;
 mod requests;
+mod roles;
 mod script;
 mod seen;
 mod session;
