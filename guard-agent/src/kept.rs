@@ -428,6 +428,9 @@ mod tests {
             started_boot_ns: 2,
             tty: true,
             owner: Owner { uid: 1000, process: ProcessId { pid: 8, start: 9 } },
+            roles: Some(hex::encode(
+                RoleSnapshot { digest: "d".into(), ..RoleSnapshot::default() }.encode_to_vec(),
+            )),
         };
         let head = Head {
             format,
@@ -445,6 +448,7 @@ mod tests {
         let former = parse(&whole(FORMAT)).unwrap();
         let state = former.state.unwrap();
         assert_eq!((former.key, former.identity.agent.as_str()), (u64::MAX - 1, "coder"));
+        assert_eq!(state.roles().unwrap().unwrap().digest, "d");
         assert_eq!((state.home.as_slice(), state.expires_boot_ns), (b"/home/\xff".as_slice(), u64::MAX));
     }
 
