@@ -428,9 +428,7 @@ mod tests {
             started_boot_ns: 2,
             tty: true,
             owner: Owner { uid: 1000, process: ProcessId { pid: 8, start: 9 } },
-            roles: Some(hex::encode(
-                RoleSnapshot { digest: "d".into(), ..RoleSnapshot::default() }.encode_to_vec(),
-            )),
+            roles: Some(hex::encode(RoleSnapshot { digest: "d".into(), ..RoleSnapshot::default() }.encode_to_vec())),
         };
         let head = Head {
             format,

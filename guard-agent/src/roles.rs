@@ -14,7 +14,8 @@ use crate::session::Session;
 
 const FILE_MAX: u64 = 1 << 20;
 /// In every refusal that roles give.
-pub const HINT: &str = "roles are bound in the file that `[roles] file` in the daemon's configuration names (docs/roles.md)";
+pub const HINT: &str =
+    "roles are bound in the file that `[roles] file` in the daemon's configuration names (docs/roles.md)";
 /// The rule that refuses.
 const RULE: &str = "roles.category";
 
@@ -51,11 +52,7 @@ pub fn describe(config: &Config, roles: Option<&Roles>) -> String {
 }
 
 /// What a session of this initiator and agent may request.
-pub fn rights(
-    in_force: &InForce,
-    config: &Config,
-    [initiator, agent, starter]: [&str; 3],
-) -> Result<Rights, String> {
+pub fn rights(in_force: &InForce, config: &Config, [initiator, agent, starter]: [&str; 3]) -> Result<Rights, String> {
     let known = in_force.policy.categories();
     let Some(roles) = &in_force.roles else { return Ok(Rights { categories: known, snapshot: None }) };
     let found = roles.session(initiator, agent, &known).map_err(|e| e.to_string())?;
@@ -116,7 +113,9 @@ fn reason(identity: &Identity, snapshot: &RoleSnapshot, category: &str) -> Reaso
     let side = |who: String, roles: &[String], has: &[String]| {
         let names: Vec<String> = roles.iter().map(|r| format!("`{r}`")).collect();
         let lacks = !has.iter().any(|c| c == category);
-        lacks.then(|| format!("{} of {who} {} not allow it", roles_word(&names), if names.len() == 1 { "does" } else { "do" }))
+        lacks.then(|| {
+            format!("{} of {who} {} not allow it", roles_word(&names), if names.len() == 1 { "does" } else { "do" })
+        })
     };
     let sides = [
         side(identity.initiator.clone(), &snapshot.initiator_roles, &snapshot.initiator_categories),
@@ -162,7 +161,8 @@ mod tests {
     }
 
     fn verdict(tier: Tier, categories: &[&str]) -> Verdict {
-        let mut verdict = Verdict { categories: categories.iter().map(|c| (*c).to_owned()).collect(), ..Verdict::default() };
+        let mut verdict =
+            Verdict { categories: categories.iter().map(|c| (*c).to_owned()).collect(), ..Verdict::default() };
         verdict.set_tier(tier);
         verdict
     }

@@ -121,7 +121,8 @@ pub async fn serve(config: Config) -> Result<()> {
     let published = Arc::new(Published::of(&config.store.dir.join("log/checkpoint")));
     let (ledger, index, quotas) = (Arc::new(ledger), Arc::new(index), Arc::new(Quotas::new(config.quota)));
     let witnesses = witnesses(&config, &store)?;
-    let access = Access::open(config.roles.clone()).map_err(|e| CollectorError::new(Exit::Config, format_args!("roles: {e}")))?;
+    let access = Access::open(config.roles.clone())
+        .map_err(|e| CollectorError::new(Exit::Config, format_args!("roles: {e}")))?;
     let access = Arc::new(access);
     let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, stopping };
     let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));

@@ -117,7 +117,9 @@ impl Roles {
         let found = match subject {
             Subject::Principal(name) => {
                 // `*` is an entry of people, never a name that somebody has.
-                let own = |entries: &'_ BTreeMap<String, Vec<String>>| (name != EVERYBODY).then(|| entries.contains_key(name));
+                let own = |entries: &'_ BTreeMap<String, Vec<String>>| {
+                    (name != EVERYBODY).then(|| entries.contains_key(name))
+                };
                 match (own(&self.people), own(&self.services)) {
                     (Some(true), _) => self.people.get(name),
                     (_, Some(true)) => self.services.get(name),

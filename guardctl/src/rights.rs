@@ -117,15 +117,18 @@ fn role_rows(table: &mut Table, role: &RoleRights) {
 }
 
 fn who_json(who: &WhoAmIReply) -> Value {
-    let bound = who.bound.iter().map(|r| {
-        json!({"name": r.name, "request": r.request, "review": (!r.review.is_empty())
-            .then(|| json!({"categories": r.review, "max_risk": r.review_max_risk})), "query": r.query, "undo": r.undo,
-            "administer": r.administer, "start_for_others": r.start_for_others})
-    });
+    let bound = who.bound.iter().map(role_json);
     json!({
         "name": who.name, "roles": who.roles, "roles_in_force": who.roles_in_force,
         "bound": bound.collect::<Vec<_>>(), "roles_digest": Some(&who.roles_digest).filter(|d| !d.is_empty()),
     })
+}
+
+/// One role in full.
+pub fn role_json(r: &RoleRights) -> Value {
+    let review = || json!({"categories": r.review, "max_risk": r.review_max_risk});
+    json!({"name": r.name, "request": r.request, "review": (!r.review.is_empty()).then(review), "query": r.query,
+        "undo": r.undo, "administer": r.administer, "start_for_others": r.start_for_others})
 }
 
 #[cfg(test)]

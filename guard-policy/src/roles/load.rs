@@ -104,10 +104,18 @@ impl Loader<'_> {
         let mut categories = Categories::default();
         for pattern in raw {
             if categories.written.len() >= EACH_MAX {
-                return Err(self.error(pattern, format!("{key}: more than {EACH_MAX} patterns"), "write `vcs.*` or `*`"));
+                return Err(self.error(
+                    pattern,
+                    format!("{key}: more than {EACH_MAX} patterns"),
+                    "write `vcs.*` or `*`",
+                ));
             }
             if pattern.value.is_empty() {
-                return Err(self.error(pattern, format!("{key}: an empty category"), "write `vcs.write`, `vcs.*` or `*`"));
+                return Err(self.error(
+                    pattern,
+                    format!("{key}: an empty category"),
+                    "write `vcs.write`, `vcs.*` or `*`",
+                ));
             }
             let globs = Glob::compile(&pattern.value).map_err(|why| self.error(pattern, why, HINT))?;
             self.matches_one(pattern, &globs)?;
@@ -143,7 +151,11 @@ impl Loader<'_> {
         for (name, given) in raw {
             self.name(what, name, given)?;
             if given.value.len() > EACH_MAX {
-                return Err(self.error(given, format!("{what}: {name} has {} roles", given.value.len()), "at most 256"));
+                return Err(self.error(
+                    given,
+                    format!("{what}: {name} has {} roles", given.value.len()),
+                    "at most 256",
+                ));
             }
             if let Some(unknown) = given.value.iter().find(|r| !roles.contains_key(&r.value)) {
                 let defined: Vec<&str> = roles.keys().map(String::as_str).collect();
