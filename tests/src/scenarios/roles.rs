@@ -45,14 +45,14 @@ pub fn p7_roles_limit_a_session() -> Result<()> {
     let made = format!("{}/made", guest::fresh_dir("roles")?);
     let mut session = Session::start(&Start { stdin: true, ..ALICE }, &["python3", "-c", LINES])?;
     let mut stdin = session.stdin().context("no stdin")?;
-    writeln!(stdin, "/usr/bin/mkdir {made}\n/usr/bin/printf one")?;
+    writeln!(stdin, "/usr/bin/mkdir {made}\n/usr/bin/true one")?;
     session.line(&format!("errno 1 {made}"), seconds(30))?;
     session.line("ran 0 one", seconds(30))?;
     // Neither a wider file nor the next daemon widens what has started.
     reload(&ROLES.replace("[unknown,", "['*', unknown,"))?;
     guest::signal(guest::daemon()?, Signal::KILL)?;
     guest::enforcing()?;
-    writeln!(stdin, "/usr/bin/mkdir {made}2\n/usr/bin/printf two")?;
+    writeln!(stdin, "/usr/bin/mkdir {made}2\n/usr/bin/true two")?;
     session.line(&format!("errno 1 {made}2"), seconds(30))?;
     session.line("ran 0 two", seconds(30))?;
     drop(stdin);
