@@ -27,9 +27,9 @@ fn json(output: &Output) -> Value {
 fn can_i_says_yes_or_no_by_its_exit_code() {
     let collector = Collector::start();
     let yes = guardctl(&collector, &["can-i", "review", "vcs.write", "--risk", "60"]);
-    assert_eq!((yes.status.code(), text(&yes).as_ref()), (Some(0), "yes: bob and review\n"), "{yes:?}");
+    assert_eq!((yes.status.code(), text(&yes).as_str()), (Some(0), "yes: bob and review\n"), "{yes:?}");
     let no = guardctl(&collector, &["can-i", "query"]);
-    assert_eq!((no.status.code(), text(&no).as_ref()), (Some(1), "no: bob and query\n"), "{no:?}");
+    assert_eq!((no.status.code(), text(&no).as_str()), (Some(1), "no: bob and query\n"), "{no:?}");
     assert_eq!(guardctl(&collector, &["can-i", "query", "--risk", "3"]).status.code(), Some(64));
 }
 
