@@ -34,10 +34,11 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     let config = Config::read(path).map_err(failed(Code::Config))?;
     let mut report = Report { text: String::new(), good: true };
     report.add("configuration", Ok(path.display().to_string()));
-    report.add(
-        "policy",
-        node::load_policy(&config).map(|p| format!("{} rules, digest {}", p.policy.rule_count(), p.digest)),
-    );
+    let loaded = node::load_policy(&config);
+    let roles = loaded.as_ref().map(|p| crate::roles::describe(&config, p.roles.as_ref()));
+    let roles = roles.map_err(|_| "not read, see policy".to_owned());
+    report.add("policy", loaded.as_ref().map(|p| rules(p)).map_err(Clone::clone));
+    report.add("roles", roles);
     report.add("collector certificates", ship::endpoint(&config.collector).map(|_| config.collector.address.clone()));
     report.add(
         "kernel programs",
@@ -64,6 +65,10 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     );
     let text = report.text.trim_end().to_owned();
     Ok(Report { text, ..report })
+}
+
+fn rules(loaded: &node::InForce) -> String {
+    format!("{} rules, digest {}", loaded.policy.rule_count(), loaded.digest)
 }
 
 fn hooks() -> Result<String, String> {

@@ -54,6 +54,9 @@ pub struct Config {
     /// What is allowed.
     #[serde(default)]
     pub policy: PolicyConfig,
+    /// Who may request what.
+    #[serde(default)]
+    pub roles: RolesConfig,
     /// Kernel side.
     #[serde(default)]
     pub kernel: KernelConfig,
@@ -125,6 +128,14 @@ pub struct PolicyConfig {
     /// Read in this order.
     #[serde(default)]
     pub files: Vec<PathBuf>,
+}
+
+/// The role file; none means that no roles are in force.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolesConfig {
+    /// The file.
+    pub file: Option<PathBuf>,
 }
 
 /// What the kernel programs do.
@@ -201,7 +212,7 @@ pub struct SessionConfig {
     pub env_keep: Vec<String>,
     /// Root may start sessions that run as root.
     pub allow_root: bool,
-    /// Users who may start sessions for others.
+    /// Users who may start sessions for others, where no roles are in force.
     pub may_start_for_others: BTreeSet<String>,
     /// Set-user-id programs gain nothing inside.
     pub no_new_privs: bool,

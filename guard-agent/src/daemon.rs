@@ -233,7 +233,7 @@ fn record_start(node: &Arc<Node>, opened: &OpenReport, sessions_adopted: Vec<Str
         adopted: node.kernel.adopted(),
         sessions_adopted,
     };
-    let loaded = node::policy_record(&node.policy(), &node::policy_source(config));
+    let loaded = node::policy_record(&node.policy(), config);
     for body in [Body::NodeStart(body), Body::PolicyLoaded(loaded)] {
         let ticket = node.append(SessionId::NONE, body).map_err(failed(Code::Unavailable))?;
         ticket.wait().map_err(failed(Code::Unavailable))?;
@@ -321,8 +321,8 @@ fn serve(node: &Arc<Node>, heart: &Heart, signals: &OwnedFd) -> Asked {
 
 fn reload(node: &Arc<Node>) {
     match node.reload_policy() {
-        Ok(digest) => tracing::info!(digest, "policy reloaded"),
-        Err(error) => tracing::error!(error, "the new policy is refused; the one in force stays"),
+        Ok(digest) => tracing::info!(digest, "policy and roles reloaded"),
+        Err(error) => tracing::error!(error, "the new policy or roles are refused; what is in force stays"),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::hold::{self, Opening};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
 use crate::node::Node;
+use crate::roles;
 use crate::session::{RootApproval, Session, Stage};
 
 /// What policy made of an exec.
@@ -115,10 +116,11 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
     let masked = |text: String| secrets::mask_repeated(&text, &facts.argv, &facts.shown.secrets);
     let reason =
         |r: guard_policy::Reason| Reason { rule_id: r.rule_id, text: masked(r.text), evidence: masked(r.evidence) };
-    Judged {
+    let mut judged = Judged {
         verdict: Verdict {
             tier: tier.into(),
             category: said.category,
+            categories: said.categories,
             risk: u32::from(said.risk),
             reasons: said.reasons.into_iter().map(reason).collect(),
             policy_digest: in_force.digest.clone(),
@@ -132,7 +134,9 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         timing: timing(facts),
         blob: Vec::new(),
         requested: false,
-    }
+    };
+    roles::limit(session, &mut judged.verdict);
+    judged
 }
 
 fn timing(facts: &Facts) -> Timing {

@@ -17,7 +17,7 @@ use guard_common::FileKey;
 use guard_common::path::PathKey;
 use guard_log::frame;
 use guard_log::record::SessionId;
-use guard_proto::v1::Identity;
+use guard_proto::v1::{Identity, RoleSnapshot};
 use prost::Message;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,21 @@ pub struct State {
     pub tty: bool,
     /// Who it answers to.
     pub owner: Owner,
+    /// `RoleSnapshot`, encoded, in hexadecimal digits, if roles limit the session. An earlier version does not know this
+    /// key and ends the session, which it could not limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<String>,
+}
+
+impl State {
+    /// What roles gave the session.
+    pub fn roles(&self) -> Result<Option<RoleSnapshot>, String> {
+        let decode = |text: &String| {
+            let bytes = hex::decode(text).map_err(|e| format!("roles: {e}"))?;
+            RoleSnapshot::decode(bytes.as_slice()).map_err(|e| format!("roles: {e}"))
+        };
+        self.roles.as_ref().map(decode).transpose()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -183,6 +198,7 @@ pub fn remember(state_dir: &Path, boot_id: &str, session: &Session) -> io::Resul
         started_boot_ns: session.started_boot_ns,
         tty: session.tty,
         owner: session.owner,
+        roles: session.roles.as_ref().map(|roles| hex::encode(roles.encode_to_vec())),
     };
     let whole = Whole { head, state: serde_json::to_value(state)? };
     frame::replace(&path(state_dir, session.key), &serde_json::to_vec_pretty(&whole)?)
@@ -412,6 +428,7 @@ mod tests {
             started_boot_ns: 2,
             tty: true,
             owner: Owner { uid: 1000, process: ProcessId { pid: 8, start: 9 } },
+            roles: Some(hex::encode(RoleSnapshot { digest: "d".into(), ..RoleSnapshot::default() }.encode_to_vec())),
         };
         let head = Head {
             format,
@@ -429,6 +446,7 @@ mod tests {
         let former = parse(&whole(FORMAT)).unwrap();
         let state = former.state.unwrap();
         assert_eq!((former.key, former.identity.agent.as_str()), (u64::MAX - 1, "coder"));
+        assert_eq!(state.roles().unwrap().unwrap().digest, "d");
         assert_eq!((state.home.as_slice(), state.expires_boot_ns), (b"/home/\xff".as_slice(), u64::MAX));
     }
 

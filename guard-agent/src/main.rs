@@ -42,6 +42,7 @@ mod reach;
 mod readings;
 mod record;
 mod requests;
+mod roles;
 mod script;
 mod seen;
 mod session;

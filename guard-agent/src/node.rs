@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use guard_log::journal::{Appended, Journal, JournalError, Ticket};
 use guard_log::record::{HostId, SessionId};
+use guard_policy::roles::Roles;
 use guard_policy::{Policy, Source};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, Gap, PolicyLoaded, SessionExited};
@@ -36,6 +37,8 @@ pub struct InForce {
     pub policy: Policy,
     /// Their digest, in every verdict.
     pub digest: String,
+    /// Who may request what; none are in force without a file.
+    pub roles: Option<Roles>,
 }
 
 /// The daemon.
@@ -317,12 +320,13 @@ impl Node {
         Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads the policy files again. A bad file changes nothing but what `status` says.
+    /// Reads the policy files and the role file again, and takes both or neither. A bad file changes nothing but what
+    /// `status` says.
     pub fn reload_policy(&self) -> Result<String, String> {
         let source = policy_source(&self.config);
         match load_policy(&self.config) {
             Ok(fresh) => {
-                let loaded = policy_record(&fresh, &source);
+                let loaded = policy_record(&fresh, &self.config);
                 let digest = fresh.digest.clone();
                 let ticket = self.append(SessionId::NONE, Body::PolicyLoaded(loaded)).map_err(|e| e.to_string())?;
                 ticket.wait().map_err(|e| e.to_string())?;
@@ -365,17 +369,20 @@ pub fn policy_source(config: &Config) -> String {
     }
 }
 
-/// The record of a policy that was taken.
-pub fn policy_record(policy: &InForce, source: &str) -> PolicyLoaded {
+/// The record of a policy that was taken, and of the roles beside it.
+pub fn policy_record(policy: &InForce, config: &Config) -> PolicyLoaded {
+    let roles_source = policy.roles.as_ref().and(config.roles.file.as_ref());
     PolicyLoaded {
         digest: policy.digest.clone(),
-        source: source.into(),
+        source: policy_source(config),
         rules: policy.policy.rule_count(),
+        roles_digest: policy.roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
+        roles_source: roles_source.map(|f| f.display().to_string()).unwrap_or_default(),
         ..PolicyLoaded::default()
     }
 }
 
-/// Reads and checks the policy files. All or nothing.
+/// Reads and checks the policy files and the role file. All or nothing.
 pub fn load_policy(config: &Config) -> Result<InForce, String> {
     const FILE_MAX: u64 = 4 << 20;
     let mut texts: Vec<(PathBuf, String)> = Vec::new();
@@ -388,5 +395,6 @@ pub fn load_policy(config: &Config) -> Result<InForce, String> {
     let names: Vec<String> = texts.iter().map(|(path, _)| path.display().to_string()).collect();
     let sources: Vec<Source<'_>> = names.iter().zip(&texts).map(|(name, (_, text))| Source { name, text }).collect();
     let policy = Policy::load(&sources).map_err(|e| format!("policy {e}"))?;
-    Ok(InForce { digest: policy.digest(), policy })
+    let roles = crate::roles::load(config, &policy)?;
+    Ok(InForce { digest: policy.digest(), policy, roles })
 }

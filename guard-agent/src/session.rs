@@ -14,7 +14,7 @@ use guard_common::{Mark, SETTING_UP, Session as KernelSession, session_flags};
 use guard_log::record::SessionId;
 use guard_policy::secrets;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Identity, SessionEnd, SessionExited, SessionMessage, SessionStart, local_reply};
+use guard_proto::v1::{Identity, RoleSnapshot, SessionEnd, SessionExited, SessionMessage, SessionStart, local_reply};
 
 use crate::capabilities::Capabilities;
 use crate::deletes::Deletes;
@@ -118,6 +118,8 @@ pub struct Session {
     pub id: SessionId,
     /// Who, for whom, with which rights.
     pub identity: Identity,
+    /// What roles gave it at its start; none were in force then.
+    pub roles: Option<RoleSnapshot>,
     /// User and groups.
     pub rights: Rights,
     /// Home folder of the initiator.
@@ -239,6 +241,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Wanted {
     /// Who, for whom. `session_id` and `instance` are filled in here.
     pub identity: Identity,
+    /// What roles give it.
+    pub roles: Option<RoleSnapshot>,
     /// The user it runs as.
     pub user: proc::User,
     /// Life.
@@ -321,6 +325,7 @@ pub fn start<'a>(
         key,
         id,
         identity,
+        roles: wanted.roles.clone(),
         rights: Rights { uid: wanted.user.uid, groups: wanted.user.groups.clone() },
         home: wanted.user.home.clone(),
         profile: profile_name,
@@ -471,6 +476,7 @@ fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) ->
         uid: wanted.user.uid,
         gid: wanted.user.gid,
         kernel_mode: if node.observes() { "observing" } else { "enforcing" }.into(),
+        roles: session.roles.clone(),
     };
     let ticket = node.append(session.id, Body::SessionStart(body)).map_err(|e| e.to_string())?;
     ticket.wait().map(|_| ()).map_err(|e| e.to_string())
@@ -509,7 +515,12 @@ impl Session {
     /// A session of an earlier daemon. Approvals of roots are lost, held execs have ended.
     pub fn of_earlier_daemon(parts: Parts) -> std::io::Result<Self> {
         let (state, (execs, denied)) = (parts.state, parts.notes.counts());
+        let roles = state.roles().map_err(std::io::Error::other)?;
+        if roles.is_none() && !parts.former.identity.roles_digest.is_empty() {
+            return Err(std::io::Error::other("what its roles gave it was not kept"));
+        }
         Ok(Self {
+            roles,
             key: parts.former.key,
             id: parts.former.id,
             identity: parts.former.identity,

@@ -64,6 +64,7 @@ pub fn report(node: &Node) -> NodeReport {
         counters,
         policy_digest: node.policy().digest.clone(),
         policy_error: node.policy_error(),
+        roles_digest: node.policy().roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
         held: u32::try_from(node.approvals.held()).unwrap_or(u32::MAX),
         support: Some(preflight::support(&node.config, node.kernel.instructions().len(), node.kernel.missing())),
     }

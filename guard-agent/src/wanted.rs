@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use guard_policy::roles::{Right, Roles, Subject};
 use guard_proto::v1::{Identity, LocalError, StartSession};
 use rustix::fs::FileType;
 use rustix::net::UCred;
@@ -15,6 +16,7 @@ use crate::control::error;
 use crate::kept::{Owner, ProcessId};
 use crate::kernel::proc::{self, User};
 use crate::node::Node;
+use crate::roles::{self, Rights};
 use crate::session::Wanted;
 
 const NAME_MAX: usize = 64;
@@ -53,7 +55,8 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
     let limits = proc::limits(process).map_err(gone)?;
     let owner = Owner { uid: peer.uid.as_raw(), process: ProcessId::of(process).map_err(gone)? };
     let peer = user(peer.uid.as_raw())?;
-    let user = acting_user(config, &peer, &wish.initiator)?;
+    let in_force = node.policy();
+    let user = acting_user(config, in_force.roles.as_ref(), &peer, &wish.initiator)?;
     if user.uid == 0 && !config.allow_root {
         return Err(error(
             "denied",
@@ -62,18 +65,22 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
         ));
     }
     let ttl = ttl(config, wish.ttl_seconds)?;
-    let categories = node.policy().policy.categories();
+    let started_by = if user.uid == peer.uid { String::new() } else { peer.name.clone() };
+    let rights = roles::rights(&in_force, &node.config, [&user.name, &wish.agent, &started_by])
+        .map_err(|why| error("denied", why, roles::HINT))?;
     let identity = Identity {
         agent: wish.agent,
         initiator: user.name.clone(),
         initiator_uid: user.uid,
-        rights_digest: rights_digest(&categories, &node.policy().digest),
-        categories,
-        started_by: if user.uid == peer.uid { String::new() } else { peer.name.clone() },
+        rights_digest: rights_digest(&rights, &in_force.digest),
+        categories: rights.categories,
+        started_by,
+        roles_digest: rights.snapshot.as_ref().map(|s| s.digest.clone()).unwrap_or_default(),
         ..Identity::default()
     };
     Ok(Wanted {
         identity,
+        roles: rights.snapshot,
         env: environment(config, &user, &wish.env),
         user,
         ttl,
@@ -116,12 +123,21 @@ fn user(uid: u32) -> Result<User, LocalError> {
     })
 }
 
-/// The user that the session runs as: the peer, or another that it may start for.
-fn acting_user(config: &SessionConfig, peer: &User, initiator: &str) -> Result<User, LocalError> {
+/// The user that the session runs as: the peer, or another that it may start for. Where roles are in force they alone say
+/// so.
+fn acting_user(
+    config: &SessionConfig,
+    roles: Option<&Roles>,
+    peer: &User,
+    initiator: &str,
+) -> Result<User, LocalError> {
     if initiator.is_empty() || initiator == peer.name {
         return Ok(peer.clone());
     }
-    if !config.may_start_for_others.contains(&peer.name) {
+    if let Some(roles) = roles {
+        let right = Right::StartFor(initiator);
+        roles.check(Subject::Principal(&peer.name), right).map_err(|m| error("denied", m.to_string(), roles::HINT))?;
+    } else if !config.may_start_for_others.contains(&peer.name) {
         let text = format!("{} may not start sessions for others", peer.name);
         return Err(error("denied", text, "see session.may_start_for_others in the daemon's configuration"));
     }
@@ -139,11 +155,12 @@ fn ttl(config: &SessionConfig, asked: u64) -> Result<Duration, LocalError> {
     }
 }
 
-/// SHA-256 over what the session may request, by category, under which policy.
-fn rights_digest(categories: &[String], policy: &str) -> Vec<u8> {
+/// SHA-256 over what the session may request, by category, under which policy and which roles.
+fn rights_digest(rights: &Rights, policy: &str) -> Vec<u8> {
     let mut hasher = Sha256::new();
     hasher.update(b"guard rights v1\0");
-    for part in categories.iter().map(String::as_str).chain([policy]) {
+    let roles = rights.snapshot.as_ref().map(|s| s.digest.as_str());
+    for part in rights.categories.iter().map(String::as_str).chain([policy]).chain(roles) {
         hasher.update(part.as_bytes());
         hasher.update([0]);
     }
@@ -185,6 +202,9 @@ fn matches(pattern: &str, name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use guard_policy::Source;
+    use guard_policy::roles::Known;
+
     use super::*;
 
     fn me() -> User {
@@ -223,10 +243,21 @@ mod tests {
     #[test]
     fn starting_for_others_needs_the_right() {
         let mut config = SessionConfig::default();
-        assert_eq!(acting_user(&config, &me(), "root").unwrap_err().code, "denied");
-        assert_eq!(acting_user(&config, &me(), "alice").unwrap().uid, 1000);
+        assert_eq!(acting_user(&config, None, &me(), "root").unwrap_err().code, "denied");
+        assert_eq!(acting_user(&config, None, &me(), "alice").unwrap().uid, 1000);
         config.may_start_for_others.insert("alice".into());
-        assert_eq!(acting_user(&config, &me(), "root").unwrap().uid, 0);
-        assert_eq!(acting_user(&config, &me(), "nobody-by-that-name").unwrap_err().code, "usage");
+        assert_eq!(acting_user(&config, None, &me(), "root").unwrap().uid, 0);
+        assert_eq!(acting_user(&config, None, &me(), "nobody-by-that-name").unwrap_err().code, "usage");
+        // Where roles are in force the configuration's list gives nothing.
+        let load = |text| Roles::load(&Source { name: "roles.yaml", text }, Known::Any).unwrap();
+        let without = load("version: 1\n");
+        let refused = acting_user(&config, Some(&without), &me(), "root").unwrap_err();
+        assert_eq!(
+            (refused.code.as_str(), refused.message.as_str()),
+            ("denied", "alice may not start sessions for root: it has no role")
+        );
+        let with = load("version: 1\nroles: {lead: {start_for_others: [root]}}\npeople: {alice: [lead]}\n");
+        assert_eq!(acting_user(&SessionConfig::default(), Some(&with), &me(), "root").unwrap().uid, 0);
+        assert_eq!(acting_user(&SessionConfig::default(), Some(&with), &me(), "bob").unwrap_err().code, "denied");
     }
 }

@@ -25,6 +25,7 @@ pub const DEFAULT: &str = include_str!("../collector.example.toml");
 #[serde(deny_unknown_fields)]
 struct Raw {
     listen: SocketAddr,
+    roles: Option<PathBuf>,
     tls: RawTls,
     log: RawLog,
     index: RawIndex,
@@ -140,6 +141,8 @@ fn yes() -> bool {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Who may what, inside what certificates allow; not there: certificates alone say.
+    pub roles: Option<PathBuf>,
     /// PEM file of the CA that client certificates must come from.
     pub ca: PathBuf,
     /// PEM file of the server's certificate.
@@ -207,6 +210,7 @@ impl Config {
         Ok(Self {
             retention: raw.retention.entries_days.map(policy).transpose()?,
             listen: raw.listen,
+            roles: raw.roles.as_deref().map(at),
             ca: at(&raw.tls.ca),
             cert: at(&raw.tls.cert),
             key: at(&raw.tls.key),

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use guard_log::record::{HostId, SessionId};
 use guard_log::store::StoreError;
+use guard_policy::roles;
 use guard_proto::v1::control_service_server::ControlService;
 use guard_proto::v1::*;
 use tokio::sync::watch;
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
+use crate::access::Access;
 use crate::blobs::Blobs;
 use crate::hub::Hub;
 use crate::identity::{Caller, Right};
@@ -63,6 +65,8 @@ pub struct Control {
     pub published: Arc<Published>,
     /// Who cosigns the log.
     pub witnesses: Option<Arc<Witnesses>>,
+    /// What roles give callers.
+    pub access: Arc<Access>,
     /// How long an approval may be used.
     pub approval: Duration,
     /// How long entries stay; for ever if none.
@@ -115,6 +119,19 @@ impl Control {
     ) -> Result<T, Status> {
         let index = Arc::clone(&self.index);
         blocking(move || Ok(question(&index)?)).await
+    }
+
+    /// A caller who may read what is recorded.
+    fn reader<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = Caller::of(request, Right::Read)?;
+        self.access.check(&caller, roles::Right::Query)?;
+        Ok(caller)
+    }
+
+    /// Ends a stream at the first record that its caller may no longer read.
+    fn while_reader(&self, caller: Caller, entries: Entries) -> Entries {
+        let access = Arc::clone(&self.access);
+        Box::pin(entries.map(move |entry| access.check(&caller, roles::Right::Query).and(entry)))
     }
 
     fn nodes(&self) -> Vec<NodeState> {
@@ -186,7 +203,14 @@ impl ControlService for Control {
 
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIReply>, Status> {
         let caller = Caller::of(&request, Right::Read)?;
-        Ok(Response::new(WhoAmIReply { name: caller.name, roles: vec![caller.role.to_string()] }))
+        Ok(Response::new(self.access.who(&caller)))
+    }
+
+    async fn can_i(&self, request: Request<CanIRequest>) -> Result<Response<CanIReply>, Status> {
+        let caller = Caller::of(&request, Right::Read)?;
+        let r = request.into_inner();
+        short(&[("right", &r.right), ("category", &r.category), ("agent", &r.agent), ("person", &r.person)])?;
+        Ok(Response::new(self.access.can_i(&caller, &r)?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
@@ -194,6 +218,7 @@ impl ControlService for Control {
         let (open_sessions, _) = self.ask(Index::open_sessions).await?;
         let store = self.ledger.store();
         let log_size = store.size();
+        let (roles_digest, roles_error) = self.access.state();
         let pending = self.ledger.state().reviews.pending(log_size, now_ns()).len();
         Ok(Response::new(StatusReply {
             collector_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -207,11 +232,13 @@ impl ControlService for Control {
             open_sessions,
             witnesses: self.witnesses.as_ref().map(|witnesses| witnesses.status()),
             retention: Some(self.kept()),
+            roles_digest,
+            roles_error,
         }))
     }
 
     async fn list_sessions(&self, r: Request<ListSessionsRequest>) -> Result<Response<ListSessionsReply>, Status> {
-        Caller::of(&r, Right::Read)?;
+        self.reader(&r)?;
         let r = r.into_inner();
         short(&[("agent", &r.agent), ("initiator", &r.initiator), ("page_token", &r.page_token)])?;
         let below = match r.page_token.as_str() {
@@ -232,7 +259,7 @@ impl ControlService for Control {
     }
 
     async fn get_session(&self, r: Request<GetSessionRequest>) -> Result<Response<GetSessionReply>, Status> {
-        Caller::of(&r, Right::Read)?;
+        self.reader(&r)?;
         let r = r.into_inner();
         let id: SessionId =
             r.session_id.parse().map_err(|_| Status::invalid_argument("session_id: a ULID is accepted"))?;
@@ -253,22 +280,30 @@ impl ControlService for Control {
     }
 
     async fn list_reviews(&self, r: Request<ListReviewsRequest>) -> Result<Response<ListReviewsReply>, Status> {
-        Caller::of(&r, Right::Read)?;
+        let caller = Caller::of(&r, Right::Read)?;
+        if !self.access.sees(&caller, None) {
+            self.access.check(&caller, roles::Right::Review("", 0))?;
+        }
         let r = r.into_inner();
         short(&[("session_id", &r.session_id)])?;
         let limit = limit(r.limit, LIST_DEFAULT, LIST_MAX);
         let (reviews, log_size) = match r.all {
-            true => self.all_reviews(r.session_id, limit).await?,
-            false => self.pending_reviews(&r.session_id, limit),
+            true => self.all_reviews(&caller, r.session_id, limit).await?,
+            false => self.pending_reviews(&caller, &r.session_id, limit),
         };
         Ok(Response::new(ListReviewsReply { reviews, log_size }))
     }
 
     async fn get_review(&self, r: Request<GetReviewRequest>) -> Result<Response<Review>, Status> {
-        Caller::of(&r, Right::Read)?;
+        let caller = Caller::of(&r, Right::Read)?;
         let id = r.into_inner().request_id;
         short(&[("request_id", &id)])?;
-        Ok(Response::new(self.review(&id).await?))
+        let review = self.review(&id).await?;
+        if !self.access.sees(&caller, review.request.as_ref()) {
+            let request = review.request.clone().unwrap_or_default();
+            self.access.may_decide(&caller, &request, &DecideRequest::default())?;
+        }
+        Ok(Response::new(review))
     }
 
     async fn decide(&self, r: Request<DecideRequest>) -> Result<Response<DecideReply>, Status> {
@@ -277,8 +312,13 @@ impl ControlService for Control {
         short(&[("request_id", &wanted.request_id)])?;
         let expires = now_ns().saturating_add(i64::try_from(self.approval.as_nanos()).unwrap_or(i64::MAX));
         let (ledger, asked) = (Arc::clone(&self.ledger), wanted.clone());
-        let name = caller.name.clone();
-        let decided = blocking(move || ledger.decide(&asked, &caller, expires)).await;
+        let (name, access) = (caller.name.clone(), Arc::clone(&self.access));
+        let decided = blocking(move || {
+            // A role that was taken away between showing and deciding counts no more.
+            access.refresh(false);
+            ledger.decide(&asked, &caller, expires, |request| access.may_decide(&caller, request, &asked))
+        })
+        .await;
         let (leaf, body, durable) = match decided {
             Err(status) if status.code() == tonic::Code::NotFound => {
                 return Err(self.why_not_open(&wanted, status).await);
@@ -296,7 +336,7 @@ impl ControlService for Control {
     }
 
     async fn query(&self, r: Request<QueryRequest>) -> Result<Response<Entries>, Status> {
-        Caller::of(&r, Right::Read)?;
+        let caller = self.reader(&r)?;
         let r = r.into_inner();
         let (at_least, filter) = (r.at_least, filter(r)?);
         self.index.wait_for(at_least).await?;
@@ -306,13 +346,13 @@ impl ControlService for Control {
         filter.after = filter.after.max(self.ledger.store().first().checked_sub(1));
         let (leaves, size) = self.ask(move |index| index.query(&filter)).await?;
         let entries = stream::of_leaves(self.ledger.store().clone(), leaves, gone, self.stopping.clone());
-        let mut response = Response::new(entries);
+        let mut response = Response::new(self.while_reader(caller, entries));
         response.metadata_mut().insert(guard_proto::LOG_SIZE, size.into());
         Ok(response)
     }
 
     async fn tail(&self, r: Request<TailRequest>) -> Result<Response<Entries>, Status> {
-        Caller::of(&r, Right::Read)?;
+        let caller = self.reader(&r)?;
         let r = r.into_inner();
         let session = match r.session_id.as_str() {
             "" => None,
@@ -320,11 +360,12 @@ impl ControlService for Control {
         };
         let store = self.ledger.store().clone();
         let from = if r.from_now { store.size() } else { r.from_leaf };
-        Ok(Response::new(stream::tail(store, from, session, self.stopping.clone())))
+        let entries = stream::tail(store, from, session, self.stopping.clone());
+        Ok(Response::new(self.while_reader(caller, entries)))
     }
 
     async fn read_log(&self, r: Request<ReadLogRequest>) -> Result<Response<ReadLogReply>, Status> {
-        Caller::of(&r, Right::Read)?;
+        self.reader(&r)?;
         let path = r.into_inner().path;
         if path.len() > PATH_MAX {
             return Err(Status::invalid_argument(format!("path: at most {PATH_MAX} bytes are accepted")));
@@ -341,12 +382,13 @@ impl ControlService for Control {
     }
 
     async fn get_blob(&self, r: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {
-        Caller::of(&r, Right::Read)?;
+        self.reader(&r)?;
         Ok(Response::new(GetBlobReply { content: self.blob(r.into_inner()).await? }))
     }
 
     async fn erase_blob(&self, r: Request<EraseBlobRequest>) -> Result<Response<EraseBlobReply>, Status> {
         let caller = Caller::of(&r, Right::Erase)?;
+        self.access.check(&caller, roles::Right::Administer)?;
         Ok(Response::new(EraseBlobReply { leaf: self.erase_blob(&caller, r.into_inner()).await? }))
     }
 }

@@ -74,7 +74,8 @@ impl FromStr for Role {
 }
 
 impl Role {
-    fn may(self, right: Right) -> bool {
+    /// Whether the certificate reaches so far.
+    pub fn may(self, right: Right) -> bool {
         match (self, right) {
             (Role::Node, Right::Node) => true,
             (Role::Node, Right::Read | Right::Decide | Right::Erase) => false,

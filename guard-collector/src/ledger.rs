@@ -14,7 +14,7 @@ use std::time::Duration;
 use guard_log::record::{Epoch, HostId, Record, SessionId};
 use guard_log::store::{Store, StoreError};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{CollectorStart, DecideRequest, ReviewDecision};
+use guard_proto::v1::{CollectorStart, DecideRequest, ExecRequest, ReviewDecision};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -311,15 +311,18 @@ impl Ledger {
         Ok(found)
     }
 
-    /// Checks and appends a reviewer's decision: its leaf, its body, and when it is durable.
+    /// Checks and appends a reviewer's decision: its leaf, its body, and when it is durable. `permit` says whether the caller's
+    /// roles cover the request now.
     pub fn decide(
         &self,
         wanted: &DecideRequest,
         caller: &Caller,
         expires: i64,
+        permit: impl FnOnce(&ExecRequest) -> Result<(), Status>,
     ) -> Result<(u64, ReviewDecision, Durable), Status> {
         let mut state = self.state();
         let decided = state.reviews.check(wanted, caller, (self.store.size(), now_ns(), expires))?;
+        state.reviews.get(&wanted.request_id).map(|open| permit(&open.request)).transpose()?;
         let sealed = state.own.clone().seal(decided.session, Body::ReviewDecision(decided.body.clone()));
         let record = sealed.map_err(LedgerError::Own)?;
         let (leaf, durable) = self.append(&mut state, vec![record.into()])?;

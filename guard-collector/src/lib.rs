@@ -4,6 +4,7 @@
 //! is not durable is not acknowledged, what does not fit a request exactly is not a decision.
 #![allow(clippy::result_large_err, reason = "tonic's handlers return Status")]
 
+pub mod access;
 pub mod admit;
 pub mod blobs;
 pub mod body;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use crate::access::{self, Access};
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::control::Control;
@@ -120,7 +121,11 @@ pub async fn serve(config: Config) -> Result<()> {
     let published = Arc::new(Published::of(&config.store.dir.join("log/checkpoint")));
     let (ledger, index, quotas) = (Arc::new(ledger), Arc::new(index), Arc::new(Quotas::new(config.quota)));
     let witnesses = witnesses(&config, &store)?;
-    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, stopping };
+    let access = Access::open(config.roles.clone())
+        .map_err(|e| CollectorError::new(Exit::Config, format_args!("roles: {e}")))?;
+    let access = Arc::new(access);
+    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, stopping };
+    let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));
     let indexing = parts.index_thread()?;
     let publishing =
         tokio::spawn(publish::run(parts.published.clone(), store.clone(), config.publish, parts.stopping.clone()));
@@ -140,6 +145,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let _ = publishing.await;
     let _ = pruning.await;
     let _ = saving.await;
+    let _ = reloading.await;
     if let Some(asking) = asking {
         let _ = asking.await;
     }
@@ -161,6 +167,7 @@ struct Parts {
     blobs: Blobs,
     quotas: Arc<Quotas>,
     witnesses: Option<Arc<Witnesses>>,
+    access: Arc<Access>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -181,6 +188,7 @@ impl Parts {
             blobs: self.blobs.clone(),
             published: self.published.clone(),
             witnesses: self.witnesses.clone(),
+            access: self.access.clone(),
             approval: config.approval,
             retention: config.retention,
             stopping: self.stopping.clone(),

@@ -27,6 +27,8 @@ mod decisions;
 mod growth;
 #[path = "collector/retention.rs"]
 mod retention;
+#[path = "collector/roles.rs"]
+mod roles;
 #[path = "collector/versions.rs"]
 mod versions;
 #[path = "collector/witnesses.rs"]

@@ -24,6 +24,7 @@ mod placed;
 mod raw;
 mod reading;
 mod risk;
+pub mod roles;
 mod scripts;
 pub mod secrets;
 mod shell;

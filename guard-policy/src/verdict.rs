@@ -1,6 +1,6 @@
 //! What policy says of an exec, with every reason, in bounded form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::risk::{self, Part, RiskPart};
 
@@ -37,7 +37,7 @@ impl Tier {
 impl Verdict {
     /// Categories of all its parts.
     pub fn categories(&self) -> impl Iterator<Item = &str> {
-        self.reasons.iter().map(|r| r.category.as_str())
+        self.categories.iter().map(String::as_str)
     }
 }
 
@@ -71,6 +71,8 @@ pub struct Verdict {
     pub tier: Tier,
     /// Category of the part that decided.
     pub category: String,
+    /// Categories of all parts, also of those that left no reason; sorted.
+    pub categories: Vec<String>,
     /// 0 to 100: the sum of `risk_parts`, at most 100.
     pub risk: u8,
     /// What the risk is made of: the riskiest act first, then what adds to it.
@@ -89,6 +91,8 @@ pub struct Verdict {
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     found: Vec<Finding>,
+    /// Whatever becomes of the findings: roles look at each of these.
+    categories: BTreeSet<String>,
     targets: Vec<String>,
     parts: BTreeMap<Part, (u8, String)>,
     pub(crate) takes_commands: bool,
@@ -126,6 +130,9 @@ impl Findings {
             category: category.to_owned(),
             scope: shorten(scope.unwrap_or(evidence)),
         };
+        if !self.categories.contains(category) {
+            self.categories.insert(category.to_owned());
+        }
         if self.found.iter().any(|f| f.reason == reason) {
             return;
         }
@@ -188,8 +195,18 @@ impl Findings {
         if risk_parts.len() > 1 {
             reasons.push(risk::reason(&risk_parts, risk));
         }
-        let takes_commands = self.takes_commands;
-        Verdict { tier, category, risk, risk_parts, reasons, targets: self.targets, env_notable, takes_commands }
+        self.categories.insert(category.clone());
+        Verdict {
+            tier,
+            category,
+            categories: self.categories.into_iter().collect(),
+            risk,
+            risk_parts,
+            reasons,
+            targets: self.targets,
+            env_notable,
+            takes_commands: self.takes_commands,
+        }
     }
 }
 

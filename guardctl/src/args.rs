@@ -54,8 +54,10 @@ pub enum Command {
     Review(ReviewCommand),
     /// Show nodes with their measured mode, and the collector
     Status(StatusArgs),
-    /// Show who the collector takes the caller for
+    /// Show who the collector takes the caller for, and which rights that gives
     Whoami,
+    /// Ask whether the caller, or somebody else, may do something; exit code 0: yes, 1: no
+    CanI(CanIArgs),
     /// Test, check and explain policy files; needs no daemon
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -388,6 +390,41 @@ pub struct StatusArgs {
     /// Ask the daemon on this host instead of the collector
     #[arg(long)]
     pub local: bool,
+}
+
+/// What `can-i` asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RightArg {
+    /// Request execs of a category in a session
+    Request,
+    /// Decide requests of a category, up to a risk
+    Review,
+    /// Read sessions, records and the log
+    Query,
+    /// Undo effects of a category
+    Undo,
+    /// Erase, and ask about others
+    Administer,
+}
+
+/// Arguments of `can-i`.
+#[derive(Debug, Args)]
+pub struct CanIArgs {
+    /// The right
+    #[arg(value_enum)]
+    pub right: RightArg,
+    /// Category, such as vcs.write; without it: any
+    #[arg(value_name = "CATEGORY")]
+    pub category: Option<String>,
+    /// With `review`: the risk of the request
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub risk: Option<u32>,
+    /// With `request`: the agent of the session, whose roles must allow it too
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<String>,
+    /// About somebody else; needs the right to administer
+    #[arg(long = "for", value_name = "PERSON")]
+    pub person: Option<String>,
 }
 
 /// Subcommands of `log`.

@@ -25,6 +25,7 @@ mod output;
 mod policy;
 mod record;
 mod review;
+mod rights;
 mod run;
 mod session;
 mod status;
@@ -74,7 +75,8 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Query(args) => stream::query(args, config, &out).await?,
         Command::Review(command) => review::run(command, config, &out).await?,
         Command::Status(args) => status::run(args, config, &out).await?,
-        Command::Whoami => status::whoami(config, &out).await?,
+        Command::Whoami => rights::whoami(config, &out).await?,
+        Command::CanI(args) => return rights::can_i(args, config, &out).await,
         Command::Policy(command) => policy::run(command, &out)?,
         Command::Journal(command) => journal::run(command, &out)?,
         Command::Blob(command) => blob::run(command, config, &out).await?,

@@ -1,10 +1,10 @@
-//! `guardctl status` and `guardctl whoami`: the measured mode of each node, the collector, and who the caller is.
+//! `guardctl status`: the measured mode of each node, and the collector.
 //!
 //! It must not show a configured mode: only what a node measured, with its age. Fails: see `client` and `local`.
 
 use guard_proto::v1::{
     KernelSupport, LocalStatus, LocalStatusRequest, NodeReport, NodeState, Retention, StatusReply, StatusRequest,
-    WhoAmIReply, WhoAmIRequest, WitnessStatus, local_reply, local_request,
+    WitnessStatus, local_reply, local_request,
 };
 use serde_json::{Value, json};
 
@@ -40,17 +40,6 @@ pub async fn run(args: &StatusArgs, config: &Config, out: &Out) -> Result<()> {
     } else {
         out.print(&status_text(&status, now, out.width(), out.color()))
     }
-}
-
-/// `guardctl whoami`.
-pub async fn whoami(config: &Config, out: &Out) -> Result<()> {
-    let mut client = client::connect(config).await?;
-    let WhoAmIReply { name, roles } = client.who_am_i(WhoAmIRequest {}).await.map_err(client::refused)?.into_inner();
-    if out.is_json() {
-        return out.json(&json!({ "name": name, "roles": roles }));
-    }
-    let roles = if roles.is_empty() { "no roles".to_owned() } else { escape_str(&roles.join(", ")) };
-    out.print(&format!("{}: {roles}\n", escape_str(&name)))
 }
 
 fn age(then_ns: i64, now_ns: i64) -> Option<u64> {
@@ -90,6 +79,14 @@ fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
     if let Some(kept) = s.retention.as_ref().filter(|kept| kept.first_leaf > 0 || !kept.policy.is_empty()) {
         out.truncate(out.len() - 1);
         out.push_str(&format!("entries   {}\n\n", retention_text(kept)));
+    }
+    if !s.roles_digest.is_empty() {
+        out.truncate(out.len() - 1);
+        out.push_str(&format!("roles     {}\n\n", escape_str(&s.roles_digest)));
+    }
+    if !s.roles_error.is_empty() {
+        out.truncate(out.len() - 1);
+        out.push_str(&format!("          REFUSED, the ones before stay: {}\n\n", escape_str(&s.roles_error)));
     }
     if s.nodes.is_empty() {
         out.push_str("no node has reported\n");
@@ -187,6 +184,8 @@ fn status_json(s: &StatusReply, now: i64) -> Value {
         "checkpoint_size": s.checkpoint_size, "checkpoint_time": time::rfc3339(s.checkpoint_unix_ns),
         "pending_reviews": s.pending_reviews, "open_sessions": s.open_sessions, "nodes": nodes.collect::<Vec<_>>(),
         "witnesses": s.witnesses.as_ref().map(witnesses_json),
+        "roles_digest": Some(&s.roles_digest).filter(|d| !d.is_empty()),
+        "roles_error": Some(&s.roles_error).filter(|e| !e.is_empty()),
         "retention": s.retention.as_ref().map(|kept| json!({"policy": Some(&kept.policy).filter(|p| !p.is_empty()),
             "first_leaf": kept.first_leaf, "record_leaf": Some(kept.record_leaf).filter(|_| kept.first_leaf > 0)})),
     })
@@ -210,6 +209,7 @@ fn report_json(r: &NodeReport, now: i64) -> Value {
         "mode_detail": r.mode_detail, "measured": time::rfc3339(r.measured_unix_ns),
         "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
         "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
+        "roles_digest": Some(&r.roles_digest).filter(|d| !d.is_empty()),
         "policy_digest": r.policy_digest, "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
         "support": r.support.as_ref().map(support_json),
     })
@@ -243,6 +243,7 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
         }
     }
     row("policy", escape_str(&r.policy_digest).into());
+    row("roles", roles(&r.roles_digest));
     if !r.policy_error.is_empty() {
         row("", Cell::toned(format!("refused: {}", escape_str(&r.policy_error)), Tone::Bad));
     }
@@ -259,6 +260,13 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
         row("counters", lost.join(", ").into());
     }
     table.render(width, color)
+}
+
+fn roles(digest: &str) -> Cell {
+    match digest {
+        "" => Cell::toned("none in force: sessions may request every category", Tone::Warn),
+        digest => escape_str(digest).into(),
+    }
 }
 
 fn programs(s: &KernelSupport) -> String {

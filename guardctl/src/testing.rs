@@ -25,6 +25,7 @@ fn identity() -> Option<Identity> {
         categories: vec![],
         rights_digest: vec![7; 32],
         started_by: String::new(),
+        roles_digest: String::new(),
     })
 }
 
@@ -66,6 +67,7 @@ fn facts(exec_id: u64, argv: &[&str]) -> Option<ExecFacts> {
 
 fn verdict(tier: Tier, category: &str, risk: u32, rule: &str) -> Option<Verdict> {
     Some(Verdict {
+        categories: vec![],
         tier: tier.into(),
         category: category.into(),
         risk,
@@ -341,6 +343,7 @@ pub fn status() -> (StatusReply, i64) {
         journal_backlog: 0,
         counters: [("ring_dropped".to_owned(), 0), ("probe_misses".to_owned(), 3)].into(),
         policy_digest: "0123abcd".into(),
+        roles_digest: String::new(),
         policy_error: String::new(),
         support: Some(KernelSupport {
             programs: 31,
@@ -379,6 +382,8 @@ pub fn status() -> (StatusReply, i64) {
         pending_reviews: 1,
         open_sessions: 1,
         witnesses: None,
+        roles_digest: String::new(),
+        roles_error: String::new(),
         retention: Some(Retention {
             policy: "retention: entries_days = 90, minimum_records = 256".into(),
             first_leaf: 512,

@@ -24,10 +24,20 @@ fn json(output: &Output) -> Value {
 }
 
 #[test]
+fn can_i_says_yes_or_no_by_its_exit_code() {
+    let collector = Collector::start();
+    let yes = guardctl(&collector, &["can-i", "review", "vcs.write", "--risk", "60"]);
+    assert_eq!((yes.status.code(), text(&yes).as_str()), (Some(0), "yes: bob and review\n"), "{yes:?}");
+    let no = guardctl(&collector, &["can-i", "query"]);
+    assert_eq!((no.status.code(), text(&no).as_str()), (Some(1), "no: bob and query\n"), "{no:?}");
+    assert_eq!(guardctl(&collector, &["can-i", "query", "--risk", "3"]).status.code(), Some(64));
+}
+
+#[test]
 fn whoami_shows_name_and_roles() {
     let collector = Collector::start();
     let output = guardctl(&collector, &["whoami"]);
-    assert_eq!(text(&output), "bob: reviewer, viewer\n", "{output:?}");
+    assert!(text(&output).starts_with("bob: reviewer, viewer\nthe collector has no role file"), "{output:?}");
     assert_eq!(json(&guardctl(&collector, &["whoami", "--output", "json"]))["name"], "bob");
 }
 

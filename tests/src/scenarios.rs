@@ -12,6 +12,7 @@ mod neighbours;
 mod outward;
 mod paths;
 mod review;
+mod roles;
 mod same_bytes;
 mod script_names;
 mod secrets;
@@ -106,6 +107,7 @@ scenarios! {
     p6_neighbours in neighbours, 120 s;
     p7_identity in identity, 90 s;
     p7_initiator_does_not_approve in identity, 90 s;
+    p7_roles_limit_a_session in roles, 240 s own;
     p8_kernel_support_is_shown in outward, 60 s;
     p8_status_is_measured in identity, 120 s;
     review_approved_runs in review, 60 s;

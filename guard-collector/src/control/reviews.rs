@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::{Control, MESSAGE_BYTES};
 use crate::body;
+use crate::identity::Caller;
 use crate::index::Found;
 use crate::own::now_ns;
 
@@ -45,7 +46,7 @@ fn shown(found: Found, request: Option<ExecRequest>) -> Review {
 
 impl Control {
     /// Those that wait, oldest first.
-    pub(super) fn pending_reviews(&self, session: &str, limit: u32) -> (Vec<Review>, u64) {
+    pub(super) fn pending_reviews(&self, caller: &Caller, session: &str, limit: u32) -> (Vec<Review>, u64) {
         let (size, now) = (self.ledger.store().size(), now_ns());
         let state = self.ledger.state();
         let reviews = state
@@ -53,13 +54,19 @@ impl Control {
             .pending(size, now)
             .into_iter()
             .filter(|open| session.is_empty() || open.session.to_string() == session)
+            .filter(|open| self.access.sees(caller, Some(&open.request)))
             .map(|open| open.review(state.admit.node_of(open.host).unwrap_or_default(), now))
             .take(limit as usize);
         (within(reviews), size)
     }
 
     /// The newest, closed ones too, oldest first.
-    pub(super) async fn all_reviews(&self, session: String, limit: u32) -> Result<(Vec<Review>, u64), Status> {
+    pub(super) async fn all_reviews(
+        &self,
+        caller: &Caller,
+        session: String,
+        limit: u32,
+    ) -> Result<(Vec<Review>, u64), Status> {
         let (found, size) = self.ask(move |index| index.reviews(&session, limit, now_ns())).await?;
         let bodies = self.bodies(found.iter().map(|f| f.leaf).collect()).await?;
         let kept = self.ledger.store().first();
@@ -69,7 +76,8 @@ impl Control {
                 _ => None,
             });
             // The index still knows one whose entry was pruned.
-            (request.is_some() || f.leaf < kept).then(|| shown(f, request))
+            let sees = self.access.sees(caller, request.as_ref());
+            (sees && (request.is_some() || f.leaf < kept)).then(|| shown(f, request))
         });
         Ok((within(reviews), size))
     }

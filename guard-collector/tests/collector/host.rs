@@ -103,11 +103,34 @@ impl Host {
     }
 
     pub fn request(&mut self, id: &str, exec_id: u64, argv: &[&str], seconds: i64) -> Vec<u8> {
+        let verdict = Verdict { category: "vcs.write".into(), ..Verdict::default() };
+        self.request_with(id, (exec_id, argv), seconds, verdict)
+    }
+
+    /// A request of this category and risk.
+    pub fn request_of(&mut self, id: &str, argv: &[&str], (category, risk): (&str, u32)) -> Vec<u8> {
+        self.request_of_parts(id, argv, (category, risk), &[])
+    }
+
+    /// One whose command has several parts.
+    pub fn request_of_parts(
+        &mut self,
+        id: &str,
+        argv: &[&str],
+        (category, risk): (&str, u32),
+        all: &[&str],
+    ) -> Vec<u8> {
+        let categories = all.iter().map(|c| (*c).to_owned()).collect();
+        let verdict = Verdict { category: category.into(), risk, categories, ..Verdict::default() };
+        self.request_with(id, (9, argv), 60, verdict)
+    }
+
+    fn request_with(&mut self, id: &str, (exec, argv): (u64, &[&str]), seconds: i64, verdict: Verdict) -> Vec<u8> {
         let digest = Sha256::digest(format!("{id} {argv:?}")).to_vec();
         let request = ExecRequest {
             identity: Some(self.identity()),
-            facts: Self::facts(exec_id, argv),
-            verdict: Some(Verdict { category: "vcs.write".into(), ..Verdict::default() }),
+            facts: Self::facts(exec, argv),
+            verdict: Some(verdict),
             request_id: id.into(),
             deadline_unix_ns: now_ns() + seconds * 1_000_000_000,
             digest: digest.clone(),

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
     CanaryResult, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, GuardAct,
-    Identity, NodeStart, ProcessRef, ReviewDecision, SessionEnd, SessionStart, Timing, Verdict,
+    Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot, SessionEnd, SessionStart, Timing, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -50,7 +50,8 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         }
         Body::PolicyLoaded(b) => (
             "policy_loaded",
-            json!({"digest": b.digest, "source": b.source, "rules": b.rules, "refused": b.refused, "error": b.error}),
+            json!({"digest": b.digest, "source": b.source, "rules": b.rules, "refused": b.refused, "error": b.error,
+                "roles_digest": some(&b.roles_digest), "roles_source": some(&b.roles_source)}),
         ),
         Body::CollectorStart(b) => (
             "collector_start",
@@ -86,7 +87,7 @@ fn identity(identity: &Option<Identity>) -> Value {
     identity.as_ref().map_or(Value::Null, |i| {
         json!({"session": i.session_id, "agent": i.agent, "instance": i.instance, "initiator": i.initiator,
             "initiator_uid": i.initiator_uid, "started_by": some(&i.started_by), "categories": i.categories,
-            "rights_digest": hex::encode(&i.rights_digest)})
+            "rights_digest": hex::encode(&i.rights_digest), "roles_digest": some(&i.roles_digest)})
     })
 }
 
@@ -105,7 +106,14 @@ fn session_start(b: &SessionStart) -> Value {
     json!({"identity": identity(&b.identity), "ttl_ns": b.ttl_ns, "expires": rfc3339(b.expires_unix_ns),
         "purpose": b.purpose, "profile": b.profile, "argv": texts(&b.argv), "cwd": text_value(&b.cwd), "tty": b.tty,
         "policy_digest": b.policy_digest, "uid": b.uid, "gid": b.gid, "kernel_mode": b.kernel_mode,
-        "session_key": b.session_key, "cgroup_id": b.cgroup_id, "expires_boot_ns": b.expires_boot_ns})
+        "session_key": b.session_key, "cgroup_id": b.cgroup_id, "expires_boot_ns": b.expires_boot_ns,
+        "roles": b.roles.as_ref().map(role_snapshot)})
+}
+
+fn role_snapshot(b: &RoleSnapshot) -> Value {
+    json!({"digest": b.digest, "source": b.source, "initiator_roles": b.initiator_roles, "agent_roles": b.agent_roles,
+        "starter_roles": b.starter_roles, "initiator_categories": b.initiator_categories,
+        "agent_categories": b.agent_categories, "roles": b.roles.iter().map(crate::rights::role_json).collect::<Vec<_>>()})
 }
 
 fn session_end(b: &SessionEnd) -> Value {
@@ -186,7 +194,7 @@ fn process(p: &ProcessRef) -> Value {
 /// What policy said; `anomalies` is null when this version does not cover them.
 pub fn verdict(b: &Verdict) -> Value {
     let reasons = b.reasons.iter().map(|r| json!({"rule": r.rule_id, "text": r.text, "evidence": r.evidence}));
-    json!({"tier": tier_word(b.tier), "category": b.category, "risk": b.risk, "reasons": reasons.collect::<Vec<_>>(),
+    json!({"tier": tier_word(b.tier), "category": b.category, "categories": b.categories, "risk": b.risk, "reasons": reasons.collect::<Vec<_>>(),
         "policy_digest": b.policy_digest, "targets": b.targets,
         "anomalies": b.anomalies_covered.then_some(&b.anomalies)})
 }

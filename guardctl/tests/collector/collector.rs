@@ -136,7 +136,14 @@ impl ControlService for Service {
     type TailStream = Entries;
 
     async fn who_am_i(&self, _: Request<WhoAmIRequest>) -> Result<Response<WhoAmIReply>, Status> {
-        Ok(Response::new(WhoAmIReply { name: "bob".into(), roles: vec!["reviewer".into(), "viewer".into()] }))
+        let roles = vec!["reviewer".into(), "viewer".into()];
+        Ok(Response::new(WhoAmIReply { name: "bob".into(), roles, ..WhoAmIReply::default() }))
+    }
+
+    async fn can_i(&self, request: Request<CanIRequest>) -> Result<Response<CanIReply>, Status> {
+        let asked = request.into_inner();
+        let reason = format!("bob and {}", asked.right);
+        Ok(Response::new(CanIReply { allowed: asked.right == "review", reason }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {

@@ -1,0 +1,185 @@
+//! What the role file gives a caller, inside what the certificate's role allows.
+//!
+//! It must not widen: [`Caller::of`] has asked the certificate first. Fails closed: with a role file, a name without a role may
+//! nothing; a file that cannot be read or is wrong changes nothing of what is in force, and `Status` says so.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use guard_policy::Source;
+use guard_policy::roles::{Known, Right, Role, Roles, Subject};
+use guard_proto::v1::{DecideRequest, ExecRequest, RoleRights};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::identity::Caller;
+use crate::ticks::Ticks;
+
+mod answer;
+
+const FILE_MAX: u64 = 1 << 20;
+/// How often the file is looked at for a change.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What tells that a file has changed.
+type Stamp = Option<(SystemTime, u64)>;
+
+/// The role file in force, if there is one.
+pub struct Access {
+    path: Option<PathBuf>,
+    state: Mutex<State>,
+}
+
+struct State {
+    roles: Option<Arc<Roles>>,
+    stamp: Stamp,
+    error: String,
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len()))
+}
+
+fn read(path: &Path) -> Result<Arc<Roles>, String> {
+    let name = path.display().to_string();
+    let at = |e: &dyn std::fmt::Display| format!("{name}: {e}");
+    if std::fs::metadata(path).map_err(|e| at(&e))?.len() > FILE_MAX {
+        return Err(at(&"more than 1 MiB"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| at(&e))?;
+    // Which categories there are is said by the hosts' policies, which the collector does not have.
+    let roles = Roles::load(&Source { name: &name, text: &text }, Known::Any).map_err(|e| e.to_string())?;
+    Ok(Arc::new(roles))
+}
+
+/// A role's rights as they are shown.
+fn spelled(name: &str, role: &Role) -> RoleRights {
+    RoleRights {
+        name: name.to_owned(),
+        request: role.request.written().to_vec(),
+        review: role.review.written().to_vec(),
+        review_max_risk: u32::from(role.review_max_risk),
+        query: role.query,
+        undo: role.undo.written().to_vec(),
+        administer: role.administer,
+        start_for_others: role.start_for_others.clone(),
+    }
+}
+
+/// Categories of all parts of a request. Older hosts name only the one that decided.
+fn categories(request: &ExecRequest) -> Vec<(&str, u32)> {
+    let Some(verdict) = &request.verdict else { return vec![("unknown", 100)] };
+    let all = verdict.categories.iter().chain(std::iter::once(&verdict.category));
+    let mut found: Vec<_> = all.filter(|c| !c.is_empty()).map(|c| (c.as_str(), verdict.risk)).collect();
+    if found.is_empty() {
+        found.push(("unknown", verdict.risk));
+    }
+    found
+}
+
+// === impl Access ===
+
+impl Access {
+    /// Reads the file, if there is one.
+    pub fn open(path: Option<PathBuf>) -> Result<Self, String> {
+        let stamp = path.as_deref().and_then(stamp);
+        let roles = path.as_deref().map(read).transpose()?;
+        Ok(Self { path, state: Mutex::new(State { roles, stamp, error: String::new() }) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The roles in force.
+    pub fn roles(&self) -> Option<Arc<Roles>> {
+        self.lock().roles.clone()
+    }
+
+    /// Digest of the file in force, and why a newer one was refused; empty where there is none.
+    pub fn state(&self) -> (String, String) {
+        let state = self.lock();
+        (state.roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(), state.error.clone())
+    }
+
+    /// Takes the file again if it has changed, or in any case. Whole or not at all.
+    pub fn refresh(&self, always: bool) {
+        let Some(path) = &self.path else { return };
+        let mut state = self.lock();
+        let now = stamp(path);
+        if !always && now == state.stamp {
+            return;
+        }
+        state.stamp = now;
+        match read(path) {
+            Ok(roles) => {
+                tracing::info!(digest = roles.digest(), "roles reloaded");
+                (state.roles, state.error) = (Some(roles), String::new());
+            }
+            Err(error) => {
+                tracing::error!(error, "the new role file is refused; the roles in force stay");
+                state.error = error;
+            }
+        }
+    }
+
+    /// Refuses a caller whose roles do not give the right. Without a role file the certificate has said all.
+    pub fn check(&self, caller: &Caller, right: Right<'_>) -> Result<(), Status> {
+        let Some(roles) = self.roles() else { return Ok(()) };
+        match roles.check(Subject::Principal(&caller.name), right) {
+            Ok(_) => Ok(()),
+            Err(missing) => {
+                tracing::info!(caller = %caller.name, right = %right, "refused: {missing}");
+                Err(Status::permission_denied(missing.to_string()))
+            }
+        }
+    }
+
+    /// Who may query sees every request; others see those that they may decide.
+    pub fn sees(&self, caller: &Caller, request: Option<&ExecRequest>) -> bool {
+        let Some(roles) = self.roles() else { return true };
+        let may = |right| roles.check(Subject::Principal(&caller.name), right).is_ok();
+        let covers = |request| categories(request).into_iter().all(|(c, risk)| may(Right::Review(c, risk)));
+        may(Right::Query) || request.is_some_and(covers)
+    }
+
+    /// Whether the caller's roles cover a request, and what an approval of it would let through.
+    pub fn may_decide(&self, caller: &Caller, request: &ExecRequest, wanted: &DecideRequest) -> Result<(), Status> {
+        for (category, risk) in categories(request) {
+            self.check(caller, Right::Review(category, risk))?;
+        }
+        let more = if wanted.approve { wanted.categories.as_slice() } else { &[] };
+        let risk = request.verdict.as_ref().map_or(100, |v| v.risk);
+        more.iter().try_for_each(|category| self.check(caller, Right::Review(category, risk)))
+    }
+
+    /// The caller's roles in full.
+    pub fn bound(&self, name: &str) -> Vec<RoleRights> {
+        let Some(roles) = self.roles() else { return vec![] };
+        roles.of(Subject::Principal(name)).map(|(name, role)| spelled(name, role)).collect()
+    }
+}
+
+/// Looks for changes until the collector stops; a HUP takes the file in any case.
+pub async fn run(access: Arc<Access>, stopping: watch::Receiver<bool>) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return tracing::error!(%error, "roles are not reloaded: no signal can be listened to"),
+    };
+    let mut ticks = Ticks::new(LOOK, stopping);
+    loop {
+        let always = tokio::select! {
+            more = ticks.next() => match more {
+                true => false,
+                false => return,
+            },
+            _ = hangup.recv() => true,
+        };
+        let access = access.clone();
+        // A panic in there has been said by the runtime.
+        let _ = tokio::task::spawn_blocking(move || access.refresh(always)).await;
+    }
+}

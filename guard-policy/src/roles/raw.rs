@@ -1,0 +1,42 @@
+//! The form of a role file as serde reads it. Unknown keys are refused here; meaning is checked in `load`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::placed::Placed;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRoles {
+    pub(super) version: Placed<u32>,
+    #[serde(default)]
+    pub(super) roles: BTreeMap<String, Placed<RawRole>>,
+    #[serde(default)]
+    pub(super) people: Bindings,
+    #[serde(default)]
+    pub(super) services: Bindings,
+    #[serde(default)]
+    pub(super) agents: Bindings,
+}
+
+pub(super) type Bindings = BTreeMap<String, Placed<Vec<Placed<String>>>>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRole {
+    pub(super) request: Vec<Placed<String>>,
+    pub(super) review: Option<RawReview>,
+    pub(super) query: bool,
+    pub(super) undo: Vec<Placed<String>>,
+    pub(super) administer: bool,
+    pub(super) start_for_others: Vec<Placed<String>>,
+}
+
+/// Both keys are needed: a right to review without a bound is written as `max_risk: 100`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawReview {
+    pub(super) categories: Vec<Placed<String>>,
+    pub(super) max_risk: Placed<u8>,
+}
