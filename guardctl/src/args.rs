@@ -56,7 +56,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Show who the collector takes the caller for
     Whoami,
-    /// Test, check and explain policy files; needs no daemon
+    /// Test, check, explain and compare policy files; needs no daemon
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Verify, export and inspect the Merkle log
@@ -170,6 +170,8 @@ pub enum PolicyCommand {
         #[arg(long, value_name = "FILE")]
         corpus: PathBuf,
     },
+    /// Judge recorded execs by another policy, and show what changes
+    Diff(crate::policy::DiffArgs),
     /// Print the JSON schema of policy files
     Schema,
 }

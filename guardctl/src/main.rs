@@ -75,7 +75,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Review(command) => review::run(command, config, &out).await?,
         Command::Status(args) => status::run(args, config, &out).await?,
         Command::Whoami => status::whoami(config, &out).await?,
-        Command::Policy(command) => policy::run(command, &out)?,
+        Command::Policy(command) => policy::run(command, config, &out).await?,
         Command::Journal(command) => journal::run(command, &out)?,
         Command::Blob(command) => blob::run(command, config, &out).await?,
         Command::Log(command) => log::run(command, config, &out).await?,
