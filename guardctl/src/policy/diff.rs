@@ -1,7 +1,7 @@
 //! `guardctl policy diff`: recorded execs judged by two policies, and what changes; what would newly run comes first.
 //!
 //! It must not call equal what it could not judge: records that cannot be replayed are counted, with the reason. Fails: exit
-//! code 1 when something changes or could not be replayed, 78 when a file is no policy.
+//! code 1 when something changes, could not be replayed, or nothing was there, 78 when a file is no policy.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -199,6 +199,10 @@ impl Diff {
     }
 
     fn answer(&self) -> Result<()> {
+        if self.records == 0 {
+            return Err(CliError::new(Exit::No, "no recorded exec was found, so nothing was compared")
+                .hint("look at --since, --until, --session and --agent"));
+        }
         match (self.changed(), self.unreplayed()) {
             (0, 0) => Ok(()),
             (0, n) => {
@@ -380,6 +384,8 @@ mod tests {
         assert!(diff.answer().unwrap_err().message.contains("1 records could not be replayed"));
         let whole = recorded(vec![exec(&["ls"], v1::Tier::Allow, "")]);
         assert_eq!(Diff::of(Some(&old), &old, &whole, None).answer(), Ok(()));
+        let none = Diff::of(Some(&old), &old, &recorded(vec![]), None);
+        assert!(none.answer().unwrap_err().message.contains("nothing was compared"));
     }
 
     #[test]
