@@ -37,7 +37,7 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     let loaded = node::load_policy(&config);
     let roles = loaded.as_ref().map(|p| crate::roles::describe(&config, p.roles.as_ref()));
     let roles = roles.map_err(|_| "not read, see policy".to_owned());
-    report.add("policy", loaded.as_ref().map(|p| rules(p)).map_err(Clone::clone));
+    report.add("policy", loaded.as_ref().map(rules).map_err(Clone::clone));
     report.add("roles", roles);
     report.add("collector certificates", ship::endpoint(&config.collector).map(|_| config.collector.address.clone()));
     report.add(

@@ -79,25 +79,11 @@ fn run(args: &Args) -> Result<(), String> {
 }
 
 fn read(folder: &Path) -> Result<Corpus, String> {
-    let shown = folder.display();
-    let entries = std::fs::read_dir(folder).map_err(|e| format!("{shown}: {e}; give a folder with .jsonl files"))?;
-    let mut files: Vec<PathBuf> = entries
+    let entries = std::fs::read_dir(folder)
+        .map_err(|e| format!("{}: {e}; give a folder with .jsonl files", folder.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
         .collect();
-    files.sort();
-    let mut corpus = Corpus::default();
-    for path in &files {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match std::fs::read(path) {
-            Ok(bytes) => corpus.add(&name, &bytes),
-            Err(e) => return Err(format!("{}: {e}", path.display())),
-        }
-    }
-    if corpus.records.is_empty() {
-        return Err(format!("{shown}: no records in {} .jsonl files", files.len()));
-    }
-    Ok(corpus)
+    Corpus::gather(folder, Some(entries), |path| std::fs::read(path))
 }
 
 /// Microseconds for one judgement.

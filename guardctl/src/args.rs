@@ -58,7 +58,7 @@ pub enum Command {
     Whoami,
     /// Ask whether the caller, or somebody else, may do something; exit code 0: yes, 1: no
     CanI(CanIArgs),
-    /// Test, check and explain policy files; needs no daemon
+    /// Test, check, explain and compare policy files; needs no daemon
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// Verify, export and inspect the Merkle log
@@ -172,6 +172,8 @@ pub enum PolicyCommand {
         #[arg(long, value_name = "FILE")]
         corpus: PathBuf,
     },
+    /// Judge recorded execs by another policy, and show what changes
+    Diff(crate::policy::DiffArgs),
     /// Print the JSON schema of policy files
     Schema,
 }

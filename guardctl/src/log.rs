@@ -5,6 +5,7 @@
 
 mod audit;
 mod cosigned;
+mod entries;
 mod key;
 mod prove;
 mod show;
@@ -33,6 +34,7 @@ use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
 use crate::output::Out;
 use crate::text::escape_str;
+pub use entries::of_folder;
 use key::Key;
 use show::Verified;
 use source::{Copying, Remote};

@@ -77,7 +77,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Status(args) => status::run(args, config, &out).await?,
         Command::Whoami => rights::whoami(config, &out).await?,
         Command::CanI(args) => return rights::can_i(args, config, &out).await,
-        Command::Policy(command) => policy::run(command, &out)?,
+        Command::Policy(command) => policy::run(command, config, &out).await?,
         Command::Journal(command) => journal::run(command, &out)?,
         Command::Blob(command) => blob::run(command, config, &out).await?,
         Command::Log(command) => log::run(command, config, &out).await?,

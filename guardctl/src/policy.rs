@@ -1,7 +1,11 @@
-//! `guardctl policy`: loads, tests, checks and explains policy files, without a daemon.
+//! `guardctl policy`: loads, tests, checks, explains and compares policy files, without a daemon.
 //!
 //! It must not change anything, and what it says of a command is what the daemon would say of the same facts. Fails: 1 when
 //! an example does not hold or a rule is odd, 78 when a file is no policy, with the place.
+
+mod diff;
+mod recorded;
+mod replay;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -11,16 +15,18 @@ use guard_policy::{Facts, FileRef, Policy, Role, Source, Stdin, Tier, Verdict};
 use serde_json::{Value, json};
 
 use crate::args::{PolicyArgs, PolicyCommand};
+use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
 use crate::output::Out;
 use crate::table::Tone;
 use crate::text::escape_str;
+pub use diff::DiffArgs;
 
 /// Home of the user that commands are judged for.
 const HOME: &str = "/home/user";
 
 /// `guardctl policy`.
-pub fn run(command: &PolicyCommand, out: &Out) -> Result<()> {
+pub async fn run(command: &PolicyCommand, config: &Config, out: &Out) -> Result<()> {
     match command {
         PolicyCommand::Test { files } => test(files, out),
         PolicyCommand::Lint { files } => lint(files, out),
@@ -29,6 +35,7 @@ pub fn run(command: &PolicyCommand, out: &Out) -> Result<()> {
             explain(&load(of)?, &argv, cwd, env, out)
         }
         PolicyCommand::Try { of, corpus } => attempt(&load(of)?, corpus, out),
+        PolicyCommand::Diff(args) => diff::run(args, config, out).await,
         PolicyCommand::Schema => out.print(&format!("{:#}\n", guard_policy::schema())),
     }
 }
@@ -209,29 +216,12 @@ fn attempt(policy: &Policy, place: &Path, out: &Out) -> Result<()> {
 }
 
 fn read_corpus(place: &Path) -> Result<Corpus> {
-    let unreadable =
-        |path: &Path, e: std::io::Error| CliError::new(Exit::Usage, format_args!("{}: {e}", path.display()));
-    let mut files = vec![place.to_path_buf()];
-    if place.is_dir() {
-        let entries = std::fs::read_dir(place).map_err(|e| unreadable(place, e))?;
-        files = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
-            .collect();
-        files.sort();
-    }
-    let mut corpus = Corpus::default();
-    for path in &files {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        corpus.add(&name, &std::fs::read(path).map_err(|e| unreadable(path, e))?);
-    }
-    if corpus.records.is_empty() {
-        let why = format!("{}: no commands in {} files", place.display(), files.len());
-        return Err(
-            CliError::new(Exit::Usage, why).hint("give JSON lines with `shell` or `argv`, or a folder of .jsonl files")
-        );
-    }
-    Ok(corpus)
+    let list = |e: std::fs::ReadDir| e.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let entries = place.is_dir().then(|| std::fs::read_dir(place).map(list)).transpose();
+    let entries = entries.map_err(|e| CliError::new(Exit::Usage, format_args!("{}: {e}", place.display())))?;
+    Corpus::gather(place, entries, |path| std::fs::read(path)).map_err(|why| {
+        CliError::new(Exit::Usage, why).hint("give JSON lines with `shell` or `argv`, or a folder of .jsonl files")
+    })
 }
 
 /// Escapes a line, its own line feed aside.

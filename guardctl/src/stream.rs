@@ -79,8 +79,17 @@ fn after(leaf: Option<u64>) -> QueryRequest {
     QueryRequest { after_leaf: leaf.unwrap_or_default(), has_after_leaf: leaf.is_some(), ..Default::default() }
 }
 
+async fn query_all(client: &mut Client, filter: QueryRequest, limit: u32, out: &Out) -> Result<()> {
+    each(client, filter, limit, &mut |entry| print(entry, out)).await
+}
+
 /// Asks page after page, so that no answer depends on how much the collector gives at once.
-async fn query_all(client: &mut Client, mut filter: QueryRequest, limit: u32, out: &Out) -> Result<()> {
+pub async fn each(
+    client: &mut Client,
+    mut filter: QueryRequest,
+    limit: u32,
+    take: &mut dyn FnMut(LogEntry) -> Result<()>,
+) -> Result<()> {
     let (mut left, mut gone) = (limit, None);
     while left > 0 {
         filter.limit = left.min(PAGE);
@@ -100,7 +109,7 @@ async fn query_all(client: &mut Client, mut filter: QueryRequest, limit: u32, ou
             filter.after_leaf = entry.leaf;
             filter.has_after_leaf = true;
             got += 1;
-            print(entry, out)?;
+            take(entry)?;
         }
         if got == 0 {
             break;

@@ -123,6 +123,8 @@ struct Shared {
     moved: Condvar,
     publisher: Mutex<Publisher>,
     frames: Mutex<read::Frames>,
+    /// Who removes segments: two at once would miss what the other took.
+    pruning: Mutex<()>,
     writer: Mutex<Option<JoinHandle<()>>>,
     _held: File,
 }
@@ -212,6 +214,7 @@ impl Store {
             moved: Condvar::new(),
             publisher: Mutex::new(publisher),
             frames: Mutex::default(),
+            pruning: Mutex::default(),
             writer: Mutex::new(None),
             _held: held,
         });
@@ -264,6 +267,7 @@ impl Store {
     /// Removes write-ahead segments that public bundles, durable long since, hold as well and that are older than `keep`;
     /// how many. They are a second copy until then.
     pub fn prune_segments(&self, keep: Duration) -> Result<usize, StoreError> {
+        let _alone = lock(&self.0.0.pruning);
         let public = lock(&self.0.0.inner).public.0;
         wal::prune(&self.0.0.options.wal(), needed_from(public), keep)
     }

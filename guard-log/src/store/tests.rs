@@ -336,6 +336,24 @@ fn old_segments_go_when_the_public_bundles_hold_them_and_nothing_is_missing() {
     check(&place.open().0, 1300);
 }
 
+#[test]
+fn segments_are_removed_by_one_at_a_time() {
+    let place = Place::new();
+    let (store, _) = place.open();
+    fill(&store, 0, 3000);
+    store.publish().unwrap();
+    let together = std::sync::Barrier::new(4);
+    let prune = || {
+        together.wait();
+        store.prune_segments(Duration::ZERO).unwrap()
+    };
+    let removed: usize = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..4).map(|_| scope.spawn(prune)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).sum()
+    });
+    assert!(removed > 10, "{removed}");
+}
+
 /// More tiles than are synced one by one, and more than are open at once.
 #[test]
 fn a_large_publication_is_whole_and_leaves_no_unnamed_file() {

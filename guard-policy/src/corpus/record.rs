@@ -1,5 +1,7 @@
 //! Records as they stand in the files.
 
+use std::path::{Path, PathBuf};
+
 use serde::Deserialize;
 
 /// Longest line that is read.
@@ -79,6 +81,32 @@ fn seen() -> bool {
 // === impl Corpus ===
 
 impl Corpus {
+    /// Reads `place` through `read`: those of its `entries` that end in `.jsonl` in order of name, or itself if it is a file
+    /// (`None`).
+    ///
+    /// # Errors
+    /// Names the file that cannot be read, or says that there is no command in any.
+    pub fn gather<E: std::fmt::Display>(
+        place: &Path,
+        entries: Option<Vec<PathBuf>>,
+        read: impl Fn(&Path) -> Result<Vec<u8>, E>,
+    ) -> Result<Self, String> {
+        let mut files = match entries {
+            Some(all) => all.into_iter().filter(|path| path.extension().is_some_and(|e| e == "jsonl")).collect(),
+            None => vec![place.to_path_buf()],
+        };
+        files.sort();
+        let mut corpus = Self::default();
+        for path in &files {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            corpus.add(&name, &read(path).map_err(|e| format!("{}: {e}", path.display()))?);
+        }
+        if corpus.records.is_empty() {
+            return Err(format!("{}: no commands in {} files", place.display(), files.len()));
+        }
+        Ok(corpus)
+    }
+
     /// Adds the lines of one file.
     pub fn add(&mut self, file: &str, bytes: &[u8]) {
         for (index, line) in bytes.split(|b| *b == b'\n').enumerate() {

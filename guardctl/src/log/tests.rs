@@ -149,3 +149,25 @@ async fn growth_between_two_checkpoints_is_proved_and_a_rewritten_log_is_not() {
     let error = prove::consistency(&args("old", None), &log.config(), &out()).await.expect_err("rewritten");
     assert!(error.kind == Exit::No && error.message.starts_with("the log was rewritten"), "{error}");
 }
+
+#[test]
+fn entries_are_read_from_a_folder_only_if_its_log_verifies() {
+    let log = Exported::new();
+    let read = |dir: &str| {
+        let mut leaves = Vec::new();
+        let mut each = |entry: crate::record::Entry| {
+            leaves.push((entry.leaf, entry.seq));
+            Ok(())
+        };
+        of_folder(&log.path(dir), Some(&log.vkey), &log.config(), &mut each).map(|()| leaves)
+    };
+    let all: Vec<(u64, u64)> = (0..5).map(|n| (n, n)).collect();
+    assert_eq!(read("data"), Ok(all.clone()));
+    assert_eq!(read("data/log"), Ok(all));
+    let bundle = log.path("data/log/tile/entries/000.p/5");
+    let mut bytes = fs::read(&bundle).expect("a bundle");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::remove_file(&bundle).expect("removed");
+    fs::write(&bundle, bytes).expect("written");
+    assert_eq!(read("data").expect_err("another log").kind, Exit::No);
+}
