@@ -16,7 +16,7 @@ const ROOMS: [(&str, &[&str]); 9] = [
     ("guard-log", &[]),
     ("guard-proto", &[]),
     ("guard-agent", &["guard-common", "guard-policy", "guard-log", "guard-proto"]),
-    ("guard-collector", &["guard-log", "guard-proto"]),
+    ("guard-collector", &["guard-log", "guard-policy", "guard-proto"]),
     ("guardctl", &["guard-policy", "guard-log", "guard-proto"]),
     ("guard-tests", &[]),
     ("xtask", &[]),
