@@ -10,7 +10,7 @@ use guard_log::note::Signer;
 use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
 use guard_log::store::{Store, StoreOptions};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{AdmitFinding, RecordBody};
+use guard_proto::v1::{AdmitFinding, Exec, ExecFacts, FileFact, RecordBody, SessionStart, Tier, Verdict};
 use prost::Message;
 use serde_json::Value;
 
@@ -222,4 +222,81 @@ fn a_copied_log_folder_is_audited_without_the_collector() {
     let nothing = log.guardctl(&["log", "audit", dir.join("wal").to_str().expect("UTF-8")]);
     assert_eq!(nothing.status.code(), Some(78), "{nothing:?}");
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("no log is there"), "{nothing:?}");
+}
+
+fn recorded(argv: &[&str], tier: Tier) -> Vec<u8> {
+    let facts = ExecFacts {
+        argv: argv.iter().map(|w| w.as_bytes().to_vec()).collect(),
+        argv_count: u32::try_from(argv.len()).expect("few"),
+        cwd: b"/home/alice/repo".to_vec(),
+        uid: 1000,
+        files: vec![FileFact {
+            path: format!("/usr/bin/{}", argv[0]).into_bytes(),
+            role: "program".into(),
+            ..FileFact::default()
+        }],
+        ..ExecFacts::default()
+    };
+    let verdict = Verdict { tier: tier.into(), ..Verdict::default() };
+    let exec = Exec { facts: Some(facts), verdict: Some(verdict), ..Exec::default() };
+    RecordBody { body: Some(Body::Exec(exec)) }.encode_to_vec()
+}
+
+#[test]
+fn recorded_execs_are_judged_again_by_another_policy() {
+    let mut log = Logged::new();
+    let start = SessionStart { cwd: b"/home/alice/repo".to_vec(), ..SessionStart::default() };
+    let start = RecordBody { body: Some(Body::SessionStart(start)) }.encode_to_vec();
+    let mut group = vec![log.host.next(Kind::SESSION_START, &start)];
+    for (argv, tier) in [
+        (&["ls", "-l"][..], Tier::Allow),
+        (&["cargo", "test"], Tier::Review),
+        (&["rm", "-rf", "/"], Tier::Deny),
+        (&["ls"], Tier::Allow),
+    ] {
+        group.push(log.host.next(Kind::EXEC, &recorded(argv, tier)));
+    }
+    log.append(group);
+    let policy = |name: &str, rules: &str| {
+        let path = log.collector.file(name);
+        fs::write(&path, format!("version: 1\nextends: default\nrules:\n{rules}")).expect("written");
+        path.display().to_string()
+    };
+    let old = policy("old.yaml", "  []\n");
+    let new = policy(
+        "new.yaml",
+        "  - {id: own.cargo, tier: allow, reason: x, when: {act: [build.run], program: [cargo], any_arg: [test]}}\n  \
+         - {id: own.ls, tier: deny, reason: x, when: {program: [ls]}}\n",
+    );
+    let (folder, key) = (log.collector.file(PUBLIC).display().to_string(), log.store.vkey().to_owned());
+    let offline = ["--dir", folder.as_str(), "--vkey", key.as_str()];
+    let diff = |arguments: &[&str], code: i32| {
+        let output = log.guardctl(&[&["-o", "json", "policy", "diff"], arguments, &offline].concat());
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    };
+    let changes = |said: &Value| -> Vec<String> {
+        let all = said["changes"].as_array().expect("changes");
+        all.iter()
+            .map(|c| format!("{} {} {} {}", c["from"], c["to"], c["program"], c["count"]).replace('"', ""))
+            .collect()
+    };
+    let found = diff(&[&old, &new], 1);
+    assert_eq!((&found["records"], &found["same"]), (&4.into(), &1.into()));
+    let expected = ["review allow /usr/bin/cargo 1", "allow deny /usr/bin/ls 2"];
+    assert_eq!(changes(&found), expected);
+    assert_eq!(diff(&[&old, &old], 0)["changed"], 0);
+    // What was recorded holds no risk, so that `rm` differs in that alone.
+    assert_eq!(changes(&diff(&["--recorded", &new], 1))[..2], expected);
+    assert_eq!(diff(&[&old, &new, "--agent", "nobody"], 1)["records"], 0);
+    let shown = log.guardctl(&[&["policy", "diff", &old, &new][..], &offline].concat());
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(text.starts_with("     1  review -> allow  /usr/bin/cargo\n"), "{text}");
+    // A log that was tampered with is not judged at all.
+    let path = log.collector.file(PUBLIC).join("tile/entries/000.p/5");
+    let mut bytes = fs::read(&path).expect("bundle");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::write(&path, bytes).expect("written");
+    let refused = log.guardctl(&[&["policy", "diff", &old, &new][..], &offline].concat());
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{refused:?}");
 }
