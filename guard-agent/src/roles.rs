@@ -100,8 +100,9 @@ pub fn limit(session: &Session, verdict: &mut Verdict) {
 
 fn limit_to(identity: &Identity, snapshot: &RoleSnapshot, verdict: &mut Verdict) {
     let lacking = |c: &&String| !identity.categories.contains(c);
-    let reasons: Vec<Reason> =
-        verdict.categories.iter().filter(lacking).map(|c| reason(identity, snapshot, c)).collect();
+    // A verdict that names no parts is judged by the category that decided: naming none gives nothing.
+    let all = if verdict.categories.is_empty() { std::slice::from_ref(&verdict.category) } else { &verdict.categories };
+    let reasons: Vec<Reason> = all.iter().filter(lacking).map(|c| reason(identity, snapshot, c)).collect();
     if reasons.is_empty() {
         return;
     }
@@ -209,5 +210,15 @@ mod tests {
         assert_eq!(rights.categories, open.policy.categories());
         assert!(rights.snapshot.is_none());
         assert!(describe(&config(), None).starts_with("none are in force"));
+    }
+
+    #[test]
+    fn a_verdict_that_names_no_parts_is_bound_by_the_category_that_decided() {
+        let (identity, snapshot) = session();
+        for (category, tier) in [("vcs.read", Tier::Allow), ("net.fetch", Tier::Deny), ("", Tier::Deny)] {
+            let mut said = Verdict { category: category.into(), ..verdict(Tier::Allow, &[]) };
+            limit_to(&identity, &snapshot, &mut said);
+            assert_eq!(said.tier(), tier, "{category:?}");
+        }
     }
 }

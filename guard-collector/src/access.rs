@@ -3,6 +3,8 @@
 //! It must not widen: [`Caller::of`] has asked the certificate first. Fails closed: with a role file, a name without a role may
 //! nothing; a file that cannot be read or is wrong changes nothing of what is in force, and `Status` says so.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -30,6 +32,7 @@ type Stamp = Option<(SystemTime, u64)>;
 pub struct Access {
     path: Option<PathBuf>,
     state: Mutex<State>,
+    reading: Mutex<()>,
 }
 
 struct State {
@@ -46,10 +49,12 @@ fn stamp(path: &Path) -> Stamp {
 fn read(path: &Path) -> Result<Arc<Roles>, String> {
     let name = path.display().to_string();
     let at = |e: &dyn std::fmt::Display| format!("{name}: {e}");
-    if std::fs::metadata(path).map_err(|e| at(&e))?.len() > FILE_MAX {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|e| at(&e))?;
+    file.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|e| at(&e))?;
+    if text.len() as u64 > FILE_MAX {
         return Err(at(&"more than 1 MiB"));
     }
-    let text = std::fs::read_to_string(path).map_err(|e| at(&e))?;
     // Which categories there are is said by the hosts' policies, which the collector does not have.
     let roles = Roles::load(&Source { name: &name, text: &text }, Known::Any).map_err(|e| e.to_string())?;
     Ok(Arc::new(roles))
@@ -87,7 +92,8 @@ impl Access {
     pub fn open(path: Option<PathBuf>) -> Result<Self, String> {
         let stamp = path.as_deref().and_then(stamp);
         let roles = path.as_deref().map(read).transpose()?;
-        Ok(Self { path, state: Mutex::new(State { roles, stamp, error: String::new() }) })
+        let state = Mutex::new(State { roles, stamp, error: String::new() });
+        Ok(Self { path, state, reading: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,13 +114,16 @@ impl Access {
     /// Takes the file again if it has changed, or in any case. Whole or not at all.
     pub fn refresh(&self, always: bool) {
         let Some(path) = &self.path else { return };
-        let mut state = self.lock();
+        // One at a time, so that an older file never replaces a newer one; calls go on meanwhile.
+        let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamp(path);
-        if !always && now == state.stamp {
+        if !always && now == self.lock().stamp {
             return;
         }
+        let fresh = read(path);
+        let mut state = self.lock();
         state.stamp = now;
-        match read(path) {
+        match fresh {
             Ok(roles) => {
                 tracing::info!(digest = roles.digest(), "roles reloaded");
                 (state.roles, state.error) = (Some(roles), String::new());

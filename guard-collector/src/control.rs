@@ -14,7 +14,7 @@ use guard_policy::roles;
 use guard_proto::v1::control_service_server::ControlService;
 use guard_proto::v1::*;
 use tokio::sync::watch;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::access::Access;
@@ -31,6 +31,7 @@ use crate::witness::Witnesses;
 
 mod blobs;
 mod reviews;
+mod rights;
 mod stream;
 
 /// Sessions and requests in one answer, unless fewer are asked for.
@@ -119,19 +120,6 @@ impl Control {
     ) -> Result<T, Status> {
         let index = Arc::clone(&self.index);
         blocking(move || Ok(question(&index)?)).await
-    }
-
-    /// A caller who may read what is recorded.
-    fn reader<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let caller = Caller::of(request, Right::Read)?;
-        self.access.check(&caller, roles::Right::Query)?;
-        Ok(caller)
-    }
-
-    /// Ends a stream at the first record that its caller may no longer read.
-    fn while_reader(&self, caller: Caller, entries: Entries) -> Entries {
-        let access = Arc::clone(&self.access);
-        Box::pin(entries.map(move |entry| access.check(&caller, roles::Right::Query).and(entry)))
     }
 
     fn nodes(&self) -> Vec<NodeState> {
@@ -280,10 +268,7 @@ impl ControlService for Control {
     }
 
     async fn list_reviews(&self, r: Request<ListReviewsRequest>) -> Result<Response<ListReviewsReply>, Status> {
-        let caller = Caller::of(&r, Right::Read)?;
-        if !self.access.sees(&caller, None) {
-            self.access.check(&caller, roles::Right::Review("", 0))?;
-        }
+        let caller = self.review_reader(&r)?;
         let r = r.into_inner();
         short(&[("session_id", &r.session_id)])?;
         let limit = limit(r.limit, LIST_DEFAULT, LIST_MAX);
@@ -299,10 +284,7 @@ impl ControlService for Control {
         let id = r.into_inner().request_id;
         short(&[("request_id", &id)])?;
         let review = self.review(&id).await?;
-        if !self.access.sees(&caller, review.request.as_ref()) {
-            let request = review.request.clone().unwrap_or_default();
-            self.access.may_decide(&caller, &request, &DecideRequest::default())?;
-        }
+        self.may_see(&caller, &review)?;
         Ok(Response::new(review))
     }
 

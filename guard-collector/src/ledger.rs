@@ -322,7 +322,8 @@ impl Ledger {
     ) -> Result<(u64, ReviewDecision, Durable), Status> {
         let mut state = self.state();
         let decided = state.reviews.check(wanted, caller, (self.store.size(), now_ns(), expires))?;
-        state.reviews.get(&wanted.request_id).map(|open| permit(&open.request)).transpose()?;
+        let open = state.reviews.get(&wanted.request_id).ok_or_else(|| Status::not_found("the request is not open"))?;
+        permit(&open.request)?;
         let sealed = state.own.clone().seal(decided.session, Body::ReviewDecision(decided.body.clone()));
         let record = sealed.map_err(LedgerError::Own)?;
         let (leaf, durable) = self.append(&mut state, vec![record.into()])?;

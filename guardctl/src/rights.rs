@@ -81,7 +81,7 @@ fn who_text(who: &WhoAmIReply, width: usize, color: bool) -> String {
         return out;
     }
     if who.bound.is_empty() {
-        out.push_str("the role file binds no role to this name: nothing is allowed\n");
+        out.push_str("the role file binds no role to this name: nothing but status and whoami is allowed\n");
         return out;
     }
     let mut table = Table::new(&[left("ROLE", 24), left("RIGHT", 10), grow("FOR")]);
@@ -183,7 +183,10 @@ mod tests {
     #[test]
     fn a_name_without_roles_is_told_so() {
         let none = WhoAmIReply { bound: vec![], ..bob() };
-        assert!(who_text(&none, 80, false).ends_with("binds no role to this name: nothing is allowed\n"));
+        assert!(
+            who_text(&none, 80, false)
+                .ends_with("binds no role to this name: nothing but status and whoami is allowed\n")
+        );
         let open = WhoAmIReply { roles_in_force: false, ..none };
         assert!(who_text(&open, 80, false).contains("no role file"));
     }

@@ -78,7 +78,7 @@ fn judged(roles: &Roles, person: &str, right: Right<'_>, agent: &str) -> (bool, 
     let mut given = vec![];
     for subject in &subjects {
         match roles.check(*subject, right) {
-            Ok(role) => given.push(format!("the role `{role}` of {subject} gives it")),
+            Ok(role) => given.push(format!("{subject} may {right} by the role `{role}`")),
             Err(missing) => return (false, missing.to_string()),
         }
     }

@@ -1,0 +1,46 @@
+//! Which calls a caller's roles let through: the checks that several calls share.
+//!
+//! It must not answer a call. Fails closed: what `access` does not give is `PERMISSION_DENIED`, with the right that is missing.
+
+use std::sync::Arc;
+
+use guard_policy::roles;
+use guard_proto::v1::{DecideRequest, Review};
+use tokio_stream::StreamExt;
+use tonic::{Request, Status};
+
+use super::{Control, Entries};
+use crate::identity::{Caller, Right};
+
+impl Control {
+    /// A caller who may read what is recorded.
+    pub(super) fn reader<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = Caller::of(request, Right::Read)?;
+        self.access.check(&caller, roles::Right::Query)?;
+        Ok(caller)
+    }
+
+    /// A caller who may read requests, all or some.
+    pub(super) fn review_reader<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = Caller::of(request, Right::Read)?;
+        if !self.access.sees(&caller, None) {
+            self.access.check(&caller, roles::Right::Review("", 0))?;
+        }
+        Ok(caller)
+    }
+
+    /// Refuses to show a request to who may neither query nor decide it.
+    pub(super) fn may_see(&self, caller: &Caller, review: &Review) -> Result<(), Status> {
+        if self.access.sees(caller, review.request.as_ref()) {
+            return Ok(());
+        }
+        let request = review.request.clone().unwrap_or_default();
+        self.access.may_decide(caller, &request, &DecideRequest::default())
+    }
+
+    /// Ends a stream at the first record that its caller may no longer read.
+    pub(super) fn while_reader(&self, caller: Caller, entries: Entries) -> Entries {
+        let access = Arc::clone(&self.access);
+        Box::pin(entries.map(move |entry| access.check(&caller, roles::Right::Query).and(entry)))
+    }
+}
