@@ -2,6 +2,8 @@
 # Second script of a guest: a small system, then Guard if asked for, then the command of this boot.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=${TERM:-xterm}
 . /mnt/payload/flags
+# A guest whose console lacks this line died before anything of Guard ran.
+echo 'guest: its kernel is up' > /dev/console
 if [ "$SYSTEMD" = 1 ] && [ $$ = 1 ]; then
     # systemd first; this script again as its one service.
     cat > /etc/systemd/system/guest.service << 'END'
