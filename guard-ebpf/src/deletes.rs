@@ -5,15 +5,15 @@
 //! file, folders (they are empty when they go), and what the kernel does on behalf of the same act in the layers of an
 //! overlay. Counts may miss one when threads delete at the same instant on two processors.
 
-use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_send_signal};
+use aya_ebpf::helpers::bpf_send_signal;
 use guard_common::path::{Created, Deleted, Deleter};
 use guard_common::{Counter, Mark, guard_outcome, reason};
 
 use crate::check::EPERM;
 use crate::maps::{BUDGETS, CREATED, DELETES, count, now};
+use crate::membership::on_behalf;
 use crate::offsets::{
-    OFF_DENTRY_NAME, OFF_INODE_GENERATION, OFF_INODE_MODE, OFF_INODE_NLINK, OFF_INODE_SB, OFF_SB_MAGIC, OFF_TASK_CRED,
-    OFF_TASK_REAL_CRED, field,
+    OFF_DENTRY_NAME, OFF_INODE_GENERATION, OFF_INODE_MODE, OFF_INODE_NLINK, OFF_INODE_SB, OFF_SB_MAGIC, field,
 };
 use crate::paths::answer;
 use crate::places;
@@ -75,17 +75,6 @@ fn counts(mark: &Mark, inode: u64) -> bool {
     }
     // SAFETY: a u64 value, replaced whole.
     unsafe { CREATED.get(created(inode)) }.is_none_or(|session| *session != mark.session)
-}
-
-/// An overlay acts on its layers with other credentials than the task's own.
-#[inline(always)]
-fn on_behalf() -> bool {
-    // SAFETY: the current task is a tracked kernel object.
-    unsafe {
-        let task = bpf_get_current_task_btf() as *const u8;
-        let (used, own): (u64, u64) = (field(task, &OFF_TASK_CRED), field(task, &OFF_TASK_REAL_CRED));
-        used != own
-    }
 }
 
 /// # Safety

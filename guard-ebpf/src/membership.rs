@@ -1,11 +1,11 @@
 //! Who is governed: the mark inherited at fork, and below it the cgroup subtree, so that a task is governed as long as
 //! either holds.
 
-use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid};
+use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task_btf};
 use guard_common::Mark;
 
 use crate::maps::{CGROUPS, MARKS};
-use crate::offsets::{GUARD_CGROUP, GUARD_CGROUP_LEVEL, global};
+use crate::offsets::{GUARD_CGROUP, GUARD_CGROUP_LEVEL, OFF_TASK_CRED, OFF_TASK_REAL_CRED, field, global};
 
 #[inline(always)]
 pub fn tid() -> u32 {
@@ -42,4 +42,15 @@ fn by_cgroup() -> Option<Mark> {
     // SAFETY: a u64 value, replaced whole.
     let session = unsafe { CGROUPS.get(own) }.copied().unwrap_or(0);
     Some(Mark { session, ..Mark::default() })
+}
+
+/// Whether the kernel acts for the current task with other credentials than its own, as an overlay does on its layers.
+#[inline(always)]
+pub fn on_behalf() -> bool {
+    // SAFETY: the current task is a tracked kernel object.
+    unsafe {
+        let task = bpf_get_current_task_btf() as *const u8;
+        let (used, own): (u64, u64) = (field(task, &OFF_TASK_CRED), field(task, &OFF_TASK_REAL_CRED));
+        used != own
+    }
 }

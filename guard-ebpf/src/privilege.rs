@@ -8,7 +8,7 @@ use guard_common::{reason, session_flags};
 
 use crate::bounds::bounds;
 use crate::check::EPERM;
-use crate::membership::governed;
+use crate::membership::{governed, on_behalf};
 use crate::offsets::{OFF_QSTR_NAME, OFF_REGS_SYSCALL, OFF_USERNS_LEVEL, field};
 use crate::report::{Act, Text};
 
@@ -43,6 +43,12 @@ pub fn guard_capable(ctx: LsmContext) -> i32 {
     let level: i32 = unsafe { field(namespace, &OFF_USERNS_LEVEL) };
     if level > 0 && bounds.has(session_flags::ADOPT_NAMESPACES) {
         // In a user namespace of its own a session is what it likes to be.
+        return 0;
+    }
+    // An overlay needs the capabilities of its mount when it copies up what a session changes; it has asked for the session's own
+    // rights before. A session has no other way to act with credentials that it does not have, but for `io_uring`, which
+    // keeps those of earlier for later (`io_register_personality`).
+    if on_behalf() && !bounds.has(session_flags::ALLOW_IO_URING) {
         return 0;
     }
     let options: u32 = ctx.arg(3);

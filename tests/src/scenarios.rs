@@ -75,6 +75,7 @@ scenarios! {
     p2_start_files_are_not_changed in paths, 90 s;
     p2_root_does_not_change_what_the_system_runs in paths, 60 s;
     p2_credentials_are_read_by_named_programs_only in paths, 120 s own;
+    p2_overlays_copy_up_and_lend_nothing in paths, 120 s;
     p2_deletions_beyond_the_budget_need_a_person in paths, 150 s own;
     p2_deletions_far_beyond_the_budget_kill_the_tree in paths, 120 s own;
     p2_session_outlives_the_daemon in life, 180 s;

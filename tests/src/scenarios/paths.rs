@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::guest::{self, ensure};
-use crate::session::{ALICE, Ended, ROOT, Session};
+use crate::session::{ALICE, Ended, ROOT, Session, Start};
 use crate::wait::{output, seconds, until_true};
 use crate::{attacks, ctl, session};
 
@@ -218,6 +218,12 @@ pub fn p2_deletions_beyond_the_budget_need_a_person() -> Result<()> {
 /// Fifteen files of an overlay are fifteen, not thirty.
 fn overlay(dir: &str) -> Result<()> {
     files(&format!("{dir}/lower"), 15)?;
+    let ended = below_an_overlay(dir, &ALICE, &["python3", &attacks::path("deletes.py"), "all"])?;
+    ensure(ended.out.contains("removed 15 refused 0"), &ended)
+}
+
+/// Runs a program with an overlay over `dir/lower` as its last argument.
+fn below_an_overlay(dir: &str, start: &Start<'_>, argv: &[&str]) -> Result<Ended> {
     for name in ["upper", "work", "merged"] {
         put(&format!("{dir}/{name}/x"), "")?;
         fs::remove_file(format!("{dir}/{name}/x"))?;
@@ -229,10 +235,29 @@ fn overlay(dir: &str) -> Result<()> {
     if !out.status.success() {
         bail!("mounting an overlay: {}", String::from_utf8_lossy(&out.stderr));
     }
-    let ended = session::run(&ALICE, &["python3", &attacks::path("deletes.py"), "all", &merged]);
+    let ended = session::run(start, &[argv, &[&merged]].concat());
     output(Command::new("umount").arg(&merged), seconds(10))?;
-    let ended = ended?;
-    ensure(ended.out.contains("removed 15 refused 0"), &ended)
+    ended
+}
+
+/// An overlay copies up what is changed first with the credentials of its mount: that is the kernel's act, not the session's.
+/// What the session asks for itself stays refused, on an overlay too.
+pub fn p2_overlays_copy_up_and_lend_nothing() -> Result<()> {
+    for (start, owner) in [(&ALICE, 1000), (&ROOT, 0)] {
+        let dir = guest::fresh_dir("layers")?;
+        std::os::unix::fs::chown(&dir, Some(1000), Some(1000))?;
+        for name in ["one", "two", "three"] {
+            put(&format!("{dir}/lower/deep/{name}"), "text")?;
+            std::os::unix::fs::chown(format!("{dir}/lower/deep/{name}"), Some(owner), Some(owner))?;
+        }
+        std::os::unix::fs::chown(format!("{dir}/lower/deep"), Some(owner), Some(owner))?;
+        let ended = below_an_overlay(&dir, start, &["python3", &attacks::path("layers.py")])?;
+        for act in ["mkdir", "append", "chmod", "rename"] {
+            ensure(ended.out.contains(&format!("{act} done")), &ended)?;
+        }
+        ensure(ended.out.contains("trusted errno 1"), &ended)?;
+    }
+    Ok(())
 }
 
 pub fn p2_deletions_far_beyond_the_budget_kill_the_tree() -> Result<()> {
