@@ -82,7 +82,7 @@ impl From<IndexError> for Status {
             IndexError::Behind(..) => Status::deadline_exceeded(error.to_string()),
             IndexError::Store(_) => Status::unavailable(error.to_string()),
             IndexError::Dropped { .. } => Status::failed_precondition(error.to_string()),
-            IndexError::Sqlite(_) | IndexError::Io(..) | IndexError::Thread(_) => {
+            IndexError::Damaged { .. } | IndexError::Sqlite(_) | IndexError::Io(..) | IndexError::Thread(_) => {
                 tracing::error!(%error, "the index failed; `guard-collector reindex` makes it anew");
                 Status::internal(error.to_string())
             }

@@ -44,7 +44,7 @@ const READERS: usize = 4;
 /// Parts that one reader keeps open.
 const OPEN_PARTS: usize = 16;
 /// Changes with every change of the tables or of what is written into them.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 /// Memory of SQLite for the pages of one writing connection, in KiB.
 const CACHE_KIB: i64 = 24 << 10;
 /// Pages of the write-ahead file that are moved into the database together.
@@ -92,6 +92,16 @@ pub enum IndexError {
         /// The file.
         path: PathBuf,
         /// Its first leaf.
+        first: u64,
+    },
+    /// A month's file holds what was never written into it.
+    #[error(
+        "index: {path} is damaged at leaf {first}: make the index anew with `guard-collector reindex`; the log is not concerned"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in the log.
         first: u64,
     },
     /// A thread ended.
@@ -279,8 +289,13 @@ impl Index {
             Ok(size) => {
                 self.covered.send_replace(*size);
             }
-            // What was numbered in a transaction that failed has no number.
-            Err(_) => writer.memory = Memory::default(),
+            // What was numbered in a transaction that failed has no number, and the part may have what comes again.
+            Err(_) => {
+                writer.memory = Memory::default();
+                if let Ok(Some(part)) = part::Writer::open(&self.path, writer.part.part, from) {
+                    writer.part = part;
+                }
+            }
         }
         result.map(|_| true)
     }
@@ -369,7 +384,8 @@ impl Asked<'_> {
                 std::collections::hash_map::Entry::Occupied(kept) => kept.into_mut(),
                 std::collections::hash_map::Entry::Vacant(place) => place.insert(part::reader(self.path, *one)?),
             };
-            found.extend(part::find(connection, &wanted, limit - found.len())?);
+            let path = || part::path_of(self.path, one.month);
+            found.extend(part::find(connection, path, &wanted, limit - found.len())?);
         }
         Ok(found)
     }

@@ -1,17 +1,24 @@
 //! One month of records: a SQLite file of its own with consecutive leaves.
 //!
-//! A row holds numbers only: texts stand once in the main file, a session is named by its first leaf. One secondary index
-//! (session, leaf); every other question is answered from blocks of [`BLOCK`] leaves, of which the file knows what occurs in
-//! them. So a record costs the same however many there are, and a question reads the blocks that can hold an answer. A file
-//! may hold more than the main file covers (it is committed first): readers stop at the main file's size, the writer trims at
-//! opening. It must not know bodies. Fails: errors of SQLite; a file that has gone is [`IndexError::Dropped`].
+//! A row holds numbers only: texts stand once in the main file, a session is named by its first leaf. [`BLOCK`] leaves that are
+//! complete are one row of bytes ([`packed`]), of which the file also knows what occurs in them; those of the last block, which
+//! still grows, are rows of a small table ([`writer`]). So a record costs the same however many there are, and a question reads
+//! the blocks that can hold an answer, and the rows of the last one. A file may hold more than the main file covers (it is
+//! committed first): readers stop at the main file's size, the writer trims at opening. It must not know bodies. Fails: errors of
+//! SQLite; a file that has gone is [`IndexError::Dropped`], one whose blocks are no blocks [`IndexError::Damaged`].
 
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, Transaction, params_from_iter};
+use rusqlite::{Connection, OpenFlags, params_from_iter};
+
+mod packed;
+mod writer;
+
+pub use writer::Writer;
+
+use packed::Packed;
 
 use super::{IndexError, number, sql};
 
@@ -20,14 +27,16 @@ type Result<T> = std::result::Result<T, IndexError>;
 /// Leaves of a block.
 pub const BLOCK: u64 = 4096;
 
+/// `records` has the rows that are in no block yet; `seen` says in which blocks a column has a value ([`Column`], or
+/// [`SESSION`]), `blocks` between which wall times their records are.
 const TABLES: &str = "
-CREATE TABLE records (leaf INTEGER PRIMARY KEY, session INTEGER, host INTEGER NOT NULL, kind INTEGER NOT NULL,
+CREATE TABLE records (leaf INTEGER PRIMARY KEY, session INTEGER NOT NULL, host INTEGER NOT NULL, kind INTEGER NOT NULL,
     wall INTEGER NOT NULL, agent INTEGER NOT NULL, instance INTEGER NOT NULL, initiator INTEGER NOT NULL,
     program INTEGER NOT NULL, category INTEGER NOT NULL, disposition INTEGER NOT NULL, reviewer INTEGER NOT NULL);
-CREATE INDEX records_session ON records (session, leaf) WHERE session IS NOT NULL;
+CREATE TABLE blocks (block INTEGER PRIMARY KEY, first INTEGER NOT NULL, count INTEGER NOT NULL, low INTEGER NOT NULL,
+    high INTEGER NOT NULL, packed BLOB NOT NULL);
 CREATE TABLE seen (what INTEGER NOT NULL, name INTEGER NOT NULL, block INTEGER NOT NULL,
     PRIMARY KEY (what, name, block)) WITHOUT ROWID;
-CREATE TABLE blocks (block INTEGER PRIMARY KEY, low INTEGER NOT NULL, high INTEGER NOT NULL);
 ";
 
 /// A month as a file is named: year and month as one number, such as 202611.
@@ -75,6 +84,18 @@ const COLUMNS: [Column; 8] = [
     Column::Reviewer,
 ];
 
+/// The session among what `seen` knows.
+const SESSION: u8 = 9;
+
+/// A session as a number: 0 for none.
+fn session_number(first_leaf: Option<u64>) -> i64 {
+    first_leaf.map_or(0, |leaf| sql(leaf).saturating_add(1))
+}
+
+fn session_leaf(number: i64) -> Option<u64> {
+    number.checked_sub(1).and_then(|leaf| u64::try_from(leaf).ok())
+}
+
 impl Column {
     fn name(self) -> &'static str {
         match self {
@@ -91,7 +112,7 @@ impl Column {
 }
 
 /// One record's row.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Its leaf.
     pub leaf: u64,
@@ -149,111 +170,6 @@ pub fn month_of(wall_ns: i64) -> Month {
     (year_of_era + era * 400 + i64::from(month <= 2)) * 100 + month
 }
 
-/// The part that grows.
-pub struct Writer {
-    connection: Connection,
-    /// Which one.
-    pub part: Part,
-    block: u64,
-    seen: HashSet<(u8, i64)>,
-    times: HashMap<u64, (i64, i64)>,
-}
-
-impl Writer {
-    /// Begins a new file; one of that name that nothing lists is thrown away.
-    pub fn create(main: &Path, part: Part) -> Result<Self> {
-        let path = path_of(main, part.month);
-        super::remove(&path)?;
-        let connection = connect(&path)?;
-        connection.execute_batch(TABLES)?;
-        Ok(Self::new(connection, part))
-    }
-
-    /// Goes on with a file from leaf `size` on; `None` if it does not hold everything below.
-    pub fn open(main: &Path, part: Part, size: u64) -> Result<Option<Self>> {
-        let path = path_of(main, part.month);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        let connection = connect(&path)?;
-        let last: Option<i64> = connection.query_row("SELECT max(leaf) FROM records", [], |row| row.get(0))?;
-        if last.map_or(part.first, |leaf| number(leaf) + 1) < size {
-            return Ok(None);
-        }
-        connection.execute("DELETE FROM records WHERE leaf >= ?1", [sql(size)])?;
-        Ok(Some(Self::new(connection, part)))
-    }
-
-    fn new(connection: Connection, part: Part) -> Self {
-        Self { connection, part, block: 0, seen: HashSet::new(), times: HashMap::new() }
-    }
-
-    /// Adds rows, durably: the main file must never be ahead.
-    pub fn add(&mut self, rows: &[Row]) -> Result<()> {
-        let transaction = self.connection.transaction()?;
-        // What is noted in memory must not outlive a transaction that fails.
-        let mut seen = std::mem::take(&mut self.seen);
-        let mut times = std::mem::take(&mut self.times);
-        for row in rows {
-            insert(&transaction, row)?;
-            let block = row.leaf / BLOCK;
-            if block != self.block {
-                seen.clear();
-                self.block = block;
-            }
-            for (column, name) in COLUMNS.into_iter().zip(row.columns).filter(|(_, name)| *name != 0) {
-                if seen.insert((column as u8, name)) {
-                    let note = "INSERT OR IGNORE INTO seen (what, name, block) VALUES (?1, ?2, ?3)";
-                    transaction.prepare_cached(note)?.execute((column as u8, name, sql(block)))?;
-                }
-            }
-            let time = times.entry(block).or_insert((row.wall, row.wall));
-            *time = (time.0.min(row.wall), time.1.max(row.wall));
-        }
-        for (block, (low, high)) in &times {
-            let note = "INSERT INTO blocks (block, low, high) VALUES (?1, ?2, ?3) ON CONFLICT (block) DO UPDATE
-                        SET low = min(low, excluded.low), high = max(high, excluded.high)";
-            transaction.prepare_cached(note)?.execute((sql(*block), low, high))?;
-        }
-        transaction.commit()?;
-        times.clear();
-        (self.seen, self.times) = (seen, times);
-        Ok(())
-    }
-}
-
-/// After a failure between this file's commit and the main file's the same records come again.
-fn insert(transaction: &Transaction<'_>, row: &Row) -> Result<()> {
-    let [host, agent, instance, initiator, program, category, disposition, reviewer] = row.columns;
-    transaction
-        .prepare_cached(
-            "INSERT OR REPLACE INTO records (leaf, session, host, kind, wall, agent, instance, initiator, program, category,
-             disposition, reviewer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-        )?
-        .execute((
-            sql(row.leaf),
-            row.session.map(sql),
-            host,
-            row.kind,
-            row.wall,
-            agent,
-            instance,
-            initiator,
-            program,
-            category,
-            disposition,
-            reviewer,
-        ))?;
-    Ok(())
-}
-
-fn connect(path: &Path) -> Result<Connection> {
-    let connection = super::connect(path)?;
-    // Once for each step, and what lets the main file be less careful.
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    Ok(connection)
-}
-
 /// Opens a part for reading.
 pub fn reader(main: &Path, part: Part) -> Result<Connection> {
     let path = path_of(main, part.month);
@@ -267,54 +183,72 @@ pub fn reader(main: &Path, part: Part) -> Result<Connection> {
 pub const READ: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
 /// Leaves that fit, in order, at most `limit`.
-pub fn find(part: &Connection, wanted: &Wanted, limit: usize) -> Result<Vec<u64>> {
+pub fn find(part: &Connection, path: impl Fn() -> PathBuf, wanted: &Wanted, limit: usize) -> Result<Vec<u64>> {
     if wanted.leaves.is_empty() || limit == 0 {
         return Ok(vec![]);
     }
-    if wanted.session.is_some() {
-        return scan(part, wanted, wanted.leaves.clone(), limit);
-    }
+    // One state of the file: a block that is completed between two questions would be in neither.
+    let state = part.unchecked_transaction()?;
+    let (text, values) = blocks(wanted);
+    let mut statement = state.prepare_cached(&text)?;
+    let mut rows = statement.query(params_from_iter(values))?;
     let mut found = vec![];
-    for block in blocks(part, wanted)? {
-        let leaves = (block * BLOCK).max(wanted.leaves.start)..((block + 1) * BLOCK).min(wanted.leaves.end);
-        found.extend(scan(part, wanted, leaves, limit - found.len())?);
+    while let Some(row) = rows.next()? {
+        let (first, count) = (number(row.get(0)?), number(row.get(1)?));
+        let bytes = row.get_ref(2)?.as_blob().map_err(rusqlite::Error::from)?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let some = Packed::open(first, count, bytes).and_then(|p| p.find(wanted, &wanted.leaves, limit - found.len()));
+        found.extend(some.map_err(|packed::Damaged| IndexError::Damaged { path: path(), first })?);
         if found.len() >= limit {
-            break;
+            return Ok(found);
         }
     }
+    found.extend(scan(&state, wanted, limit - found.len())?);
     Ok(found)
 }
 
-/// Blocks in which everything that is asked for occurs.
-fn blocks(part: &Connection, wanted: &Wanted) -> Result<Vec<u64>> {
-    let mut text = "SELECT block FROM blocks WHERE block BETWEEN ? AND ?".to_owned();
-    let mut values: Vec<Value> = vec![sql(wanted.leaves.start / BLOCK).into(), sql(wanted.leaves.end / BLOCK).into()];
+/// Asks for the blocks in which everything that is asked for occurs, in order.
+fn blocks(wanted: &Wanted) -> (String, Vec<Value>) {
+    let session = wanted.session.map(|leaf| (SESSION, session_number(Some(leaf))));
+    let mut names = session.into_iter().chain(wanted.columns.iter().map(|(column, name)| (*column as u8, *name)));
+    let mut text = "SELECT b.first, b.count, b.packed FROM ".to_owned();
+    let mut values: Vec<Value> = vec![];
+    // Blocks that have the first thing are looked up, not all blocks asked; a session comes first, it has the fewest.
+    let first = names.next();
+    match first {
+        Some((what, name)) => {
+            text.push_str(
+                "seen s CROSS JOIN blocks b ON b.block = s.block WHERE s.what = ? AND s.name = ? AND s.block",
+            );
+            values.extend([Value::Integer(i64::from(what)), Value::Integer(name)]);
+        }
+        None => text.push_str("blocks b WHERE b.block"),
+    }
+    text.push_str(" BETWEEN ? AND ?");
+    values.extend([sql(wanted.leaves.start / BLOCK).into(), sql(wanted.leaves.end / BLOCK).into()]);
     if let Some(since) = wanted.since {
-        text.push_str(" AND high >= ?");
+        text.push_str(" AND b.high >= ?");
         values.push(since.into());
     }
     if let Some(until) = wanted.until {
-        text.push_str(" AND low < ?");
+        text.push_str(" AND b.low < ?");
         values.push(until.into());
     }
-    for (column, name) in &wanted.columns {
-        text.push_str(
-            " AND EXISTS (SELECT 1 FROM seen WHERE seen.what = ? AND seen.name = ? AND seen.block = blocks.block)",
-        );
-        values.extend([Value::Integer(i64::from(*column as u8)), Value::Integer(*name)]);
+    for (what, name) in names {
+        text.push_str(" AND EXISTS (SELECT 1 FROM seen o WHERE o.what = ? AND o.name = ? AND o.block = b.block)");
+        values.extend([Value::Integer(i64::from(what)), Value::Integer(name)]);
     }
-    text.push_str(" ORDER BY block");
-    let mut statement = part.prepare_cached(&text)?;
-    let rows = statement.query_map(params_from_iter(values), |row| row.get(0).map(number))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    text.push_str(if first.is_some() { " ORDER BY s.block" } else { " ORDER BY b.block" });
+    (text, values)
 }
 
-fn scan(part: &Connection, wanted: &Wanted, leaves: Range<u64>, limit: usize) -> Result<Vec<u64>> {
+/// Among the rows of the last block, which is not complete.
+fn scan(part: &Connection, wanted: &Wanted, limit: usize) -> Result<Vec<u64>> {
     let mut text = "SELECT leaf FROM records WHERE leaf >= ? AND leaf < ?".to_owned();
-    let mut values: Vec<Value> = vec![sql(leaves.start).into(), sql(leaves.end).into()];
-    if let Some(session) = wanted.session {
+    let mut values: Vec<Value> = vec![sql(wanted.leaves.start).into(), sql(wanted.leaves.end).into()];
+    if wanted.session.is_some() {
         text.push_str(" AND session = ?");
-        values.push(sql(session).into());
+        values.push(session_number(wanted.session).into());
     }
     for (column, name) in &wanted.columns {
         text.push_str(&format!(" AND {} = ?", column.name()));

@@ -188,3 +188,66 @@ fn a_clock_that_is_ahead_begins_no_month_that_has_not_come() {
     assert_eq!(listed.iter().map(|p| p.first).collect::<Vec<_>>(), [0, 1]);
     assert!(listed.iter().all(|p| p.month <= month_of(now_ns())));
 }
+
+/// Leaves 14,000 to 20,999 of March: two full blocks and the rows after them.
+#[test]
+fn a_full_block_ahead_of_the_main_file_is_taken_apart_again() {
+    let place = Place::new();
+    place.fill(7000);
+    let whole = {
+        let index = place.index();
+        (all(&index, of("/bin/rare")), all(&index, Filter { since: MONTHS[2], ..Filter::default() }))
+    };
+    for size in [14_000, 16_383, 16_384, 16_385, 17_000, 20_480, 20_999] {
+        let main = Connection::open(place.main()).expect("opened");
+        let digest = exec(size - 1, MONTHS[if size > 14_000 { 2 } else { 1 }]).digest();
+        main.execute("UPDATE meta SET size = ?1, last = ?2", (sql(size), digest.as_slice())).expect("updated");
+        main.execute("DELETE FROM execs WHERE leaf >= ?1", [sql(size)]).expect("deleted");
+        drop(main);
+        let index = Index::open(&place.main(), place.store.clone(), false).expect("opened");
+        assert_eq!(index.covered(), size, "taken on, not made anew");
+        assert_eq!(all(&index, of("/bin/rare")).len(), whole.0.iter().filter(|leaf| **leaf < size).count());
+        while index.step().expect("step") {}
+        assert_eq!(all(&index, of("/bin/rare")), whole.0);
+        assert_eq!(all(&index, Filter { since: MONTHS[2], ..Filter::default() }), whole.1);
+    }
+}
+
+/// The month's file is committed, the main file refuses: the same records come again, once.
+#[test]
+fn a_step_that_failed_is_done_again_once() {
+    let place = Place::new();
+    place.fill(1400);
+    let index = place.index();
+    let main = Connection::open(place.main()).expect("opened");
+    main.execute_batch("CREATE TRIGGER no BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'no'); END").expect("made");
+    place.append((4200..4700).map(|seq| exec(seq, MONTHS[2])).collect());
+    for _ in 0..2 {
+        index.step().expect_err("refused");
+        assert_eq!((index.covered(), all(&index, of("/bin/rare")).len()), (4200, 420));
+    }
+    main.execute_batch("DROP TRIGGER no").expect("dropped");
+    while index.step().expect("step") {}
+    assert_eq!((index.covered(), all(&index, of("/bin/rare")).len()), (4700, 470));
+    drop(index);
+    assert_eq!(place.index().covered(), 4700);
+}
+
+#[test]
+fn a_damaged_block_is_named_and_the_index_made_anew() {
+    let place = Place::new();
+    place.fill(7000);
+    drop(place.index());
+    let path = place.dir.path().join("index/index-2026-03.sqlite");
+    let part = Connection::open(&path).expect("opened");
+    part.execute("UPDATE blocks SET packed = substr(packed, 1, 1000)", []).expect("updated");
+    drop(part);
+    let index = place.index();
+    let after = Filter { after: Some(14_000), ..of("/bin/rare").limited(5) };
+    let refused = index.query(&after).expect_err("refused").to_string();
+    assert!(refused.contains("index-2026-03.sqlite") && refused.contains("guard-collector reindex"), "{refused}");
+    drop(index);
+    let anew = Index::open(&place.main(), place.store.clone(), true).expect("opened");
+    while anew.step().expect("step") {}
+    assert_eq!(all(&anew, of("/bin/rare")).len(), 2100);
+}
