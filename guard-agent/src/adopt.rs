@@ -25,7 +25,7 @@ use crate::kernel::mounts::View;
 use crate::kernel::{proc, time};
 use crate::node::Node;
 use crate::session::{self, EntryEnd, Image, Session};
-use crate::{hold, mounts};
+use crate::{hold, mounts, record};
 
 /// A session that goes on.
 pub struct Heir {
@@ -165,7 +165,7 @@ pub fn kill_all_but(guard_cgroup: &Path, keep: &[u64]) -> bool {
 /// The record of the end of a session that does not go on.
 pub fn end_record(former: &Former, why: &Why) -> Body {
     Body::SessionEnd(SessionEnd {
-        identity: Some(former.identity.clone()),
+        identity: Some(record::chain(&former.identity)),
         reason: why.0.into(),
         detail: why.1.clone(),
         ..SessionEnd::default()

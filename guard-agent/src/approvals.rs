@@ -479,7 +479,7 @@ fn keep(node: &Node, session: &Session, id: &str, exec: u64) -> std::io::Result<
     let kept = requests::Open {
         request: id.to_owned(),
         session: session.id.to_string(),
-        identity: hex::encode(session.identity.encode_to_vec()),
+        identity: hex::encode(session.chain.encode_to_vec()),
         exec,
     };
     requests::opened(&node.config.node.state_dir, &kept)
@@ -518,7 +518,7 @@ fn decision_record(
     reason: &str,
 ) -> ExecDecision {
     ExecDecision {
-        identity: Some(pending.session.identity.clone()),
+        identity: Some(pending.session.chain.clone()),
         request_id: id.into(),
         exec_id: pending.first_exec,
         disposition: disposition.into(),

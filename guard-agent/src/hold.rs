@@ -164,7 +164,7 @@ pub fn record_overdue(node: &Node, session: &Session, attempt: &Attempt) {
     session.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let task = proc::process(attempt.tid).unwrap_or_default();
     let body = ExecUnjudged {
-        identity: Some(session.identity.clone()),
+        identity: Some(session.chain.clone()),
         exec_id: attempt.exec,
         pid: attempt.tgid,
         tid: attempt.tid,
@@ -203,7 +203,7 @@ fn refuse_unjudged(
     let task = proc::process(held.tid).unwrap_or_default();
     let expired = reason == "session_expired";
     let body = ExecUnjudged {
-        identity: Some(session.identity.clone()),
+        identity: Some(session.chain.clone()),
         exec_id: attempt.map_or(0, |a| a.exec),
         pid: task.tgid,
         tid: held.tid,

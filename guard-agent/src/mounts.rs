@@ -150,7 +150,7 @@ impl Watcher {
 
     fn record(&self, task: &proc::Process, namespace: &str, marked: usize) {
         let act = GuardAct {
-            identity: Some(self.session.identity.clone()),
+            identity: Some(self.session.chain.clone()),
             what: crate::acts::reason_name(reason::MOUNT_NAMESPACE).into(),
             pid: task.tgid,
             comm: task.comm.clone(),

@@ -27,6 +27,7 @@ use crate::kernel::canary;
 use crate::kernel::events::{Event, EventReader};
 use crate::kernel::time;
 use crate::node::Node;
+use crate::record;
 use crate::session::{Image, Session, Stage};
 
 /// Probes of one task and identical refusals are folded for at most this long.
@@ -114,7 +115,7 @@ pub static PROGRESS: Progress = Progress { rounds: AtomicU64::new(0), read_until
 impl Outcomes {
     /// For a daemon that found these sessions of an earlier one and does not go on with them.
     pub fn new(node: &Arc<Node>, leftovers: &[Former]) -> Self {
-        let owner = |l: &Former| Owner { id: l.id, identity: l.identity.clone(), session: None };
+        let owner = |l: &Former| Owner { id: l.id, identity: record::chain(&l.identity), session: None };
         Self {
             node: Arc::clone(node),
             leftovers: leftovers.iter().map(|l| (l.key, owner(l))).collect(),
@@ -192,7 +193,7 @@ impl Outcomes {
             return None;
         }
         if let Some(session) = self.node.session(key) {
-            return Some(Owner { id: session.id, identity: session.identity.clone(), session: Some(session) });
+            return Some(Owner { id: session.id, identity: session.chain.clone(), session: Some(session) });
         }
         Some(self.leftovers.get(&key).cloned().unwrap_or_default())
     }
@@ -464,7 +465,7 @@ pub fn settle(node: &Arc<Node>, session: &Session) {
             node.freezes.thaw(&node.kernel, key);
         }
         let body = ExecOutcome {
-            identity: Some(session.identity.clone()),
+            identity: Some(session.chain.clone()),
             exec_id: exec,
             started: true,
             duration_ns: time::boot_ns().saturating_sub(image.started_boot_ns),

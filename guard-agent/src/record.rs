@@ -5,7 +5,7 @@
 use guard_log::journal::Entry;
 use guard_log::record::{HEADER_LEN, Kind, RECORD_MAX, SessionId};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Reason, RecordBody};
+use guard_proto::v1::{Identity, Reason, RecordBody};
 use prost::Message;
 
 use crate::config::Config;
@@ -29,6 +29,23 @@ pub fn entry(session: SessionId, body: Body) -> Entry {
         boot_ns: time::boot_ns(),
         wall_unix_ns: time::wall_unix_ns(),
         body: RecordBody { body: Some(body) }.encode_to_vec(),
+    }
+}
+
+/// Who acts for whom, as records carry it that are about what a session does: its rights are named by their digest, the
+/// list stands in the session's first record and in each request that a reviewer is shown. It would be half of a record.
+pub fn chain(identity: &Identity) -> Identity {
+    let Identity { session_id, agent, instance, initiator, initiator_uid, .. } = identity;
+    Identity {
+        session_id: session_id.clone(),
+        agent: agent.clone(),
+        instance: instance.clone(),
+        initiator: initiator.clone(),
+        initiator_uid: *initiator_uid,
+        categories: Vec::new(),
+        rights_digest: identity.rights_digest.clone(),
+        started_by: identity.started_by.clone(),
+        roles_digest: identity.roles_digest.clone(),
     }
 }
 

@@ -32,7 +32,7 @@ use crate::processes::Processes;
 use crate::profile::Namespaces;
 use crate::readings::Readings;
 use crate::voice::Voice;
-use crate::{hold, mounts, outcome};
+use crate::{hold, mounts, outcome, record};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -118,6 +118,8 @@ pub struct Session {
     pub id: SessionId,
     /// Who, for whom, with which rights.
     pub identity: Identity,
+    /// The same as most records carry it, see [`record::chain`].
+    pub chain: Identity,
     /// What roles gave it at its start; none were in force then.
     pub roles: Option<RoleSnapshot>,
     /// User and groups.
@@ -324,6 +326,7 @@ pub fn start<'a>(
     let session = Arc::new(Session {
         key,
         id,
+        chain: record::chain(&identity),
         identity,
         roles: wanted.roles.clone(),
         rights: Rights { uid: wanted.user.uid, groups: wanted.user.groups.clone() },
@@ -523,6 +526,7 @@ impl Session {
             roles,
             key: parts.former.key,
             id: parts.former.id,
+            chain: record::chain(&parts.former.identity),
             identity: parts.former.identity,
             rights: Rights { uid: state.uid, groups: state.groups },
             home: state.home,
@@ -865,7 +869,7 @@ impl Session {
         let empty = !self.cgroup.populated();
         let execs = self.execs.load(Ordering::SeqCst);
         let body = SessionEnd {
-            identity: Some(self.identity.clone()),
+            identity: Some(self.chain.clone()),
             reason: reason.into(),
             has_status: known,
             status: exit.status.cast_unsigned(),

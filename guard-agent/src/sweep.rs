@@ -36,7 +36,7 @@ fn thaw(node: &Node, files: Vec<crate::files::Kept>) {
 
 fn ended_unseen(node: &Node, session: &Session, exec: u64) {
     let body = ExecOutcome {
-        identity: Some(session.identity.clone()),
+        identity: Some(session.chain.clone()),
         exec_id: exec,
         started: true,
         reason: "its end was not seen".into(),

@@ -100,7 +100,7 @@ impl History {
     fn add(&mut self, entry: &Entry, body: &Body) {
         match body {
             Body::SessionStart(b) => {
-                self.identify(&b.identity);
+                self.identity.clone_from(&b.identity); // it alone names the rights in full
                 self.start = Some(b.clone());
             }
             Body::SessionEnd(b) => self.end = Some(b.clone()),
