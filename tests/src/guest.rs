@@ -110,7 +110,12 @@ pub fn stop_daemon() -> Result<()> {
 
 /// Starts the daemon with the configuration in force and waits until it measures that it enforces.
 pub fn start_daemon() -> Result<()> {
-    spawn(Command::new("guard-agent").args(["run", "--config", CONFIG]), AGENT_LOG)?;
+    start_daemon_of(Path::new("guard-agent"))
+}
+
+/// The same, of another file.
+pub fn start_daemon_of(program: &Path) -> Result<()> {
+    spawn(Command::new(program).args(["run", "--config", CONFIG]), AGENT_LOG)?;
     enforcing()
 }
 

@@ -16,6 +16,7 @@ mod roles;
 mod same_bytes;
 mod script_names;
 mod secrets;
+mod skipped;
 mod sockets;
 mod swaps;
 pub mod units;
@@ -89,6 +90,7 @@ scenarios! {
     p2_second_daemon_refuses in life, 120 s;
     terminal_outlives_the_daemon in life, 120 s;
     p6_daemon_and_supervisor_stopped in life, 150 s;
+    p2_an_exec_whose_entry_was_not_seen in skipped, 180 s own;
     p3_argv_swap in same_bytes, 180 s;
     p3_file_swap_by_rename in same_bytes, 90 s;
     p3_file_swap_by_write in same_bytes, 90 s;
