@@ -3,11 +3,13 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::guest::{self, ensure};
 use crate::session::{self, ALICE, Start};
+use crate::wait::{output, seconds};
 use crate::{attacks, ctl};
 
 const INSTALLED: &str = "/usr/local/bin/guard-agent";
@@ -24,8 +26,14 @@ pub fn p2_an_exec_whose_entry_was_not_seen() -> Result<()> {
     }
     std::fs::write(program, bytes)?;
     std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755))?;
+    guest::stop_daemon()?;
     guest::configure(guest::USUAL)?;
     guest::start_daemon_of(program)?;
+    let loaded = output(Command::new(program).arg("programs"), seconds(20))?;
+    let loaded = String::from_utf8_lossy(&loaded.stdout).into_owned();
+    let length = |line: &str| line.split_whitespace().nth(1)?.parse::<u32>().ok();
+    let entries: Vec<_> = loaded.lines().filter(|l| l.starts_with("guard_enter_")).map(length).collect();
+    ensure(entries.len() == 2 && entries.iter().all(|n| n.is_some_and(|n| n < 10)), format!("not emptied: {loaded}"))?;
     let ended = session::run(&ALICE, &["python3", &attacks::path("try.py"), "/usr/bin/cat", "/etc/hostname"])?;
     ensure(ended.code == 0 && ended.out.contains("ran 0"), &ended)?;
     let records = ctl::records(&ended.id)?;
