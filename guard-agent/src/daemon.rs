@@ -46,6 +46,7 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
         show(info);
         std::process::abort();
     }));
+    heap::few_arenas();
     let signals = spawn::signal_fd(&SIGNALS).map_err(failed(Code::Internal))?;
     let forked = Forked::fork().map_err(failed(Code::Internal))?;
     preflight::raise_descriptor_limit(config);

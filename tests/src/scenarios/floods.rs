@@ -60,8 +60,16 @@ fn lost(records: &[Value], counter: &str) -> u64 {
 
 /// Execs that have a record, are counted in one, or are counted as lost.
 fn accounted(records: &[Value]) -> u64 {
-    // Not the session's own program, nor the search for it.
-    let own = |b: &Value| b["path"].as_str().is_some_and(|p| p.ends_with("/python3"));
+    // Not the session's own program, nor the search for it, of which a path may be unreadable.
+    let entry = ctl::of_kind(records, "exec")
+        .iter()
+        .map(|r| &r["body"]["facts"])
+        .find(|f| f["entry"] == true)
+        .and_then(|facts| facts["exec"].as_u64());
+    let own = |b: &Value| {
+        b["path"].as_str().is_some_and(|p| p.ends_with("/python3"))
+            || b["exec"].as_u64().is_some_and(|e| Some(e) < entry)
+    };
     ctl::of_kind(records, "exec").iter().filter(|r| r["body"]["facts"]["entry"] != true).count() as u64
         + sum(records, "exec_unjudged", |b| if own(b) { None } else { b["probes"].as_u64() })
         + lost(records, "attempts")
