@@ -3,6 +3,7 @@
 //! Total: whatever does not fit is kept in `unknown`, and an unknown word is never allowed. Abbreviated long flags are
 //! resolved, so that rules catch them, and kept as unknown too, because the program may know more flags than we do.
 
+use crate::glob::Glob;
 use crate::model::{Flag, Node, Value};
 use crate::raw::{ArgKind, Open, Style};
 
@@ -47,6 +48,8 @@ pub(crate) struct Invocation<'p> {
     pub(crate) node: &'p Node,
     /// `remote add`; empty without.
     pub(crate) subcommand: String,
+    /// The same as it was typed: descriptions name several that do alike by the first.
+    pub(crate) called: String,
     pub(crate) used: Vec<Used<'p>>,
     pub(crate) operands: Vec<Word>,
     pub(crate) unknown: Vec<String>,
@@ -64,6 +67,11 @@ struct Reader<'p, 'w> {
 impl Word {
     pub(crate) fn fixed(text: &[u8]) -> Self {
         Self { text: text.to_vec(), known: Known::Fixed }
+    }
+
+    /// Known now, and one of these.
+    pub(crate) fn is_one_of(&self, globs: &[Glob]) -> bool {
+        self.is_fixed() && globs.iter().any(|g| g.matches(&self.text))
     }
 
     fn part(&self, from: usize) -> Self {
@@ -88,6 +96,7 @@ impl<'p> Invocation<'p> {
             program,
             node: program,
             subcommand: String::new(),
+            called: String::new(),
             used: Vec::new(),
             operands: Vec::new(),
             unknown: Vec::new(),
@@ -100,6 +109,10 @@ impl<'p> Invocation<'p> {
 
     pub(crate) fn uses(&self, name: &str) -> bool {
         self.used.iter().any(|u| u.flag.name == name)
+    }
+
+    pub(crate) fn uses_only(&self, names: &[String]) -> bool {
+        self.used.iter().all(|u| names.contains(&u.flag.name))
     }
 }
 
@@ -135,12 +148,12 @@ impl<'p> Reader<'p, '_> {
             self.out.node = child;
             // Of a pattern the word itself says more.
             let known = node.subcommands.contains_key(word.lossy().as_str());
-            self.subcommand(&if known { child.name.clone() } else { word.lossy() });
+            self.subcommand(&if known { child.name.clone() } else { word.lossy() }, word);
             return;
         }
         let noun = self.out.operands.is_empty() && word.is_fixed() && node.nouns.iter().any(|g| g.matches(&word.text));
         if noun {
-            self.subcommand(&word.lossy());
+            self.subcommand(&word.lossy(), word);
             return;
         }
         if !node.children.is_empty() && node.act.is_none() && self.out.operands.is_empty() {
@@ -150,11 +163,13 @@ impl<'p> Reader<'p, '_> {
         self.ended = node.stops;
     }
 
-    fn subcommand(&mut self, name: &str) {
-        if !self.out.subcommand.is_empty() {
-            self.out.subcommand.push(' ');
+    fn subcommand(&mut self, name: &str, word: &Word) {
+        for (text, more) in [(&mut self.out.subcommand, name), (&mut self.out.called, &word.lossy())] {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push_str(more);
         }
-        self.out.subcommand.push_str(name);
     }
 
     /// A long flag that nobody described, where the program takes such as parameters: it has whatever values follow.

@@ -3,6 +3,7 @@
 
 use crate::act::{Act, Acts, Target, UNKNOWN};
 use crate::facts::{Facts, Role, Stdin};
+use crate::glob::Glob;
 use crate::invocation::{Inner, Invocation, Known, Word};
 use crate::model::{Environment, Harmless, LIMITS, Node, Policy, Rule};
 use crate::paths::Places;
@@ -275,6 +276,9 @@ impl Judge<'_> {
         if !when.subcommand.is_empty() && !invocation.is_some_and(|i| when.subcommand.contains(&i.subcommand)) {
             return None;
         }
+        if !when.called.is_empty() && !invocation.is_some_and(|i| when.called.contains(&i.called)) {
+            return None;
+        }
         if when.late && !act.paths.iter().any(|t| t.known == Known::Late) {
             return None;
         }
@@ -290,6 +294,15 @@ impl Judge<'_> {
         }
         let uses = |flags: &[String]| invocation.is_some_and(|i| flags.iter().any(|f| i.uses(f)));
         if (!when.any_flag.is_empty() && !uses(&when.any_flag)) || uses(&when.no_flag) {
+            return None;
+        }
+        // Without a description of the program nobody knows which words are flags.
+        let only = |flags: &[String]| invocation.is_some_and(|i| i.unknown.is_empty() && i.uses_only(flags));
+        if when.only_flags.as_deref().is_some_and(|flags| !only(flags)) {
+            return None;
+        }
+        let args = |globs: &[Glob]| invocation.is_some_and(|i| i.operands.iter().all(|w| w.is_one_of(globs)));
+        if when.only_args.as_deref().is_some_and(|globs| !args(globs)) {
             return None;
         }
         let mut evidence = act.evidence.clone();

@@ -84,8 +84,11 @@ impl Policy {
         acts(inner).is_subset(&acts(outer))
             && narrower(&outer.program, &inner.program)
             && narrower(&outer.subcommand, &inner.subcommand)
+            && narrower(&outer.called, &inner.called)
             && narrower(&outer.any_flag, &inner.any_flag)
             && outer.no_flag.iter().all(|f| inner.no_flag.contains(f))
+            && within(outer.only_flags.as_deref(), inner.only_flags.as_deref())
+            && within::<Glob>(outer.only_args.as_deref(), inner.only_args.as_deref())
             && narrower::<Glob>(&outer.any_arg, &inner.any_arg)
             && narrower(&outer.any_path_in, &inner.any_path_in)
             && (outer.any_path_outside.is_empty() || outer.any_path_outside == inner.any_path_outside)
@@ -100,6 +103,11 @@ impl Policy {
 /// A list of alternatives holds whenever a shorter one does; an empty list is no condition.
 fn narrower<T: PartialEq>(outer: &[T], inner: &[T]) -> bool {
     outer.is_empty() || (!inner.is_empty() && inner.iter().all(|one| outer.contains(one)))
+}
+
+/// A list of all there may be holds whenever a shorter one does; none is no condition.
+fn within<T: PartialEq>(outer: Option<&[T]>, inner: Option<&[T]>) -> bool {
+    outer.is_none_or(|outer| inner.is_some_and(|inner| inner.iter().all(|one| outer.contains(one))))
 }
 
 /// Categories that a program can perform, by itself or through its operands.

@@ -181,8 +181,14 @@ pub(crate) struct When {
     pub(crate) act: Vec<Glob>,
     pub(crate) program: Vec<String>,
     pub(crate) subcommand: Vec<String>,
+    /// The subcommand as it was typed.
+    pub(crate) called: Vec<String>,
     pub(crate) any_flag: Vec<String>,
     pub(crate) no_flag: Vec<String>,
+    /// No flag but these.
+    pub(crate) only_flags: Option<Vec<String>>,
+    /// No operand but these.
+    pub(crate) only_args: Option<Vec<Glob>>,
     pub(crate) any_arg: Vec<Glob>,
     pub(crate) any_path_in: Vec<String>,
     pub(crate) any_path_outside: Vec<String>,

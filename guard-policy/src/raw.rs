@@ -225,8 +225,12 @@ pub(crate) struct RawWhen {
     pub(crate) program: Vec<Placed<String>>,
     #[serde(default)]
     pub(crate) subcommand: Vec<Placed<String>>,
+    #[serde(default)]
+    pub(crate) called: Vec<Placed<String>>,
     pub(crate) any_flag: Option<Placed<String>>,
     pub(crate) no_flag: Option<Placed<String>>,
+    pub(crate) only_flags: Option<Placed<String>>,
+    pub(crate) only_args: Option<Vec<Placed<String>>>,
     #[serde(default)]
     pub(crate) any_arg: Vec<Placed<String>>,
     #[serde(default)]

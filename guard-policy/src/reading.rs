@@ -10,6 +10,8 @@ pub struct Reading {
     pub program: String,
     /// `remote add`; empty without.
     pub subcommand: String,
+    /// The same as it was typed.
+    pub called: String,
     /// Flags in their first spelling, with their values.
     pub flags: Vec<(String, Option<String>)>,
     /// What is neither flag nor value.
@@ -28,6 +30,7 @@ impl Policy {
         Some(Reading {
             program: node.name.clone(),
             subcommand: read.subcommand.clone(),
+            called: read.called.clone(),
             flags: read.used.iter().map(|u| (u.flag.name.clone(), u.value.as_ref().map(Word::lossy))).collect(),
             operands: read.operands.iter().map(Word::lossy).collect(),
             unknown: read.unknown,

@@ -328,3 +328,16 @@ fn targets_of_every_kind_are_named_and_raise_risk_where_policy_says_so() {
     assert_eq!(of(&["rm", "/srv/a"]).risk, 85);
     assert_eq!(of(&["kubectl", "--context", "prod", "get", "pods"]).tier, Tier::Deny);
 }
+
+/// `match` and `not_match` are judged when the file is loaded.
+#[test]
+fn a_rule_can_name_all_flags_and_arguments_that_there_may_be() {
+    let text = "version: 1\nextends: default\nrules:\n\
+        - {id: own.build, tier: allow, reason: r, when: {act: [build.run], program: [cargo], called: [build, b],\n\
+           only_flags: \"--release\", only_args: []}, match: [cargo build, cargo b --release],\n\
+           not_match: [cargo build x, cargo build --workspace, cargo build --release --nope, cargo test --release]}\n\
+        - {id: own.run, tier: allow, reason: r, when: {act: [build.run], program: [npm], only_flags: \"\",\n\
+           only_args: [lint, \"test:*\"]}, match: [npm run lint, \"npm run test:unit\", npm run],\n\
+           not_match: [npm run deploy, npm run lint --force, npm run lint deploy]}\n";
+    Policy::load(&[Source { name: "t", text }]).unwrap();
+}

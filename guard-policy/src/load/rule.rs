@@ -60,7 +60,8 @@ fn when(at: At<'_>, rule: &RawRule, policy: &Policy) -> Result<When, PolicyError
         return Err(at.error(&rule.id, "a rule without conditions", "say under `when` what it matches"));
     }
     let nodes = programs(at, raw, policy)?;
-    subcommands(at, raw, &nodes)?;
+    subcommands(at, &raw.subcommand, &nodes)?;
+    subcommands(at, &raw.called, &nodes)?;
     for set in raw.any_path_in.iter().chain(&raw.any_path_outside).chain(&raw.all_paths_in) {
         if !policy.path_sets.contains_key(&set.value) {
             return Err(at.error(set, format!("no path set `{}`", set.value), "declare it under `path_sets`"));
@@ -70,8 +71,11 @@ fn when(at: At<'_>, rule: &RawRule, policy: &Policy) -> Result<When, PolicyError
         act: acts(at, raw, policy)?,
         program: nodes.iter().map(|n| n.name.clone()).collect(),
         subcommand: values(&raw.subcommand),
+        called: values(&raw.called),
         any_flag: flags(at, raw.any_flag.as_ref(), &nodes)?,
         no_flag: flags(at, raw.no_flag.as_ref(), &nodes)?,
+        only_flags: raw.only_flags.as_ref().map(|text| flags(at, Some(text), &nodes)).transpose()?,
+        only_args: raw.only_args.as_ref().map(|list| globs(at, list)).transpose()?,
         any_arg: globs(at, &raw.any_arg)?,
         any_path_in: values(&raw.any_path_in),
         any_path_outside: values(&raw.any_path_outside),
@@ -100,8 +104,8 @@ fn programs<'p>(at: At<'_>, raw: &RawWhen, policy: &'p Policy) -> Result<Vec<&'p
     raw.program.iter().map(find).collect()
 }
 
-fn subcommands(at: At<'_>, raw: &RawWhen, nodes: &[&Node]) -> Result<(), PolicyError> {
-    for path in &raw.subcommand {
+fn subcommands(at: At<'_>, paths: &[Placed<String>], nodes: &[&Node]) -> Result<(), PolicyError> {
+    for path in paths {
         let known = |node: &&&Node| {
             let mut here = Some(**node);
             for word in path.value.split(' ') {
