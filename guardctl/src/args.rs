@@ -174,6 +174,8 @@ pub enum PolicyCommand {
     },
     /// Judge recorded execs by another policy, and show what changes
     Diff(crate::policy::DiffArgs),
+    /// Propose allow rules from what people approved
+    Suggest(crate::policy::SuggestArgs),
     /// Print the JSON schema of policy files
     Schema,
 }

@@ -1,4 +1,4 @@
-//! `guardctl policy`: loads, tests, checks, explains and compares policy files, without a daemon.
+//! `guardctl policy`: loads, tests, checks, explains, compares and proposes policy files, without a daemon.
 //!
 //! It must not change anything, and what it says of a command is what the daemon would say of the same facts. Fails: 1 when
 //! an example does not hold or a rule is odd, 78 when a file is no policy, with the place.
@@ -6,6 +6,7 @@
 mod diff;
 mod recorded;
 mod replay;
+mod suggest;
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::output::Out;
 use crate::table::Tone;
 use crate::text::escape_str;
 pub use diff::DiffArgs;
+pub use suggest::SuggestArgs;
 
 /// Home of the user that commands are judged for.
 const HOME: &str = "/home/user";
@@ -36,6 +38,7 @@ pub async fn run(command: &PolicyCommand, config: &Config, out: &Out) -> Result<
         }
         PolicyCommand::Try { of, corpus } => attempt(&load(of)?, corpus, out),
         PolicyCommand::Diff(args) => diff::run(args, config, out).await,
+        PolicyCommand::Suggest(args) => suggest::run(args, config, out).await,
         PolicyCommand::Schema => out.print(&format!("{:#}\n", guard_policy::schema())),
     }
 }
@@ -53,6 +56,13 @@ impl Texts {
         files.iter().map(one).collect::<Result<_>>().map(Self)
     }
 
+    fn of(policy: &PolicyArgs) -> Result<Self> {
+        match &policy.profile {
+            Some(name) => Ok(Self(vec![("--profile".to_owned(), format!("version: 1\nextends: {name}\n"))])),
+            None => Self::read(&policy.files),
+        }
+    }
+
     fn sources(&self) -> Vec<Source<'_>> {
         self.0.iter().map(|(name, text)| Source { name, text }).collect()
     }
@@ -63,13 +73,7 @@ fn refused(error: &guard_policy::PolicyError) -> CliError {
 }
 
 fn load(of: &PolicyArgs) -> Result<Policy> {
-    match &of.profile {
-        Some(name) => {
-            let text = format!("version: 1\nextends: {name}\n");
-            Policy::load(&[Source { name: "--profile", text: &text }]).map_err(|e| refused(&e))
-        }
-        None => Policy::load(&Texts::read(&of.files)?.sources()).map_err(|e| refused(&e)),
-    }
+    Policy::load(&Texts::of(of)?.sources()).map_err(|e| refused(&e))
 }
 
 fn test(files: &[PathBuf], out: &Out) -> Result<()> {

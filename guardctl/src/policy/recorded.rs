@@ -2,12 +2,12 @@
 //!
 //! It must not cut the answer short: more records than can be held is an error. Fails: as `client` and `log` do.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use clap::Args;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{ExecFacts, Identity, QueryRequest, Verdict};
+use guard_proto::v1::{Disposition, Exec, ExecFacts, Identity, QueryRequest, Verdict};
 
 use crate::client;
 use crate::config::Config;
@@ -53,6 +53,21 @@ pub struct Recorded {
     /// In log order.
     pub entries: Vec<Entry>,
     workspaces: HashMap<String, Vec<u8>>,
+    /// By request: what came of it, and who decided.
+    decisions: HashMap<String, (Disposition, String)>,
+}
+
+/// What came of an exec that a person was asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// Approved by this person, for itself.
+    Approved(&'a str),
+    /// Denied by this person.
+    Denied(&'a str),
+    /// Ran because of an approval that is told of elsewhere: of another exec, or of the request for this one.
+    Covered,
+    /// Nobody decided: policy did, or the deadline.
+    Other,
 }
 
 /// One exec as it was recorded.
@@ -60,6 +75,10 @@ pub struct Recorded {
 pub struct Judged<'a> {
     /// Leaf index in the log.
     pub leaf: u64,
+    /// Host's wall time, ns.
+    pub wall_ns: i64,
+    /// What came of it.
+    pub outcome: Outcome<'a>,
     /// What was measured.
     pub facts: &'a ExecFacts,
     /// What was said of it.
@@ -107,6 +126,12 @@ impl Recorded {
         if let Some(Body::SessionStart(start)) = &entry.body {
             self.workspaces.insert(entry.session.clone(), start.cwd.clone());
         }
+        if let Some(Body::ExecDecision(decision)) = &entry.body
+            && decision.retry_of == 0
+        {
+            let told = (decision.disposition(), decision.reviewer.clone());
+            self.decisions.insert(decision.request_id.clone(), told);
+        }
         if matches!(entry.body, Some(Body::Exec(_) | Body::ExecRequest(_))) && wanted(&entry) {
             if self.entries.len() >= RECORDS_MAX {
                 return Err(CliError::new(Exit::Usage, format_args!("more than {RECORDS_MAX} recorded execs"))
@@ -127,16 +152,45 @@ impl Recorded {
 
     /// Every exec; `Err` is the leaf of one that has no facts or no verdict.
     pub fn execs(&self) -> impl Iterator<Item = Result<Judged<'_>, u64>> {
-        self.entries.iter().map(|entry| {
-            let (facts, verdict) = match &entry.body {
-                Some(Body::Exec(exec)) => (&exec.facts, &exec.verdict),
-                Some(Body::ExecRequest(request)) => (&request.facts, &request.verdict),
+        let requests: HashSet<&str> = self.entries.iter().filter_map(request_of).collect();
+        self.entries.iter().map(move |entry| {
+            let (facts, verdict, outcome) = match &entry.body {
+                Some(Body::Exec(exec)) => (&exec.facts, &exec.verdict, self.outcome(exec, &requests)),
+                Some(Body::ExecRequest(request)) => {
+                    (&request.facts, &request.verdict, self.decided(&request.request_id))
+                }
                 _ => return Err(entry.leaf),
             };
             let (Some(facts), Some(verdict)) = (facts, verdict) else { return Err(entry.leaf) };
             let workspace = self.workspaces.get(&entry.session).map(Vec::as_slice);
-            Ok(Judged { leaf: entry.leaf, facts, verdict, workspace })
+            Ok(Judged { leaf: entry.leaf, wall_ns: entry.wall_ns, outcome, facts, verdict, workspace })
         })
+    }
+
+    fn decided(&self, request: &str) -> Outcome<'_> {
+        match self.decisions.get(request) {
+            Some((_, reviewer)) if reviewer.is_empty() => Outcome::Other,
+            Some((Disposition::Approved, reviewer)) => Outcome::Approved(reviewer),
+            Some((Disposition::Denied, reviewer)) => Outcome::Denied(reviewer),
+            _ => Outcome::Other,
+        }
+    }
+
+    /// An approval is told of once: by the request, where that is among the records.
+    fn outcome<'a>(&'a self, exec: &'a Exec, requests: &HashSet<&str>) -> Outcome<'a> {
+        match exec.disposition() {
+            Disposition::Inherited => Outcome::Covered,
+            Disposition::Approved if requests.contains(exec.request_id.as_str()) => Outcome::Covered,
+            Disposition::Approved if !exec.reviewer.is_empty() => Outcome::Approved(&exec.reviewer),
+            _ => Outcome::Other,
+        }
+    }
+}
+
+fn request_of(entry: &Entry) -> Option<&str> {
+    match &entry.body {
+        Some(Body::ExecRequest(request)) => Some(&request.request_id),
+        _ => None,
     }
 }
 
