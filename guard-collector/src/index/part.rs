@@ -126,6 +126,13 @@ pub struct Row {
     pub columns: [i64; 8],
 }
 
+impl Row {
+    /// Of a leaf, with nothing in it yet.
+    fn at(leaf: u64) -> Self {
+        Self { leaf, session: None, kind: 0, wall: 0, columns: [0; 8] }
+    }
+}
+
 /// What is asked of a part.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {

@@ -62,7 +62,7 @@ fn value(row: &Row, column: usize) -> i64 {
         KIND => row.kind.into(),
         WALL => row.wall,
         SESSION => super::session_number(row.session),
-        other => row.columns[other - 3],
+        other => row.columns.get(other - 3).copied().unwrap_or_default(),
     }
 }
 
@@ -165,11 +165,6 @@ impl<'a> Packed<'a> {
 
     /// Leaves only those whose column has this value.
     fn only(&self, fits: &mut [bool], column: usize, name: i64) -> Result<(), Damaged> {
-        let keep_if = |fits: &mut [bool], is: &mut dyn FnMut(usize) -> bool| {
-            for (at, fit) in fits.iter_mut().enumerate() {
-                *fit &= is(at);
-            }
-        };
         match self.column(column)? {
             Column::List(distinct, places) => {
                 let Ok(wanted) = distinct.binary_search(&name) else {
@@ -178,19 +173,17 @@ impl<'a> Packed<'a> {
                 };
                 match places {
                     Places::None => {}
-                    Places::Bytes(bytes) => keep_if(fits, &mut |at| usize::from(bytes[at]) == wanted),
-                    Places::Pairs(pairs) => {
-                        keep_if(fits, &mut |at| usize::from(u16::from_le_bytes(pairs[at])) == wanted)
-                    }
+                    Places::Bytes(bytes) => keep(fits, bytes, |byte| usize::from(*byte) == wanted),
+                    Places::Pairs(pairs) => keep(fits, pairs, |pair| usize::from(u16::from_le_bytes(*pair)) == wanted),
                 }
             }
-            Column::Values(values) => keep_if(fits, &mut |at| values[at] == name),
+            Column::Values(values) => keep(fits, &values, |value| *value == name),
         }
         Ok(())
     }
 
     fn column(&self, column: usize) -> Result<Column<'_>, Damaged> {
-        let (form, mut bytes) = self.columns[column].split_first().ok_or(Damaged)?;
+        let (form, mut bytes) = self.columns.get(column).and_then(|c| c.split_first()).ok_or(Damaged)?;
         match *form {
             LIST => {
                 let count =
@@ -209,39 +202,39 @@ impl<'a> Packed<'a> {
     }
 
     fn values(&self, column: usize) -> Result<Vec<i64>, Damaged> {
-        match self.column(column)? {
-            Column::Values(values) => Ok(values),
-            Column::List(distinct, places) => (0..self.count)
-                .map(|at| {
-                    let place = match places {
-                        Places::None => 0,
-                        Places::Bytes(bytes) => usize::from(bytes[at]),
-                        Places::Pairs(pairs) => usize::from(u16::from_le_bytes(pairs[at])),
-                    };
-                    distinct.get(place).copied().ok_or(Damaged)
-                })
-                .collect(),
+        let (distinct, places) = match self.column(column)? {
+            Column::Values(values) => return Ok(values),
+            Column::List(distinct, places) => (distinct, places),
+        };
+        let at = |place: usize| distinct.get(place).copied().ok_or(Damaged);
+        match places {
+            Places::None => Ok(vec![at(0)?; self.count]),
+            Places::Bytes(bytes) => bytes.iter().map(|byte| at(usize::from(*byte))).collect(),
+            Places::Pairs(pairs) => pairs.iter().map(|pair| at(usize::from(u16::from_le_bytes(*pair)))).collect(),
         }
     }
 
     /// All rows again.
     pub fn rows(&self) -> Result<Vec<Row>, Damaged> {
-        let columns: Vec<Vec<i64>> = (0..ALL).map(|c| self.values(c)).collect::<Result<_, _>>()?;
-        (0..self.count)
-            .map(|at| {
-                let mut named = [0; COLUMNS.len()];
-                for (value, column) in named.iter_mut().zip(&columns[3..]) {
-                    *value = column[at];
+        let mut rows: Vec<Row> = (self.first..).take(self.count).map(Row::at).collect();
+        for column in 0..ALL {
+            for (row, value) in rows.iter_mut().zip(self.values(column)?) {
+                match column {
+                    KIND => row.kind = u16::try_from(value).map_err(|_| Damaged)?,
+                    WALL => row.wall = value,
+                    SESSION => row.session = super::session_leaf(value),
+                    other => *row.columns.get_mut(other - 3).ok_or(Damaged)? = value,
                 }
-                Ok(Row {
-                    leaf: self.first + at as u64,
-                    session: super::session_leaf(columns[SESSION][at]),
-                    kind: u16::try_from(columns[KIND][at]).map_err(|_| Damaged)?,
-                    wall: columns[WALL][at],
-                    columns: named,
-                })
-            })
-            .collect()
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// Leaves only those whose place says so.
+fn keep<T>(fits: &mut [bool], places: &[T], is: impl Fn(&T) -> bool) {
+    for (fit, place) in fits.iter_mut().zip(places) {
+        *fit &= is(place);
     }
 }
 
