@@ -39,6 +39,9 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     let roles = roles.map_err(|_| "not read, see policy".to_owned());
     report.add("policy", loaded.as_ref().map(rules).map_err(Clone::clone));
     report.add("roles", roles);
+    if let Ok(Some(sigma)) = loaded.as_ref().map(|p| p.sigma.as_ref()) {
+        report.add("sigma", Ok(sigma.describe()));
+    }
     report.add("collector certificates", ship::endpoint(&config.collector).map(|_| config.collector.address.clone()));
     report.add(
         "kernel programs",

@@ -57,6 +57,9 @@ pub struct Config {
     /// Who may request what.
     #[serde(default)]
     pub roles: RolesConfig,
+    /// Detection rules.
+    #[serde(default)]
+    pub sigma: SigmaConfig,
     /// Kernel side.
     #[serde(default)]
     pub kernel: KernelConfig,
@@ -128,6 +131,17 @@ pub struct PolicyConfig {
     /// Read in this order.
     #[serde(default)]
     pub files: Vec<PathBuf>,
+}
+
+/// Sigma rules that execs are matched against.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SigmaConfig {
+    /// Files, or folders with `.yml` and `.yaml` files in them and below.
+    #[serde(default)]
+    pub paths: Vec<PathBuf>,
+    /// A match of this level or a graver one makes a person decide what would run by itself.
+    pub review_from: Option<guard_sigma::Level>,
 }
 
 /// The role file; none means that no roles are in force.

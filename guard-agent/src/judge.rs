@@ -90,7 +90,7 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
     let in_force = node.policy();
     let entry = facts.is_entry(session.entry_pid);
     let refs = facts.file_refs();
-    let said = in_force.policy.decide(&guard_policy::Facts {
+    let mut said = in_force.policy.decide(&guard_policy::Facts {
         argv: &facts.argv,
         files: &refs,
         cwd: &facts.cwd,
@@ -101,6 +101,9 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         stdin: facts.stdin,
         entry,
     });
+    if let Some(detections) = &in_force.sigma {
+        detections.add(session, facts, entry, &mut said);
+    }
     // The entry process passes nothing on: what it starts are roots. A shell that takes commands is one of its own.
     let own = entry || facts.attempt.root == 0 || said.takes_commands;
     let root = match (entry, own) {

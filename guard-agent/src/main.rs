@@ -15,6 +15,7 @@ mod config;
 mod control;
 mod daemon;
 mod deletes;
+mod detect;
 mod elf;
 mod emergency;
 mod exit;

@@ -39,6 +39,8 @@ pub struct InForce {
     pub digest: String,
     /// Who may request what; none are in force without a file.
     pub roles: Option<Roles>,
+    /// Detection rules; none without paths.
+    pub sigma: Option<crate::detect::Detections>,
 }
 
 /// The daemon.
@@ -377,6 +379,9 @@ pub fn policy_record(policy: &InForce, config: &Config) -> PolicyLoaded {
         source: policy_source(config),
         rules: policy.policy.rule_count(),
         roles_digest: policy.roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
+        sigma_rules: policy.sigma.as_ref().map_or(0, |s| s.count()),
+        sigma_set_aside: policy.sigma.as_ref().map_or(0, |s| s.set_aside()),
+        sigma_digest: policy.sigma.as_ref().map(|s| s.digest().to_owned()).unwrap_or_default(),
         roles_source: roles_source.map(|f| f.display().to_string()).unwrap_or_default(),
         ..PolicyLoaded::default()
     }
@@ -396,5 +401,6 @@ pub fn load_policy(config: &Config) -> Result<InForce, String> {
     let sources: Vec<Source<'_>> = names.iter().zip(&texts).map(|(name, (_, text))| Source { name, text }).collect();
     let policy = Policy::load(&sources).map_err(|e| format!("policy {e}"))?;
     let roles = crate::roles::load(config, &policy)?;
-    Ok(InForce { digest: policy.digest(), policy, roles })
+    let sigma = crate::detect::load(&config.sigma)?;
+    Ok(InForce { digest: policy.digest(), policy, roles, sigma })
 }

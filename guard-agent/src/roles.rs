@@ -142,7 +142,7 @@ mod tests {
         let policy = Policy::load(&[]).unwrap();
         let known = policy.categories();
         let roles = Roles::load(&Source { name: "roles.yaml", text: FILE }, Known::Only(&known)).unwrap();
-        InForce { digest: policy.digest(), policy, roles: Some(roles) }
+        InForce { digest: policy.digest(), policy, roles: Some(roles), sigma: None }
     }
 
     fn config() -> Config {

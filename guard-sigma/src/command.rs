@@ -39,7 +39,13 @@ impl<'a> Command<'a> {
             }
         }
         let line = String::from_utf8_lossy(&bytes).into_owned();
-        Self { image: String::from_utf8_lossy(image), line, folder: String::from_utf8_lossy(folder), user, parent: None }
+        Self {
+            image: String::from_utf8_lossy(image),
+            line,
+            folder: String::from_utf8_lossy(folder),
+            user,
+            parent: None,
+        }
     }
 
     /// The file that the parent runs, where it is known.
@@ -79,6 +85,10 @@ impl Event for Command<'_> {
     }
 
     fn to_json(&self) -> Value {
-        FIELDS.iter().filter_map(|name| Some(((*name).to_owned(), json!(self.field(name)?)))).collect::<serde_json::Map<_, _>>().into()
+        FIELDS
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), json!(self.field(name)?))))
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 }

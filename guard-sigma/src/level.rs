@@ -1,7 +1,8 @@
 //! How grave a match is, and what that adds to the risk.
 
 /// Levels of Sigma; a rule without one counts as low.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Level {
     /// For information.
     Informational,

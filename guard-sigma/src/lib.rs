@@ -156,7 +156,11 @@ fn usable(rule: &SigmaRule) -> Result<(), String> {
     let fields = RuleFieldSet::collect(&one, &[], false);
     let needed = fields.iter().filter(|(_, origin)| origin.sources.contains(&FieldSource::Detection));
     let lacking: Vec<&str> = needed.map(|(name, _)| name).filter(|name| !command::FIELDS.contains(name)).collect();
-    if lacking.is_empty() { Ok(()) } else { Err(format!("needs {}, which is not known of an exec", lacking.join(", "))) }
+    if lacking.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("needs {}, which is not known of an exec", lacking.join(", ")))
+    }
 }
 
 #[cfg(test)]

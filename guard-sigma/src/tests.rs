@@ -36,7 +36,9 @@ fn what_cannot_be_matched_is_set_aside_with_its_reason() {
     let rules = rules(&[&other, &windows, &lacking, &long, "title: x\n", "{", "- a\n- b\n", ""]);
     assert_eq!(rules.count(), 0);
     let why: Vec<&str> = rules.set_aside().iter().map(|a| a.why.as_str()).collect();
-    for (at, text) in ["about network_connection", "for windows", "needs ParentCommandLine", "longer than"].iter().enumerate() {
+    for (at, text) in
+        ["about network_connection", "for windows", "needs ParentCommandLine", "longer than"].iter().enumerate()
+    {
         assert!(why[at].contains(text), "{why:?}");
     }
     assert!(why.len() >= 6, "{why:?}");

@@ -13,9 +13,10 @@ use crate::{build, host};
 const ROOMS: [(&str, &[&str]); 9] = [
     ("guard-common", &[]),
     ("guard-policy", &[]),
+    ("guard-sigma", &[]),
     ("guard-log", &[]),
     ("guard-proto", &[]),
-    ("guard-agent", &["guard-common", "guard-policy", "guard-log", "guard-proto"]),
+    ("guard-agent", &["guard-common", "guard-policy", "guard-sigma", "guard-log", "guard-proto"]),
     ("guard-collector", &["guard-log", "guard-policy", "guard-proto"]),
     ("guardctl", &["guard-policy", "guard-log", "guard-proto"]),
     ("guard-tests", &[]),

@@ -51,7 +51,8 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         Body::PolicyLoaded(b) => (
             "policy_loaded",
             json!({"digest": b.digest, "source": b.source, "rules": b.rules, "refused": b.refused, "error": b.error,
-                "roles_digest": some(&b.roles_digest), "roles_source": some(&b.roles_source)}),
+                "roles_digest": some(&b.roles_digest), "roles_source": some(&b.roles_source),
+                "sigma_rules": b.sigma_rules, "sigma_set_aside": b.sigma_set_aside, "sigma_digest": some(&b.sigma_digest)}),
         ),
         Body::CollectorStart(b) => (
             "collector_start",
