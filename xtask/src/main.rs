@@ -53,7 +53,7 @@ enum Command {
     Check,
     /// Measures the figures of docs/performance.md in a guest.
     Bench(bench::BenchArgs),
-    /// Holds the log to programs that others wrote: a witness.
+    /// Holds the log to programs that others wrote: a witness, Tessera's fsck, Go's x/mod.
     Interop,
     /// Long runs: many power cuts, scenarios again and again.
     Soak(soak::SoakArgs),
