@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use crate::collector::Tools;
-use crate::{build, host, interop, kernels, vm};
+use crate::{build, fuzz, host, interop, kernels, vm};
 
 mod guests;
 pub mod powercut;
@@ -75,6 +75,11 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     };
     if args.kernels.is_empty() {
         note("unit and integration tests", units::run(filter)?, &mut all);
+        if "fuzz_briefly".contains(filter) {
+            let mut tally = Tally::default();
+            tally.add("fuzz_briefly", fuzz::briefly());
+            note("fuzz targets", tally, &mut all);
+        }
         let others = programs_of_others(filter);
         if others.passed > 0 || !others.failed.is_empty() {
             note("programs of others", others, &mut all);
