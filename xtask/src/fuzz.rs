@@ -124,7 +124,7 @@ fn why(said: &str, output: &Path, name: &str) -> String {
     let panic = lines.iter().rposition(|line| line.starts_with("panicked at") && !line.contains("/rustc/"));
     let from = panic.or_else(|| lines.iter().position(|line| line.contains("ERROR: libFuzzer"))).unwrap_or_default();
     let last = lines.iter().skip(from).take(2).copied().collect::<Vec<_>>().join(" ");
-    let input = said.lines().filter_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path).last();
+    let input = lines.iter().rev().find_map(|line| line.split_once("Test unit written to ")).map(|(_, path)| path);
     format!(
         "{last}; input: {}; all it said: {}; put the input into fuzz/inputs/{name} when it is mended",
         input.unwrap_or("none was written"),
