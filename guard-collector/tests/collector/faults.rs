@@ -129,9 +129,7 @@ async fn catches_up(world: &World) -> bool {
 async fn all(faults: &[Fault]) -> Vec<(Fault, Outcome)> {
     let mut outcomes = Vec::new();
     for fault in faults {
-        let outcome = suffer(*fault).await;
-        println!("{fault:?}: {outcome:?}");
-        outcomes.push((*fault, outcome));
+        outcomes.push((*fault, suffer(*fault).await));
     }
     outcomes
 }
