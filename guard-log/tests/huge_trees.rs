@@ -1,5 +1,11 @@
 //! Proofs over trees of any size up to 2^62, right and changed: what we take, `tlog_tiles` takes, and the other way round.
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, reason = "helpers of tests may panic as tests do")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests may panic as tests do"
+)]
 
 use guard_log::tree::{
     Hash, ProofError, consistency_proof, inclusion_proof, leaf_hash, node_hash, root, verify_consistency,

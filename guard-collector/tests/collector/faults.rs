@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guard_proto::v1::StatusRequest;
 use tonic::Code;
@@ -90,7 +90,9 @@ async fn suffer(fault: Fault) -> Outcome {
             break;
         }
     }
-    let caught_up = world.runs() && catches_up(&world).await;
+    // What fails once may fail once on each thread that comes to it; what fails for good needs no long wait.
+    let patience = Duration::from_secs(if fault.when.ends_with('+') { 1 } else { 10 });
+    let caught_up = world.runs() && catches_up(&world, patience).await;
     drop((ship, node));
     world.kill();
     let _ = strace.wait();
@@ -105,7 +107,7 @@ async fn suffer(fault: Fault) -> Outcome {
     host.ship(&node).await;
     let logged: Vec<_> = world.records().await.into_iter().filter(|r| r.header().host == host.id).collect();
     assert_eq!(logged, host.records, "{fault:?}");
-    assert!(catches_up(&world).await, "{fault:?}: not published after the restart");
+    assert!(catches_up(&world, Duration::from_secs(10)).await, "{fault:?}: not published after the restart");
     world.kill();
     let report = world.audit();
     assert!(report.is_ok(), "{fault:?}: {:?}", report.findings);
@@ -113,14 +115,17 @@ async fn suffer(fault: Fault) -> Outcome {
 }
 
 /// Whether the checkpoint reaches the log while the fault lasts. Who asks is answered or refused, and not kept waiting.
-async fn catches_up(world: &World) -> bool {
-    for _ in 0..15 {
+async fn catches_up(world: &World, patience: Duration) -> bool {
+    let end = Instant::now() + patience;
+    while Instant::now() < end {
         let status = async { world.control("admin").await.status(StatusRequest {}).await };
         let status = tokio::time::timeout(Duration::from_secs(20), status).await.expect("an answer");
-        if status.is_ok_and(|s| s.get_ref().log_size == s.get_ref().checkpoint_size) {
-            return true;
+        match status {
+            Ok(s) if s.get_ref().log_size == s.get_ref().checkpoint_size => return true,
+            // The log has failed, and says that only a restart helps.
+            Ok(_) if world.said().iter().any(|line| line.contains("restart the collector")) => return false,
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     false
 }
@@ -170,10 +175,13 @@ async fn a_publication_that_fails_costs_no_record() {
     ];
     for (fault, outcome) in all(&faults).await {
         assert_eq!(outcome.acked, (BEFORE + DURING) as u64, "{fault:?}: {outcome:?}");
-        let named = outcome.said.iter().any(|line| line.contains("/data/log"));
+        // What fails once may hit the index, which syncs and opens files too.
+        let once = !fault.when.ends_with('+');
+        let names = |line: &String| line.contains("/c/data/log") || line.contains("/c/lock/");
+        let named = outcome.said.iter().any(|line| names(line) || once && line.contains("the index"));
         assert!(named || outcome.failed == 0, "{fault:?}: {outcome:?}");
         // It is tried again, and stays wrong as long as the fault does.
-        assert_eq!(outcome.caught_up, !fault.when.ends_with('+'), "{fault:?}: {outcome:?}");
+        assert_eq!(outcome.caught_up, once, "{fault:?}: {outcome:?}");
     }
 }
 

@@ -93,6 +93,7 @@ impl World {
             said.push_str(&line);
         };
         // A full pipe would stop the collector.
+        self.said = Arc::default();
         let said = Arc::clone(&self.said);
         std::thread::spawn(move || {
             let keep = |line| said.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -101,7 +102,7 @@ impl World {
         self.server = Some(child);
     }
 
-    /// What it said since it listens, of all its runs.
+    /// What it said in its last run since it listens.
     pub fn said(&self) -> Vec<String> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
