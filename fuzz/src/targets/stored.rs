@@ -153,7 +153,7 @@ impl Public {
 pub fn public(data: &[u8]) {
     let Some((public, head)) = Public::of(data) else { return };
     let key = seeds::signer().verifier();
-    let audited = audit(&public, &key, &AuditOptions { previous: None }, &mut |_, _| {});
+    let audited = audit(&public, &key, &AuditOptions::default(), &mut |_, _| {});
     let records = tiles::decode_entries(&public.bundle, public.width);
     let records = records.is_ok_and(|all| all.iter().all(|entry| Record::parse(entry.to_vec()).is_ok()));
     // Right is only what is whole in every part, and an audit that calls it right has read all of it.
