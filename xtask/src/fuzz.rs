@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use crate::{build, host};
+use crate::{apt, build, host};
 
 /// What cargo-fuzz passes too: counters and tables of edges, comparisons reported.
 const INSTRUMENTED: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -70,6 +70,11 @@ struct Fuzzer {
 
 impl Fuzzer {
     fn build(features: &[&str]) -> Result<Self> {
+        // libFuzzer is C++.
+        if !host::has("c++") {
+            let suite = apt::host_suite()?;
+            apt::Suites::open(&[&suite])?.install(&suite, &["g++"])?;
+        }
         host::say("building the fuzz targets");
         let folder = host::target().join("fuzz");
         let triple = triple()?;
