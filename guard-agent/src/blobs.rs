@@ -71,6 +71,23 @@ struct Held {
 }
 
 impl Held {
+    /// What is in the folder, without what was not finished.
+    fn of(dir: &Path) -> io::Result<Self> {
+        frame::make_dir(dir)?;
+        let mut held = Self::default();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            match id_of(&entry.file_name().to_string_lossy()) {
+                Some(id) => {
+                    held.all.insert(id, Waiting { bytes: entry.metadata()?.len(), session: SessionId::NONE });
+                    held.left.push(id);
+                }
+                None => fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(held)
+    }
+
     /// Whether so much more of a session fits; the error says what to do.
     fn check(&self, session: SessionId, bytes: u64, room: Room) -> Result<(), &'static str> {
         let taken: u64 = self.all.values().map(|w| w.bytes).sum();
@@ -90,18 +107,7 @@ impl Blobs {
     /// Opens the folder, and forgets what was not finished. `start` is the next record's number.
     pub fn open(journal: &Path, room: Room, start: u64) -> io::Result<Self> {
         let dir = journal.join(FOLDER);
-        fs::create_dir_all(&dir)?;
-        let mut held = Held::default();
-        for entry in fs::read_dir(&dir)? {
-            let entry = entry?;
-            match id_of(&entry.file_name().to_string_lossy()) {
-                Some(id) => {
-                    held.all.insert(id, Waiting { bytes: entry.metadata()?.len(), session: SessionId::NONE });
-                    held.left.push(id);
-                }
-                None => fs::remove_file(entry.path())?,
-            }
-        }
+        let held = Held::of(&dir).map_err(named(&dir))?;
         Ok(Self { dir, room, start, held: Mutex::new(held) })
     }
 
@@ -125,7 +131,7 @@ impl Blobs {
             fits.map_err(|why| io::Error::new(io::ErrorKind::StorageFull, why))?;
             held.all.insert(id, Waiting { bytes, session });
         }
-        self.write(&id, &content).inspect_err(|_| self.forget(&id))?;
+        self.write(&id, &content).inspect_err(|_| self.forget(&id)).map_err(named(&self.path(&id)))?;
         Ok(id)
     }
 
@@ -172,8 +178,7 @@ impl Blobs {
         let Some(id) = named_by(record).filter(|id| self.held().all.contains_key(id)) else { return Ok(None) };
         self.held().sent.entry(record.header().seq).or_default().push(id);
         let path = self.path(&id);
-        let content = read_bounded(&path, BLOB_MAX as u64)
-            .map_err(|e| io::Error::new(e.kind(), format!("blob {}: {e}", path.display())))?;
+        let content = read_bounded(&path, BLOB_MAX as u64).map_err(named(&path))?;
         if Sha256::digest(&content).as_slice() != id {
             return Err(io::Error::other(format!("blob {}: is not what its name says", path.display())));
         }
@@ -211,6 +216,11 @@ impl Blobs {
             _ => {}
         }
     }
+}
+
+/// The error says which file.
+fn named(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("blob {}: {e}", path.display()))
 }
 
 fn id_of(name: &str) -> Option<BlobId> {
@@ -316,6 +326,9 @@ impl DigestKey {
         Sha256::new_with_prefix(b"guard salt v1").chain_update(self.0).chain_update(session).finalize().into()
     }
 }
+
+#[cfg(test)]
+mod faults;
 
 #[cfg(test)]
 mod tests {

@@ -23,6 +23,8 @@ mod callers;
 mod crash;
 #[path = "collector/decisions.rs"]
 mod decisions;
+#[path = "collector/faults.rs"]
+mod faults;
 #[path = "collector/growth.rs"]
 mod growth;
 #[path = "collector/retention.rs"]

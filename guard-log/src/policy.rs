@@ -90,17 +90,21 @@ impl Policy {
         if bytes.iter().any(|byte| byte.is_ascii_control() && !b"\t\n".contains(byte)) {
             return Err(PolicyError::File("it has control characters other than tab and line feed"));
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| PolicyError::File("it is not UTF-8"))?;
-        if !text.is_empty() && !text.ends_with('\n') {
+        if !bytes.is_empty() && !bytes.ends_with(b"\n") {
             return Err(PolicyError::File("its last line does not end with a line feed"));
         }
         let mut reading = Reading::default();
-        for (number, line) in (1..).zip(text.lines()) {
-            let words: Vec<&str> = line.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
-            if words.first().is_none_or(|word| word.starts_with('#')) {
+        for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+            // The format lets comments be of any bytes; names that people shall read are text here.
+            if line.trim_ascii_start().starts_with(b"#") {
                 continue;
             }
-            reading.line(&words).map_err(|why| PolicyError::Line { line: number, why })?;
+            let wrong = |why| PolicyError::Line { line: number, why };
+            let text = std::str::from_utf8(line).map_err(|_| wrong("it is not UTF-8".to_owned()))?;
+            let words: Vec<&str> = text.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
+            if !words.is_empty() {
+                reading.line(&words).map_err(wrong)?;
+            }
         }
         let quorum = reading.quorum.ok_or(PolicyError::File("it has no `quorum` line"))?;
         Ok(Self { logs: reading.logs, witnesses: reading.witnesses, rules: reading.rules, quorum })
@@ -318,6 +322,15 @@ mod tests {
         assert!(matches!(policy.open(note(&stranger, &[0, 1, 3]).as_bytes()), Err(PolicyError::Checkpoint(_))));
         let none = Policy::parse(format!("log {}\nquorum none\n", log.vkey()).as_bytes()).unwrap();
         assert!(none.open(note(&log, &[]).as_bytes()).unwrap().quorum);
+    }
+
+    #[test]
+    fn comments_may_be_of_any_bytes_and_names_are_text() {
+        let log = Signer::generate("log.test").unwrap();
+        let latin = [b"\t# J\xf6rg\n".as_slice(), example(&log).as_bytes()].concat();
+        assert_eq!(Policy::parse(&latin).unwrap().witnesses().len(), 6);
+        let named = [b"group J\xf6rg any X1\n".as_slice(), example(&log).as_bytes()].concat();
+        assert!(Policy::parse(&named).unwrap_err().to_string().contains("line 1: it is not UTF-8"));
     }
 
     #[test]

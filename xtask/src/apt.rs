@@ -74,10 +74,21 @@ impl Suites {
         Ok(text.lines().filter_map(|line| line.split('|').nth(1)).map(|v| v.trim().to_owned()).collect())
     }
 
+    /// What a package depends on by itself.
+    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let text = host::output(self.apt("apt-cache").args(["depends", "--important", package]))?;
+        Ok(text.lines().filter_map(|l| l.trim().strip_prefix("Depends: ")).map(str::to_owned).collect())
+    }
+
     /// Downloads one package (`name` or `name=version`) and unpacks it into `into`.
     pub fn unpack(&self, package: &str, into: &Path) -> Result<()> {
+        self.unpack_all(&[package], into)
+    }
+
+    /// The same with several packages, and no others.
+    pub fn unpack_all(&self, packages: &[&str], into: &Path) -> Result<()> {
         let dir = tempfile::tempdir()?;
-        host::run_quiet(self.apt("apt-get").args(["-qq", "download", package]).current_dir(dir.path()))?;
+        host::run_quiet(self.apt("apt-get").args(["-qq", "download"]).args(packages).current_dir(dir.path()))?;
         for file in std::fs::read_dir(dir.path())? {
             unpack_deb(&file?.path(), into)?;
         }

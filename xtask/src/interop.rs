@@ -1,6 +1,7 @@
-//! The log against programs that others wrote: `litewitness`, a C2SP witness, cosigns it and refuses a rollback.
+//! The log against programs that others wrote: `litewitness`, a C2SP witness, cosigns it and refuses a rollback; Tessera's
+//! `fsck` and Go's `x/mod` ([`outsiders`]) read it and notice what was changed.
 //!
-//! It runs here, on loopback, with the collector as it ships. The witness comes from Debian's package, unpacked into the cache,
+//! It runs here, on loopback, with the collector as it ships. The programs come from Debian's packages, unpacked into the cache,
 //! never installed. Fails: with what the other program, or Guard about it, said.
 
 use std::io::{BufRead, BufReader};
@@ -14,8 +15,14 @@ use serde_json::Value;
 use crate::collector::{Collector, Tools};
 use crate::{apt, build, host};
 
-/// Suite and package of the witness.
+mod go;
+mod outsiders;
+
+pub use outsiders::outsiders;
+
+/// Suite of all of them.
 const SUITE: &str = "sid";
+/// Package of the witness.
 const PACKAGE: &str = "torchwood";
 /// Records of one step.
 const RECORDS: u64 = 2_000;
@@ -24,7 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Runs all of it, by itself.
 pub fn command() -> Result<u8> {
     build::all()?;
-    witness(&Tools::debug()?)?;
+    let tools = Tools::debug()?;
+    witness(&tools)?;
+    outsiders(&tools)?;
     host::say("interop: ok");
     Ok(0)
 }

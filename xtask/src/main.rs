@@ -23,6 +23,7 @@ mod collector;
 mod cpio;
 mod demo;
 mod features;
+mod fuzz;
 mod guest;
 mod host;
 mod interop;
@@ -53,8 +54,10 @@ enum Command {
     Check,
     /// Measures the figures of docs/performance.md in a guest.
     Bench(bench::BenchArgs),
-    /// Holds the log to programs that others wrote: a witness.
+    /// Holds the log to programs that others wrote: a witness, Tessera's fsck, Go's x/mod.
     Interop,
+    /// Feeds whatever reads bytes of others with what libFuzzer makes up.
+    Fuzz(fuzz::FuzzArgs),
     /// Long runs: many power cuts, scenarios again and again.
     Soak(soak::SoakArgs),
 }
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<u8> {
         Command::Check => check::all().map(|()| 0),
         Command::Bench(args) => bench::command(&args),
         Command::Interop => interop::command(),
+        Command::Fuzz(args) => fuzz::command(&args),
         Command::Soak(args) => soak::command(&args),
     }
 }

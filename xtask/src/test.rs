@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use crate::collector::Tools;
-use crate::{build, host, interop, kernels, vm};
+use crate::{build, fuzz, host, interop, kernels, vm};
 
 mod guests;
 pub mod powercut;
@@ -75,10 +75,14 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     };
     if args.kernels.is_empty() {
         note("unit and integration tests", units::run(filter)?, &mut all);
-        if "interop_witness".contains(filter) {
+        if "fuzz_briefly".contains(filter) {
             let mut tally = Tally::default();
-            tally.add("interop_witness", Tools::debug().and_then(|tools| interop::witness(&tools)));
-            note("programs of others", tally, &mut all);
+            tally.add("fuzz_briefly", fuzz::briefly());
+            note("fuzz targets", tally, &mut all);
+        }
+        let others = programs_of_others(filter);
+        if others.passed > 0 || !others.failed.is_empty() {
+            note("programs of others", others, &mut all);
         }
     }
     let scenarios = guests::matching(filter)?;
@@ -105,6 +109,16 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     host::say(&format!("test: {} s", started.elapsed().as_secs()));
     println!("{} passed, {} failed", all.passed, all.failed.len());
     Ok(u8::from(!all.failed.is_empty()))
+}
+
+fn programs_of_others(filter: &str) -> Tally {
+    type Test = (&'static str, fn(&Tools) -> Result<()>);
+    const TESTS: [Test; 2] = [("interop_witness", interop::witness), ("interop_outsiders", interop::outsiders)];
+    let mut tally = Tally::default();
+    for (name, test) in TESTS.into_iter().filter(|(name, _)| name.contains(filter)) {
+        tally.add(name, Tools::debug().and_then(|tools| test(&tools)));
+    }
+    tally
 }
 
 /// What runs on a kernel.

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use guard_log::record::Record;
@@ -29,6 +30,7 @@ pub struct World {
     folder: TempDir,
     server: Option<Child>,
     address: String,
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 impl World {
@@ -41,7 +43,7 @@ impl World {
 
     pub fn stopped() -> World {
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
-        let world = World { folder, server: None, address: String::new() };
+        let world = World { folder, server: None, address: String::new(), said: Arc::default() };
         let dir = world.path("c");
         let made = command(&["init", "--dir", dir.to_str().expect("UTF-8"), "--name", "box"]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -91,8 +93,23 @@ impl World {
             said.push_str(&line);
         };
         // A full pipe would stop the collector.
-        std::thread::spawn(move || lines.for_each(drop));
+        self.said = Arc::default();
+        let said = Arc::clone(&self.said);
+        std::thread::spawn(move || {
+            let keep = |line| said.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            lines.map_while(Result::ok).for_each(keep);
+        });
         self.server = Some(child);
+    }
+
+    /// What it said in its last run since it listens.
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it still runs; one that has ended by itself is then gone.
+    pub fn runs(&mut self) -> bool {
+        self.server.as_mut().is_some_and(|child| child.try_wait().expect("waited").is_none())
     }
 
     /// Starts it and kills it so long afterwards, wherever it is by then.

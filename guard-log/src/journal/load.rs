@@ -25,6 +25,8 @@ pub(super) fn take_lock(dir: &Path) -> Result<File, JournalError> {
 
 /// Longest epoch or cursor file that is taken for one.
 const SMALL: u64 = 100;
+/// More numbers than a journal can give away; a file that says otherwise was made by somebody else, and counting on would end.
+const NUMBERS: u64 = 1 << 63;
 /// The file that names this life.
 const EPOCH: &str = "epoch";
 /// The file that says how far the collector acknowledged, in which life.
@@ -175,7 +177,8 @@ fn load_segment(
         if header.seq != expected || header.epoch != inner.epoch || !chained {
             return Ok(false);
         }
-        expected += 1;
+        let Some(next) = expected.checked_add(1).filter(|next| *next < NUMBERS) else { return Ok(false) };
+        expected = next;
         inner.last_digest = record.digest();
         if header.seq >= inner.acked_next {
             inner.shares.charge(header.session, header.seq, (record.bytes().len() + frame::HEAD) as u64);

@@ -93,10 +93,22 @@ pub fn examine(dir: &Path, each: &mut dyn FnMut(&Record) -> bool) -> Result<Exam
         }
     }
     quarantines(dir, &mut found)?;
+    let acked = found.acked_next_seq;
+    if let Some(first) = firsts.first() {
+        found.next_seq = *first;
+        if *first > acked {
+            let detail = format!("records {acked} to {} are neither here nor acknowledged", first - 1);
+            found.flaw("missing", &segment_path(dir, *first), 0, detail);
+        }
+    }
     for (place, first) in firsts.iter().enumerate() {
         if !segment(dir, *first, place + 1 == firsts.len(), &mut found, each)? {
-            break;
+            return Ok(found);
         }
+    }
+    if found.next_seq < acked {
+        let detail = format!("everything below {acked} was acknowledged, the segments end at {}", found.next_seq);
+        found.flaw("missing", dir, 0, detail);
     }
     Ok(found)
 }
@@ -137,8 +149,8 @@ fn segment(
 ) -> Result<bool, JournalError> {
     let path = segment_path(dir, first);
     let bytes = read(&path)?;
-    if found.first_seq.is_some() && first != found.next_seq {
-        let detail = format!("it begins with record {first}, the segment before ends at {}", found.next_seq);
+    if first != found.next_seq {
+        let detail = format!("its name says record {first}, the segment before ends at {}", found.next_seq);
         found.flaw("missing", &path, 0, detail);
         (found.next_seq, found.last) = (first, None);
     }
@@ -178,9 +190,7 @@ fn take(path: &Path, at: usize, record: &Record, found: &mut Examined) {
             format!("record {} is of host {}, epoch {}", header.seq, header.host, header.epoch),
         );
     }
-    if found.first_seq.is_none() {
-        (found.first_seq, found.next_seq) = (Some(header.seq), header.seq);
-    }
+    found.first_seq.get_or_insert(header.seq);
     if header.seq != found.next_seq {
         found.flaw("missing", path, at, format!("record {} follows, expected {}", header.seq, found.next_seq));
     } else if found.last.is_some_and(|last| last != header.prev) {
@@ -240,9 +250,16 @@ mod tests {
     #[test]
     fn every_flaw_is_named_with_its_file_and_nothing_is_mended() {
         type Hurt = fn(&Path);
-        let cases: [(&str, Hurt); 5] = [
+        let cases: [(&str, Hurt); 8] = [
             ("damaged", |dir| flip(&segments(dir)[1], 40)),
             ("missing", |dir| std::fs::remove_file(&segments(dir)[1]).unwrap()),
+            // Of the first segment nothing but its name says what it began with.
+            ("missing", |dir| std::fs::rename(&segments(dir)[1], &segments(dir)[0]).unwrap()),
+            ("missing", |dir| std::fs::remove_file(&segments(dir)[0]).unwrap()),
+            ("missing", |dir| {
+                let epoch = std::fs::read_to_string(dir.join("epoch")).unwrap();
+                std::fs::write(dir.join("acked"), format!("61 {epoch}")).unwrap();
+            }),
             ("torn_tail", |dir| {
                 let path = segments(dir).pop().unwrap();
                 let mut bytes = std::fs::read(&path).unwrap();

@@ -244,3 +244,34 @@ fn acknowledgements_from_many_threads_never_take_the_cursor_back() {
     assert_eq!(whats(&report), [""; 0]);
     assert!(journal.state().acked_next_seq > first, "{} and {first}", journal.state().acked_next_seq);
 }
+
+#[test]
+fn a_number_after_which_there_is_none_is_set_aside_as_damage() {
+    for seq in [u64::MAX, u64::MAX - 1, (1 << 63) - 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let epoch = filled(dir.path(), 1);
+        for path in segments(dir.path()) {
+            std::fs::remove_file(path).unwrap();
+        }
+        let header = Header {
+            version: 1,
+            kind: Kind::EXEC,
+            host: HostId([9; 16]),
+            epoch,
+            seq,
+            prev: [0; 32],
+            boot_ns: 0,
+            wall_unix_ns: 0,
+            session: SessionId::NONE,
+        };
+        let record = Record::seal(&header, b"far").unwrap();
+        let payload = [&(record.bytes().len() as u32).to_le_bytes(), record.bytes().as_ref()].concat();
+        let mut segment = Vec::new();
+        frame::put(&mut segment, &payload);
+        std::fs::write(segment_path(dir.path(), seq), segment).unwrap();
+        let (journal, report) = open(dir.path());
+        assert_eq!(whats(&report), ["missing", "quarantined"], "{seq}");
+        fill(&journal, 2);
+        assert_eq!(journal.state().next_seq, 2);
+    }
+}
