@@ -274,7 +274,7 @@ fn read(path: &Path, store: &Store) -> Result<Policy, String> {
     let policy = Policy::parse(text.as_bytes()).map_err(|e| e.to_string())?;
     let own = store.vkey();
     match policy.log(store.origin()) {
-        Some(log) if log.vkey() == own => {}
+        Some(log) if store.signing_vkeys().contains(&log.vkey()) => {}
         Some(_) => return Err(format!("it has another key for this log; the line is `log {own}`")),
         None => return Err(format!("it does not name this log; add `log {own}`")),
     }
