@@ -217,8 +217,9 @@ fn take_over(config: &Config, succession: &Succession) -> Result<()> {
 
 /// Step 3: the first record, its receipt, the index.
 fn carry_out(config: &Config, succession: &Succession, body: LogSucceeded) -> Result<()> {
-    let Statement { new, begins, .. } = &succession.statement;
-    let (store, _) = Store::open(config.store.clone(), keys::signers(config)?).map_err(internal)?;
+    let Statement { new, begins, old, .. } = &succession.statement;
+    let opened = Store::open_successor(config.store.clone(), keys::signers(config)?, old);
+    let (store, _) = opened.map_err(internal)?;
     let ledger = Ledger::open(store, config.store.dir.join(SNAPSHOT)).map_err(internal)?;
     let store = ledger.store();
     // Nothing else could append meanwhile: what is there is this record.

@@ -317,14 +317,37 @@ pub struct Trusted<'a> {
 }
 
 impl Trusted<'_> {
-    /// Opens a head; that of a key that is not reached is told with the reason why not.
-    pub fn open(&self, note: &[u8]) -> Result<Checkpoint, TrustError> {
-        match (Checkpoint::open_any(note, &self.keys), &self.stopped) {
-            (Ok(head), _) => Ok(head),
-            (Err(_), Some(stopped)) => Err(TrustError::Stopped(stopped.to_string())),
-            (Err(error), None) => Err(error.into()),
+    /// Opens a head, and says which of the keys signed it, the newest if several did. That of a key that is not reached is told
+    /// with the reason why not.
+    pub fn open(&self, note: &[u8]) -> Result<(Checkpoint, Verifier), TrustError> {
+        let mut first = None;
+        for key in self.keys.iter().rev() {
+            match Checkpoint::open(note, key) {
+                Ok(head) => return Ok((head, key.clone())),
+                Err(error) => drop(first.get_or_insert(error)),
+            }
+        }
+        match (&self.stopped, first) {
+            (Some(stopped), _) => Err(TrustError::Stopped(stopped.to_string())),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Err(CheckpointError::Line("no key is known to check it with").into()),
         }
     }
+}
+
+/// The key that signed a source's head, for someone who trusts `key` and, if named, `admin`.
+pub fn signer_of(
+    source: &dyn Source,
+    key: &Verifier,
+    admin: Option<&Verifier>,
+    note: &[u8],
+) -> Result<(Checkpoint, Verifier), TrustError> {
+    // Most often nothing changed, and then nothing else need be right.
+    if let Ok(head) = Checkpoint::open(note, key) {
+        return Ok((head, key.clone()));
+    }
+    let changes = Changes::fetch(source).map_err(|error| TrustError::Stopped(error.to_string()))?;
+    changes.trusted(key, admin).open(note)
 }
 
 /// Why a head is not believed.

@@ -89,7 +89,11 @@ fn disagree(path: &Path, what: String, advice: &'static str) -> StoreError {
 }
 
 /// What the file says, if the tree confirms it and it leads to a key that signs now.
-pub(super) fn load(options: &StoreOptions, signing: &[Verifier], public: u64) -> Result<Changes, StoreError> {
+pub(super) fn load(
+    options: &StoreOptions,
+    (signing, old): (&[Verifier], Option<&Verifier>),
+    public: u64,
+) -> Result<Changes, StoreError> {
     let path = options.log().join(CHANGES);
     let Some(text) = read_limited(&path, FILE_MAX)? else { return Ok(Changes::default()) };
     let advice = "the file was changed, or is of another log; put the right copy back";
@@ -102,7 +106,7 @@ pub(super) fn load(options: &StoreOptions, signing: &[Verifier], public: u64) ->
         confirm(options, &path, step)?;
     }
     if let Some(last) = changes.steps().last().map(|step| step.change.new_key())
-        && !signing.contains(last)
+        && !signing.iter().chain(old).any(|key| key == last)
     {
         let what = format!("says that the log's key is now {}, which is not among the keys that sign", last.vkey());
         return Err(disagree(&path, what, "put the file of that key back beside `log.key`"));

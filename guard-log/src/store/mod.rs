@@ -188,7 +188,23 @@ impl Store {
 
     /// Opens a log, completes what a crash cut short, and starts its writer.
     pub fn open(options: StoreOptions, signers: impl Into<Signers>) -> Result<(Self, StoreReport), StoreError> {
-        let signers: Signers = signers.into();
+        Self::open_after(options, signers.into(), None)
+    }
+
+    /// Opens a successor whose first record is not written yet: its changes still end with the key of the log before.
+    pub fn open_successor(
+        options: StoreOptions,
+        signers: impl Into<Signers>,
+        old: &Verifier,
+    ) -> Result<(Self, StoreReport), StoreError> {
+        Self::open_after(options, signers.into(), Some(old))
+    }
+
+    fn open_after(
+        options: StoreOptions,
+        signers: Signers,
+        old: Option<&Verifier>,
+    ) -> Result<(Self, StoreReport), StoreError> {
         let wal_dir = options.wal();
         if !wal_dir.is_dir() {
             return Err(StoreError::Missing(wal_dir));
@@ -199,7 +215,7 @@ impl Store {
         let name = (signers.name().to_owned(), signing.last().map(Verifier::vkey).unwrap_or_default());
         let publisher = Publisher::open(options.log(), Lock::open(&options.lock)?, signers)?;
         let (public_size, note) = publisher.public();
-        let changes = changes::load(&options, &signing, public_size)?;
+        let changes = changes::load(&options, (&signing, old), public_size)?;
         let mut verifiers: Vec<Verifier> = changes.keys().filter(|key| !signing.contains(key)).cloned().collect();
         verifiers.extend(signing.iter().cloned());
         let public = (public_size, note.to_owned());

@@ -111,6 +111,11 @@ impl LogDir {
         Ok(Self { root, tree, form: Form::Store })
     }
 
+    /// The public tree.
+    pub fn tree(&self) -> &Folder {
+        &self.tree
+    }
+
     /// The checkpoint as it lies there, to choose a key by.
     pub fn note(&self) -> io::Result<Option<Vec<u8>>> {
         self.tree.read(CHECKPOINT, NOTE_MAX as u64)
@@ -158,7 +163,8 @@ impl LogDir {
     ) -> (Vec<HostReport>, Findings) {
         let lock = lock::read(&self.root, options.lock.as_deref(), &mut findings);
         facts.lock = lock.is_some();
-        let previous = options.previous.as_ref();
+        let previous = trust.previous(options.previous.clone(), head, &mut findings);
+        let previous = previous.as_ref();
         // A tolerant source never fails: what it could not read it tells at the end.
         let Ok(mut walk) = Walk::open(source, head, previous, findings, each) else {
             return (Vec::new(), Findings::default());

@@ -68,13 +68,14 @@ pub fn audit(
 ) -> Result<AuditReport, VerifyError> {
     let note = source.fetch(CHECKPOINT)?.ok_or(VerifyError::NoCheckpoint)?;
     let mut findings = Findings::default();
-    let trust = Trust::of(source, Some(verifier), options.admin.as_ref(), &mut findings)?;
-    let checkpoint = trust.open(&note)?;
+    let trust = Trust::of(source, verifier, options.admin.as_ref(), &mut findings)?;
+    let (checkpoint, signed_by) = trust.signer(&note)?;
+    let previous = trust.previous(options.previous.clone(), &checkpoint, &mut findings);
     let mut each = |_: u64, _: &Record| {};
-    let mut walk = Walk::open(source, &checkpoint, options.previous.as_ref(), findings, &mut each)?;
+    let mut walk = Walk::open(source, &checkpoint, previous.as_ref(), findings, &mut each)?;
     walk.trust = trust;
     walk.published(progress)?;
     let entries = walk.entries;
     let (hosts, findings) = walk.finish();
-    Ok(AuditReport { checkpoint, note, entries, hosts, findings: findings.finish() })
+    Ok(AuditReport { checkpoint, note, signed_by, entries, hosts, findings: findings.finish() })
 }

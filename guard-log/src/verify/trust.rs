@@ -6,7 +6,7 @@
 use super::report::Findings;
 use super::{Source, SourceError};
 use crate::changes::{Change, ChangeError, Changes, TrustError};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::note::Verifier;
 use crate::record::Record;
 use crate::tiles::CHANGES;
@@ -25,9 +25,9 @@ pub(super) struct Trust {
 
 impl Trust {
     /// Reads the source's file.
-    pub(super) fn of(
+    pub(super) fn of<'a>(
         source: &dyn Source,
-        key: Option<&Verifier>,
+        key: impl Into<Option<&'a Verifier>>,
         admin: Option<&Verifier>,
         findings: &mut Findings,
     ) -> Result<Self, SourceError> {
@@ -40,13 +40,51 @@ impl Trust {
             }
         };
         let expected = changes.steps().iter().map(|step| (step.leaf, step.hash)).collect();
-        Ok(Self { changes, key: key.cloned(), admin: admin.cloned(), expected })
+        Ok(Self { changes, key: key.into().cloned(), admin: admin.cloned(), expected })
     }
 
     /// Opens the head with the key or one that it leads to.
     pub(super) fn open(&self, note: &[u8]) -> Result<Checkpoint, TrustError> {
-        let Some(key) = &self.key else { return Ok(Checkpoint::open_unsigned(note)?) };
+        match &self.key {
+            Some(_) => self.signer(note).map(|(head, _)| head),
+            None => Ok(Checkpoint::open_unsigned(note)?),
+        }
+    }
+
+    /// The same, with the key that signed it; none did if none was given.
+    pub(super) fn signer(&self, note: &[u8]) -> Result<(Checkpoint, Verifier), TrustError> {
+        let none = CheckpointError::Line("no key is known to check it with");
+        let key = self.key.as_ref().ok_or(none)?;
         self.changes.trusted(key, self.admin.as_ref()).open(note)
+    }
+
+    /// An earlier head that was of a log which this one succeeds, as one of this log: as far as it was taken over.
+    pub(super) fn previous(
+        &self,
+        previous: Option<Checkpoint>,
+        head: &Checkpoint,
+        findings: &mut Findings,
+    ) -> Option<Checkpoint> {
+        let before = previous?;
+        let steps = self.changes.steps().iter();
+        let successions = steps.filter_map(|step| match &step.change {
+            Change::Succession(succession) => Some(&succession.statement),
+            Change::Rotation { .. } => None,
+        });
+        let mut after = successions.skip_while(|statement| statement.old.name() != before.origin).peekable();
+        if before.origin == head.origin || after.peek().is_none() {
+            return Some(before);
+        }
+        let taken_over = after.map(|statement| statement.begins).min().unwrap_or(0);
+        if before.size <= taken_over {
+            return Some(Checkpoint { origin: head.origin.clone(), ..before });
+        }
+        let detail = format!(
+            "of the log {} {} entries were verified earlier; the successor took over {taken_over}",
+            before.origin, before.size
+        );
+        findings.information("successor", CHANGES, detail);
+        None
     }
 
     /// Opens an earlier head of the same log: any key before counts too, if the one that was given is among them.

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use guard_log::checkpoint::Checkpoint;
+use guard_log::changes::signer_of;
 use guard_log::policy::{Cosigned, Policy};
 use guard_log::record::Record;
 use guard_log::verify::{
@@ -61,14 +61,17 @@ impl Audited {
             None => held.vkey.clone(),
         };
         let key = key::find(named.as_deref(), config, &state, &origin)?;
-        let head = key.as_ref().and_then(|key| Checkpoint::open(&note, &key.verifier).ok());
+        let admin = key::admin(args.admin_vkey.as_deref(), config)?;
+        let tree = dir.tree();
+        let head = key.as_ref().and_then(|key| signer_of(tree, &key.verifier, admin.as_ref(), &note).ok());
         let previous = match (&key, &head) {
-            (Some(key), Some(head)) => earlier(&state, key, head)?,
+            (Some(key), Some((head, _))) => earlier(&state, key, tree, head)?,
             _ => None,
         };
         let blobs = Blobs { max: BLOB_MAX as u64, said };
         let verifier = key.as_ref().map(|key| &key.verifier);
-        let mut report = dir.audit(&DirOptions { key: verifier, previous, lock: args.lock.clone(), blobs });
+        let mut report =
+            dir.audit(&DirOptions { key: verifier, admin: admin.as_ref(), previous, lock: args.lock.clone(), blobs });
         let cosigned = held.policy.as_ref().and_then(|policy| judge_cosignatures(policy, &dir, &note, &mut report));
         Ok(Audited { report, key_from: key.map(|key| key.from), cosigned })
     }
@@ -214,8 +217,8 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use guard_log::note::Signer;
     use guard_log::record::{Epoch, Header, HostId, SessionId};
+    use guard_log::signer::KeyFile;
     use guard_log::store::{Store, StoreOptions};
     use guard_proto::v1::{BlobErased, Exec, ExecFacts};
     use sha2::{Digest, Sha256};
@@ -265,7 +268,7 @@ mod tests {
             let at = |name: &str| dir.path().join(name);
             let (data, lock) = (at("data"), at("lock"));
             let options = StoreOptions { dir: data, lock, segment_bytes: 1 << 20, require_real_disk: false };
-            let signer = Signer::generate("guard.test/log").expect("key");
+            let signer = KeyFile::generate("guard.test/log").expect("key");
             let vkey = signer.vkey();
             Store::create(&options, &signer).expect("made");
             let (store, _) = Store::open(options, signer).expect("opened");
@@ -285,7 +288,13 @@ mod tests {
         }
 
         fn args(&self, dir: &str) -> AuditArgs {
-            AuditArgs { dir: self.at(dir), vkey: Some(self.vkey.clone()), policy: None, lock: Some(self.at("lock")) }
+            AuditArgs {
+                dir: self.at(dir),
+                vkey: Some(self.vkey.clone()),
+                admin_vkey: None,
+                policy: None,
+                lock: Some(self.at("lock")),
+            }
         }
 
         fn config(&self) -> Config {
@@ -346,7 +355,7 @@ mod tests {
         let text = copied.audit(&args).text(80, false);
         assert!(text.contains("signature not checked: no key given"), "{text}");
         assert_eq!(copied.exit(&args), Exit::Config);
-        let other = AuditArgs { vkey: Some(Signer::generate("guard.test/log").expect("key").vkey()), ..args };
+        let other = AuditArgs { vkey: Some(KeyFile::generate("guard.test/log").expect("key").vkey()), ..args };
         assert_eq!(copied.exit(&other), Exit::No);
     }
 
@@ -371,7 +380,7 @@ mod tests {
         assert_eq!(state(&audit(format!("log {}\nquorum none\n", copied.vkey))), PartState::Verified);
         for policy in [
             format!("log {}\nwitness w {witness}\nquorum w\n", copied.vkey),
-            format!("log {}\nquorum none\n", Signer::generate("x").expect("key").vkey()),
+            format!("log {}\nquorum none\n", KeyFile::generate("x").expect("key").vkey()),
         ] {
             let report = audit(policy);
             assert_eq!((report.parts[1].part, state(&report)), (Part::Cosignatures, PartState::Wrong));
