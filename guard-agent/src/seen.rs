@@ -305,8 +305,15 @@ fn refused(state: &mut State, note: &[u8], what: &'static str, detail: String) -
 
 #[cfg(test)]
 mod tests {
-    use guard_log::signer::KeyFile;
+    use guard_log::proof::{Nodes, Receipt, ReceiptError};
+    use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
+    use guard_log::signer::{KeyFile, Signers};
+    use guard_log::store::{Store, StoreOptions};
     use guard_log::tree::Frontier;
+    use guard_log::verify::Folder;
+    use guard_proto::v1::record_body::Body;
+    use guard_proto::v1::{Gap, KeyRotated, RecordBody};
+    use prost::Message;
 
     use super::*;
 
@@ -390,5 +397,151 @@ mod tests {
         // An operator who pins another key begins with another log.
         std::fs::write(dir.path().join(FILE), format!("{}\n{}", signer.vkey(), "x")).unwrap();
         assert_eq!(seen(dir.path(), &stranger).size(), 0);
+    }
+
+    /// A log of one key that a second one followed, as a welcome shows it.
+    struct Rotated {
+        old: KeyFile,
+        new: KeyFile,
+        dir: tempfile::TempDir,
+    }
+
+    impl Rotated {
+        fn new() -> Self {
+            let (old, new) = (KeyFile::generate("log.test").unwrap(), KeyFile::generate("log.test").unwrap());
+            let made = Self { old, new, dir: tempfile::tempdir().unwrap() };
+            Store::create(&made.options(), &made.old).unwrap();
+            let store = made.open(&[&made.old]);
+            made.append(&store, 5);
+            drop(store);
+            let store = made.open(&[&made.old, &made.new]);
+            let (old_vkey, new_vkey) = (made.old.vkey(), made.new.vkey());
+            let body = Body::KeyRotated(KeyRotated { what: "begun".into(), old_vkey, new_vkey });
+            made.say(&store, &body);
+            let (receipt, record) = Receipt::make(&made.folder(), &made.old.verifier(), 5).unwrap();
+            store.keep_change(receipt, record).unwrap();
+            drop(store);
+            made.append(&made.open(&[&made.new]), 3);
+            made
+        }
+
+        fn options(&self) -> StoreOptions {
+            let at = |name: &str| self.dir.path().join(name);
+            StoreOptions { dir: at("data"), lock: at("lock"), segment_bytes: 1 << 20, require_real_disk: false }
+        }
+
+        fn open(&self, keys: &[&KeyFile]) -> Store {
+            let again = |key: &KeyFile| KeyFile::from_skey(&key.skey()).unwrap();
+            let signers = Signers::from(again(keys[0]));
+            let signers = keys.get(1).map_or(signers.clone(), |next| signers.with_next(again(next)).unwrap());
+            Store::open(self.options(), signers).unwrap().0
+        }
+
+        fn say(&self, store: &Store, body: &Body) {
+            let header = Header {
+                version: 1,
+                kind: Kind(guard_proto::kind_number(body)),
+                host: HostId([1; 16]),
+                epoch: Epoch([2; 16]),
+                seq: store.size(),
+                prev: [0; 32],
+                boot_ns: 0,
+                wall_unix_ns: 0,
+                session: SessionId::NONE,
+            };
+            let bytes = RecordBody { body: Some(body.clone()) }.encode_to_vec();
+            store.append(vec![Record::seal(&header, &bytes).unwrap()]).unwrap().wait().unwrap();
+            store.publish().unwrap();
+        }
+
+        fn append(&self, store: &Store, count: usize) {
+            (0..count).for_each(|_| self.say(store, &Body::Gap(Gap::default())));
+        }
+
+        fn folder(&self) -> Folder {
+            Folder::open(&self.options().dir.join("log")).unwrap()
+        }
+
+        /// As the collector greets a host that has seen so much.
+        fn welcome(&self, seen: u64) -> ShipWelcome {
+            let store = self.open(&[&self.new]);
+            let (size, note) = store.published();
+            let grown = |old: u64| -> Vec<Vec<u8>> {
+                if old == 0 || old >= size {
+                    return vec![];
+                }
+                let folder = self.folder();
+                let mut nodes = Nodes::new(&folder, size);
+                let proof: Result<Vec<Hash>, ReceiptError> =
+                    tree::consistency_proof(old, size, &mut |level, at| nodes.read(level, at));
+                proof.unwrap().into_iter().map(|hash| hash.to_vec()).collect()
+            };
+            let change = |step: &Step| LogChange {
+                receipt: step.receipt.clone().into_bytes(),
+                consistency: grown(step.head.size),
+                kept: vec![],
+            };
+            ShipWelcome {
+                checkpoint: note.into_bytes(),
+                consistency: grown(seen),
+                changes: store.changes().iter().map(change).collect(),
+                log_vkey: store.vkey(),
+                ..ShipWelcome::default()
+            }
+        }
+    }
+
+    #[test]
+    fn a_rotation_is_followed_once_and_outlives_a_restart_with_the_old_pin() {
+        let (log, dir) = (Rotated::new(), tempfile::tempdir().unwrap());
+        let open = |pin: &KeyFile| Seen::open(dir.path(), Some(&pin.verifier()), None).unwrap();
+        let seen = open(&log.old);
+        let followed = seen.welcome(&log.welcome(0)).unwrap();
+        assert_eq!((followed.records.len(), followed.succeeded, followed.records[0].leaf), (1, false, 5));
+        assert_eq!(seen.welcome(&log.welcome(9)).unwrap(), Followed::default());
+        drop(seen);
+        for pin in [&log.old, &log.new] {
+            let seen = open(pin);
+            assert_eq!(seen.size(), 9);
+            assert_eq!(seen.welcome(&log.welcome(9)).unwrap(), Followed::default());
+            // The old key does not count any more.
+            let more = Checkpoint::open_unsigned(&log.welcome(0).checkpoint).unwrap();
+            let note = Checkpoint { size: 10, root: [3; 32], ..more }.sign(&log.old).unwrap();
+            assert_eq!(seen.believe(note.as_bytes(), &[]).unwrap_err().record.unwrap().what, "unsigned");
+        }
+        // A pin that never led there is another log.
+        let stranger = KeyFile::generate("log.test").unwrap();
+        assert_eq!(open(&stranger).size(), 0);
+    }
+
+    #[test]
+    fn a_rotation_in_another_log_than_the_one_that_was_seen_is_a_fork() {
+        let (log, dir) = (Rotated::new(), tempfile::tempdir().unwrap());
+        let seen = Seen::open(dir.path(), Some(&log.old.verifier()), None).unwrap();
+        // Four other leaves under the same key.
+        seen.believe(&head(&log.old, &tree(4, 0)), &[]).unwrap();
+        let why = seen.welcome(&log.welcome(4)).unwrap_err().record.unwrap();
+        assert_eq!(why.what, "fork", "{}", why.detail);
+        assert_eq!(seen.size(), 4);
+        // Nor one that has less than was seen, whoever signed it.
+        let dir = tempfile::tempdir().unwrap();
+        let seen = Seen::open(dir.path(), Some(&log.old.verifier()), None).unwrap();
+        seen.believe(&head(&log.old, &tree(20, 0)), &[]).unwrap();
+        assert_eq!(seen.welcome(&log.welcome(20)).unwrap_err().record.unwrap().what, "rollback");
+    }
+
+    #[test]
+    fn a_rotation_without_its_proofs_is_refused() {
+        let log = Rotated::new();
+        let refused = |change: &dyn Fn(&mut ShipWelcome)| {
+            let dir = tempfile::tempdir().unwrap();
+            let seen = Seen::open(dir.path(), Some(&log.old.verifier()), None).unwrap();
+            let mut welcome = log.welcome(0);
+            change(&mut welcome);
+            seen.welcome(&welcome).unwrap_err().record.unwrap().what
+        };
+        assert_eq!(refused(&|w| w.changes[0].consistency.clear()), "rotation");
+        assert_eq!(refused(&|w| w.changes[0].receipt.truncate(100)), "rotation");
+        assert_eq!(refused(&|w| w.changes.clear()), "unsigned");
     }
 }

@@ -143,8 +143,9 @@ async fn connect(config: &CollectorConfig) -> Result<NodeServiceClient<Channel>,
 
 /// Runs the three conversations until one of them ends, and says why.
 async fn converse(node: &Arc<Node>, client: NodeServiceClient<Channel>) -> String {
+    let shipper = shipper(node);
     tokio::select! {
-        error = stream::ship(&shipper(node), client.clone()) => format!("shipping: {error}"),
+        error = stream::ship(&shipper, client.clone()) => format!("shipping: {error}"),
         error = decisions(node, client.clone()) => format!("decisions: {error}"),
         error = report(node, client) => format!("reporting: {error}"),
     }

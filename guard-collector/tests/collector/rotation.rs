@@ -148,7 +148,7 @@ async fn a_rotation_that_was_cut_short_anywhere_leaves_a_collector_that_starts()
     host.ship_more(&world, 5).await.expect("shipped");
     world.stop();
     let mut cut = 0;
-    for round in 0..24_u64 {
+    for round in 0..14_u64 {
         let what = if round % 2 == 0 { "rotate" } else { "retire" };
         let mut child = std::process::Command::new(crate::world::BINARY)
             .args(["key", what, "--config"])
@@ -157,7 +157,7 @@ async fn a_rotation_that_was_cut_short_anywhere_leaves_a_collector_that_starts()
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("starts");
-        std::thread::sleep(Duration::from_millis(1 + round * 2));
+        std::thread::sleep(Duration::from_millis(1 + round * 3));
         let _ = child.kill();
         cut += u32::from(child.wait().expect("ended").code().is_none());
         world.start();

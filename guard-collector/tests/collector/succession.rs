@@ -196,13 +196,15 @@ async fn a_succession_that_was_cut_short_anywhere_is_finished_by_the_next() {
             break;
         }
         cut += 1;
-        // Until it is done, nothing is served that hosts could take for the log.
-        let serve = command(&["serve", "--config", config.to_str().expect("UTF-8")]);
-        if !serve.status.success() {
-            refused += 1;
+        // Until it is done, nothing opens what hosts could take for the log.
+        let opened = command(&["reindex", "--config", config.to_str().expect("UTF-8")]);
+        done = opened.status.success();
+        if done {
+            break;
         }
+        refused += 1;
     }
-    assert!(cut > 3 && refused == cut, "{cut} cut, {refused} refused: the test shows nothing");
+    assert!(refused > 3, "{cut} cut, {refused} refused: the test shows nothing");
     if !done {
         let made = lost.succeed(&["--admin-key", &admin]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
