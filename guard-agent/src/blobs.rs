@@ -484,7 +484,7 @@ mod tests {
         let blobs = Blobs::open(dir.path(), Room { max_bytes: 250_000, session_percent: 100 }, 0).unwrap();
         let keep = |fill: &[u8]| {
             let argv = vec![fill.repeat(100_000)];
-            blobs.keep(SESSION, &argv, &secrets::mask("x", &argv)).map(Option::unwrap)
+            blobs.keep(SessionId([fill[0]; 16]), &argv, &secrets::mask("x", &argv)).map(Option::unwrap)
         };
         let (one, two) = (keep(b"1").unwrap(), keep(b"2").unwrap());
         for (seq, id) in [(1, &one), (2, &two)] {

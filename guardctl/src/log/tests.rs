@@ -45,7 +45,7 @@ impl Exported {
     }
 
     fn of(&self) -> LogArgs {
-        LogArgs { dir: Some(self.path("data/log")), vkey: Some(self.vkey.clone()) }
+        LogArgs { dir: Some(self.path("data/log")), vkey: Some(self.vkey.clone()), admin_vkey: None }
     }
 
     fn config(&self) -> Config {
