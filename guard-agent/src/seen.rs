@@ -250,7 +250,7 @@ fn follow(state: &State, welcome: &ShipWelcome) -> Result<Option<(Next, Followed
     let mut followed = Followed::default();
     let mut seen = state.last.clone();
     for (step, proofs) in &steps {
-        let what = if matches!(step.change, Change::Rotation { .. }) { "rotation" } else { "successor" };
+        let what = if matches!(step.change, Change::Rotation(_)) { "rotation" } else { "successor" };
         continues(&step.head, &head, &proofs.consistency)
             .map_err(|detail| (what, format!("{step}; but its record is not in this log: {detail}")))?;
         let mut detail = String::new();

@@ -184,6 +184,11 @@ pub fn retire(config: &Config) -> Result<String> {
     settle(&ledger)?;
     let keys = ledger.store().signing_vkeys();
     let [old, new] = &keys[..] else { return Err(internal("two keys should sign")) };
+    if let Some(witness) = &config.witness {
+        // With the old key in it the collector would not start any more.
+        crate::witness::check_key(&witness.policy, ledger.store().origin(), new)
+            .map_err(|e| CollectorError::new(Exit::Config, format_args!("{}: {e}", witness.policy.display())))?;
+    }
     let (what, old_vkey, new_vkey) = ("ended".to_owned(), old.clone(), new.clone());
     // Both sign for it, so that the next start finds a checkpoint of the key that is left.
     publish_record(&ledger, Body::KeyRotated(KeyRotated { what, old_vkey, new_vkey }))?;

@@ -122,7 +122,7 @@ impl Nodes {
         let made = tokio::task::spawn_blocking(move || {
             let one = |step: &Step| {
                 let kept = match &step.change {
-                    Change::Rotation { .. } => Vec::new(),
+                    Change::Rotation(_) => Vec::new(),
                     Change::Succession(succession) => grown(&store, succession.statement.kept.0, size)?,
                 };
                 let consistency = grown(&store, step.head.size, size)?;

@@ -79,14 +79,18 @@ pub enum ChangeError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A second key of the same name signs too.
-    Rotation {
-        /// The key until then.
-        old: Verifier,
-        /// The key that follows it.
-        new: Verifier,
-    },
+    Rotation(Box<Rotation>),
     /// The tree goes on under another name.
     Succession(Box<Succession>),
+}
+
+/// One key follows another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// The key until then.
+    pub old: Verifier,
+    /// The key that follows it.
+    pub new: Verifier,
 }
 
 impl Change {
@@ -102,7 +106,7 @@ impl Change {
     /// The key that it leads from.
     pub fn old(&self) -> &Verifier {
         match self {
-            Self::Rotation { old, .. } => old,
+            Self::Rotation(rotation) => &rotation.old,
             Self::Succession(succession) => &succession.statement.old,
         }
     }
@@ -110,7 +114,7 @@ impl Change {
     /// The key that it leads to.
     pub fn new_key(&self) -> &Verifier {
         match self {
-            Self::Rotation { new, .. } => new,
+            Self::Rotation(rotation) => &rotation.new,
             Self::Succession(succession) => &succession.statement.new,
         }
     }
@@ -147,7 +151,7 @@ fn rotation(record: &Record) -> Result<Option<Change>, String> {
     if old.name() != new.name() || old == new {
         return Err("its keys are not two of one name".to_owned());
     }
-    Ok(Some(Change::Rotation { old, new }))
+    Ok(Some(Change::Rotation(Box::new(Rotation { old, new }))))
 }
 
 /// One change, with the proof that the log holds its record.
@@ -169,8 +173,9 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { leaf, change, .. } = self;
         match change {
-            Change::Rotation { old, new } => {
-                write!(f, "record {leaf} rotates the log's key from {} to {}", old.vkey(), new.vkey())
+            Change::Rotation(rotation) => {
+                let (old, new) = (rotation.old.vkey(), rotation.new.vkey());
+                write!(f, "record {leaf} rotates the log's key from {old} to {new}")
             }
             Change::Succession(succession) => write!(f, "record {leaf}: {succession}"),
         }
@@ -190,16 +195,16 @@ impl Step {
         let record = Record::parse(entry.clone()).map_err(|e| wrong(e.to_string()))?;
         let change = Change::of(&record).ok_or_else(|| wrong("it changes no key".to_owned()))?.map_err(wrong)?;
         let signer = match &change {
-            Change::Rotation { old, .. } => old,
+            Change::Rotation(rotation) => &rotation.old,
             Change::Succession(succession) => {
                 succession.check(receipt.index).map_err(wrong)?;
                 &succession.statement.new
             }
         };
         let head = receipt.verify(&entry, signer)?;
-        if let Change::Rotation { new, .. } = &change {
+        if let Change::Rotation(rotation) = &change {
             // Whoever rotates to a key holds it: nobody is led to a key that will never sign.
-            Checkpoint::open(receipt.note.as_bytes(), new).map_err(ReceiptError::Checkpoint)?;
+            Checkpoint::open(receipt.note.as_bytes(), &rotation.new).map_err(ReceiptError::Checkpoint)?;
         }
         Ok(Self { leaf: receipt.index, hash: leaf_hash(&entry), change, head, receipt: text.to_owned() })
     }

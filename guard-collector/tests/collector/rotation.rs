@@ -93,6 +93,30 @@ async fn hosts_follow_a_rotation_and_one_that_was_away_follows_it_afterwards() {
 }
 
 #[tokio::test]
+async fn the_old_key_is_not_ended_while_the_witness_policy_names_it() {
+    let world = World::stopped();
+    let old = newest(&world);
+    let policy = |key: &Verifier| {
+        let witness =
+            "witness w remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2 https://127.0.0.1:1";
+        std::fs::write(world.path("c/witnesses"), format!("log {}\n{witness}\nquorum w\n", key.vkey()))
+            .expect("written");
+    };
+    policy(&old);
+    world.edit_config("[review]", "[witness]\npolicy = \"witnesses\"\n\n[review]");
+    done(&key_command(&world, "rotate"));
+    let refused = key_command(&world, "retire");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(78) && said.contains(&newest(&world).vkey()), "{said}");
+    policy(&newest(&world));
+    done(&key_command(&world, "retire"));
+    // With the policy of the new key it starts.
+    let mut world = world;
+    world.start();
+    world.stop();
+}
+
+#[tokio::test]
 async fn a_rotation_that_the_old_key_did_not_sign_is_refused_and_recorded() {
     let mut world = World::new();
     let old = newest(&world);

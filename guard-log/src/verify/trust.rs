@@ -69,7 +69,7 @@ impl Trust {
         let steps = self.changes.steps().iter();
         let successions = steps.filter_map(|step| match &step.change {
             Change::Succession(succession) => Some(&succession.statement),
-            Change::Rotation { .. } => None,
+            Change::Rotation(_) => None,
         });
         let mut after = successions.skip_while(|statement| statement.old.name() != before.origin).peekable();
         if before.origin == head.origin || after.peek().is_none() {
@@ -119,8 +119,9 @@ impl Trust {
         match Change::of(record) {
             None => {}
             Some(Err(error)) => findings.error("wrong_changes", where_, error),
-            Some(Ok(Change::Rotation { old, new })) => {
-                findings.information("key_rotated", where_, format!("from {} to {}", old.vkey(), new.vkey()));
+            Some(Ok(Change::Rotation(rotation))) => {
+                let detail = format!("from {} to {}", rotation.old.vkey(), rotation.new.vkey());
+                findings.information("key_rotated", where_, detail);
             }
             Some(Ok(Change::Succession(succession))) => {
                 if let Err(error) = succession.check(leaf) {
