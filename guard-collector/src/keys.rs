@@ -69,12 +69,27 @@ pub fn open_store(config: &Config) -> Result<(Store, Option<String>)> {
     Ok((store, report.recovered))
 }
 
-/// Writes a key that must not be there yet, for its owner alone, durably.
+/// Writes a key that must not be there yet, for its owner alone, durably. It is there whole or not at all: a collector that finds
+/// half a key does not start.
 pub fn write_key(path: &Path, key: &KeyFile) -> Result<()> {
     let failed = |e| CollectorError::io(Exit::Unavailable, format_args!("cannot write {}", path.display()), &e);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(format!("{}\n", key.skey().as_str()).as_bytes()).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
+    let mut half = path.as_os_str().to_owned();
+    half.push(".half");
+    let half = PathBuf::from(half);
+    let write = || {
+        // What a crash left is of a key that nobody knows.
+        match fs::remove_file(&half) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
+        file.write_all(format!("{}\n", key.skey().as_str()).as_bytes())?;
+        file.sync_all()?;
+        // Unlike a renaming, this never takes the place of another key.
+        fs::hard_link(&half, path)?;
+        fs::remove_file(&half)
+    };
+    write().map_err(failed)?;
     sync_folder(path)
 }
 
@@ -197,4 +212,22 @@ pub fn retire(config: &Config) -> Result<String> {
     promote(&next, &config.log_key)?;
     write_vkey(config, new)?;
     Ok(format!("the key {old} is ended; this one signs alone:\n{new}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_there_whole_or_not_and_never_in_the_place_of_another() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (path, key) = (dir.path().join("log.skey"), KeyFile::generate("log.test").expect("key"));
+        // As a crash leaves it.
+        fs::write(dir.path().join("log.skey.half"), "PRIVATE+K").expect("written");
+        write_key(&path, &key).expect("written");
+        assert_eq!(read(&path).expect("read").vkey(), key.vkey());
+        let other = KeyFile::generate("log.test").expect("key");
+        assert!(write_key(&path, &other).is_err());
+        assert_eq!(read(&path).expect("read").vkey(), key.vkey());
+    }
 }
