@@ -212,8 +212,13 @@ fn continues(last: &Checkpoint, next: &Checkpoint, proof: &[Vec<u8>]) -> Result<
 type Next = (Verifier, Checkpoint, Vec<Verifier>);
 type Refused = (&'static str, String);
 
-/// The changes of a welcome that lead on from the key that is believed, with what came with each.
-fn leading<'a>(key: &Verifier, changes: &'a [LogChange]) -> Result<Vec<(Step, &'a LogChange)>, Refused> {
+/// The changes of a welcome that lead on from the key that is believed, with what came with each. A successor may also lead on
+/// from a key that was believed before: the copy that was put back may be older than a rotation, and the admin key says so.
+fn leading<'a>(
+    key: &Verifier,
+    trail: &[Verifier],
+    changes: &'a [LogChange],
+) -> Result<Vec<(Step, &'a LogChange)>, Refused> {
     let (mut key, mut found) = (key.clone(), Vec::new());
     for change in changes.iter().take(CHANGES_MAX) {
         let text =
@@ -223,8 +228,12 @@ fn leading<'a>(key: &Verifier, changes: &'a [LogChange]) -> Result<Vec<(Step, &'
             let what = if Step::claims_succession(&change.receipt) { "successor" } else { "rotation" };
             (what, format!("a change of its key does not hold: {error}"))
         })?;
-        if *step.change.old() == key {
-            key = step.change.new_key().clone();
+        let (old, new) = (step.change.old(), step.change.new_key());
+        // One that was followed already leads nowhere.
+        let followed = *new == key || trail.contains(new);
+        let older = matches!(step.change, Change::Succession(_)) && trail.contains(old) && !followed;
+        if *old == key || older {
+            key = new.clone();
             found.push((step, change));
         }
     }
@@ -234,7 +243,7 @@ fn leading<'a>(key: &Verifier, changes: &'a [LogChange]) -> Result<Vec<(Step, &'
 /// The key and the head that are believed from now on, if the welcome leads to another key, and what to record of that.
 fn follow(state: &State, welcome: &ShipWelcome) -> Result<Option<(Next, Followed)>, Refused> {
     let Some(key) = &state.verifier else { return Ok(None) };
-    let steps = leading(key, &welcome.changes)?;
+    let steps = leading(key, &state.trail, &welcome.changes)?;
     let Some((last, _)) = steps.last() else { return Ok(None) };
     let newest = last.change.new_key().clone();
     for (step, _) in &steps {

@@ -72,6 +72,9 @@ enum Command {
         /// File of the admin key that `init` made.
         #[arg(long)]
         admin_key: Option<PathBuf>,
+        /// Verifier key of the copy, if the log's key was rotated since it was made.
+        #[arg(long)]
+        log_vkey: Option<String>,
         /// Checkpoints of the old log that somebody has seen: of a host, a witness or an auditor.
         #[arg(long)]
         seen: Vec<PathBuf>,
@@ -145,8 +148,8 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Key { command: KeyCommand::Rotate { config } } => say(&keys::rotate(&Config::read(&config)?)?),
         Command::Key { command: KeyCommand::Retire { config } } => say(&keys::retire(&Config::read(&config)?)?),
-        Command::Succeed { config, admin_key, seen } => {
-            say(&succeed::succeed(&Config::read(&config)?, admin_key.as_deref(), &seen)?)
+        Command::Succeed { config, admin_key, log_vkey, seen } => {
+            say(&succeed::succeed(&Config::read(&config)?, admin_key.as_deref(), log_vkey.as_deref(), &seen)?)
         }
         Command::Reindex { config } => say(&format!("{}\n", serve::reindex(&Config::read(&config)?)?)),
     }

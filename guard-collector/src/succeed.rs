@@ -83,11 +83,15 @@ struct Copied {
 
 impl Copied {
     /// Opens the copy as if it were the newest: with a lock file of its own that says what its checkpoint says.
-    fn look(config: &Config) -> Result<Self> {
-        let old = old_key(config)?;
+    fn look(config: &Config, named: Option<&Verifier>) -> Result<Self> {
         let path = config.store.dir.join("log").join(CHECKPOINT);
         let note = fs::read(&path).map_err(|e| unreadable(&path, e))?;
-        let head = Checkpoint::open(&note, &old).map_err(|e| unreadable(&path, e))?;
+        // The newest that signed it: a rotation may have been cut short before its key did.
+        let keys = named.map_or_else(|| old_keys(config), |key| Ok(vec![key.clone()]))?;
+        let signed = keys.iter().rev().find_map(|key| Some((Checkpoint::open(&note, key).ok()?, key.clone())));
+        let none =
+            "no key of `log.key` signed it; if the key was rotated since, name the one of that time with --log-vkey";
+        let (head, old) = signed.ok_or_else(|| unreadable(&path, none))?;
         let lock = keys::beside(config, ".succession-lock");
         frame::replace(&lock, head.text().as_bytes()).map_err(|e| unreadable(&lock, e))?;
         let options = StoreOptions { lock: lock.clone(), ..config.store.clone() };
@@ -126,15 +130,14 @@ impl Copied {
     }
 }
 
-/// The newest key of the log that was put back: from its files or, if they are lost, from what is public.
-fn old_key(config: &Config) -> Result<Verifier> {
+/// The keys of the log, the newest last: from their files or, if they are lost, from what is public.
+fn old_keys(config: &Config) -> Result<Vec<Verifier>> {
     if config.log_key.exists() {
-        let verifiers = keys::signers(config)?.verifiers();
-        return verifiers.last().cloned().ok_or_else(|| internal("no key"));
+        return Ok(keys::signers(config)?.verifiers());
     }
     let path = config.folder.join(keys::VKEY_FILE);
     let text = frame::read_text(&path, 1024).map_err(|e| unreadable(&path, e))?;
-    Verifier::parse(text.trim()).map_err(|e| unreadable(&path, e))
+    Ok(vec![Verifier::parse(text.trim()).map_err(|e| unreadable(&path, e))?])
 }
 
 /// A name that no log has had: that of the old one with another random end.
@@ -145,14 +148,16 @@ fn new_origin(old: &str) -> Result<String> {
 }
 
 /// Begins a succession, or goes on with one; what was done, in words.
-pub fn succeed(config: &Config, admin: Option<&Path>, seen: &[PathBuf]) -> Result<String> {
+pub fn succeed(config: &Config, admin: Option<&Path>, old: Option<&str>, seen: &[PathBuf]) -> Result<String> {
     let begun = keys::beside(config, BEGUN);
     if !begun.exists() {
         let admin =
             admin.ok_or_else(|| CollectorError::new(Exit::Usage, "--admin-key is needed to begin a succession"))?;
         let admin =
             KeyFile::read(admin).map_err(|e| CollectorError::new(Exit::Config, format_args!("--admin-key: {e}")))?;
-        begin(config, &admin, seen, &begun)?;
+        let old = old.map(Verifier::parse).transpose();
+        let old = old.map_err(|e| CollectorError::new(Exit::Usage, format_args!("--log-vkey: {e}")))?;
+        begin(config, &admin, &Copied::look(config, old.as_ref())?, seen, &begun)?;
     }
     let bytes = fs::read(&begun).map_err(|e| unreadable(&begun, e))?;
     let body = LogSucceeded::decode(bytes.as_slice()).map_err(|e| unreadable(&begun, e))?;
@@ -165,8 +170,7 @@ pub fn succeed(config: &Config, admin: Option<&Path>, seen: &[PathBuf]) -> Resul
 }
 
 /// Step 1: a key, and the statement that names it, signed and durable. The copy is not touched.
-fn begin(config: &Config, admin: &KeyFile, seen: &[PathBuf], begun: &Path) -> Result<()> {
-    let copied = Copied::look(config)?;
+fn begin(config: &Config, admin: &KeyFile, copied: &Copied, seen: &[PathBuf], begun: &Path) -> Result<()> {
     let key = KeyFile::generate(&new_origin(copied.old.name())?).map_err(internal)?;
     let file = keys::beside(config, KEY);
     if file.exists() {
@@ -183,7 +187,7 @@ fn begin(config: &Config, admin: &KeyFile, seen: &[PathBuf], begun: &Path) -> Re
         seen: copied.seen(config, seen)?,
     };
     let note = admin.note(&statement.text()).map_err(internal)?;
-    let body = LogSucceeded { statement: note.into_bytes(), kept: copied.note };
+    let body = LogSucceeded { statement: note.into_bytes(), kept: copied.note.clone() };
     frame::replace(begun, &body.encode_to_vec()).map_err(|e| unreadable(begun, e))
 }
 

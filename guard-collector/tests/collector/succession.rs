@@ -37,6 +37,8 @@ enum Restored {
     Data,
     /// The same, of a log whose key was rotated before.
     DataOfRotated,
+    /// The same, of a log whose key was rotated after the copy was made.
+    DataBeforeRotation,
 }
 
 /// Two hosts whose records the log held, of which the copy that was put back lacks some.
@@ -76,6 +78,18 @@ impl Lost {
             host.ship_more(&world, 1).await.expect("shipped");
         }
         world.stop();
+        if restored == Restored::DataBeforeRotation {
+            for what in ["rotate", "retire"] {
+                let done = command(&["key", what, "--config", world.config().to_str().expect("UTF-8")]);
+                assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            }
+            world.start();
+            for host in &hosts {
+                host.ship_more(&world, 1).await.expect("followed");
+                assert_eq!(host.followed().len(), 1);
+            }
+            world.stop();
+        }
         let part = if restored == Restored::Whole { "" } else { "data" };
         std::fs::remove_dir_all(world.path("c").join(part)).expect("lost");
         copy(&world.path("backup").join(part), &world.path("c").join(part));
@@ -175,6 +189,17 @@ async fn a_log_that_was_put_back_is_refused_by_its_lock_and_goes_on_as_a_success
     // The lock knew how far the old log came.
     let said = String::from_utf8_lossy(&made.stdout).into_owned();
     assert!(said.contains("the newest that is known of is of size 4") || said.contains("of size 3"), "{said}");
+    lost.assert_whole().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_before_a_rotation_goes_on_too_if_its_key_is_named() {
+    let lost = Lost::new(Restored::DataBeforeRotation).await;
+    let refused = lost.succeed(&["--admin-key", &lost.admin_key()]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(78) && said.contains("--log-vkey"), "{said}");
+    let made = lost.succeed(&["--admin-key", &lost.admin_key(), "--log-vkey", &lost.old.vkey()]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     lost.assert_whole().await;
 }
 
