@@ -2,7 +2,8 @@
 //! by digest, until the collector has it.
 //!
 //! A blob is durable before the record that names it is queued. It goes in the same batch as its record, and away when that is
-//! acknowledged. All are bounded together, and each session's by its share of what is free, as the journal's records are. It must not
+//! acknowledged and has left the journal, or when its room is needed. All that wait are bounded together, and each session's by
+//! its share of what is free, as the journal's records are. It must not
 //! hold a secret: of those it has digests over its own salt. Fails: a blob that cannot be written is an error, and the exec
 //! that needs it is denied.
 
@@ -58,6 +59,8 @@ struct Waiting {
     bytes: u64,
     /// None for what an earlier daemon left.
     session: SessionId,
+    /// The collector has it; it stays as long as its record, where there is room.
+    kept: bool,
 }
 
 #[derive(Default)]
@@ -79,7 +82,8 @@ impl Held {
             let entry = entry?;
             match id_of(&entry.file_name().to_string_lossy()) {
                 Some(id) => {
-                    held.all.insert(id, Waiting { bytes: entry.metadata()?.len(), session: SessionId::NONE });
+                    held.all
+                        .insert(id, Waiting { bytes: entry.metadata()?.len(), session: SessionId::NONE, kept: false });
                     held.left.push(id);
                 }
                 None => fs::remove_file(entry.path())?,
@@ -90,8 +94,9 @@ impl Held {
 
     /// Whether so much more of a session fits; the error says what to do.
     fn check(&self, session: SessionId, bytes: u64, room: Room) -> Result<(), &'static str> {
-        let taken: u64 = self.all.values().map(|w| w.bytes).sum();
-        let own: u64 = self.all.values().filter(|w| w.session == session).map(|w| w.bytes).sum();
+        let waiting = || self.all.values().filter(|w| !w.kept);
+        let taken: u64 = waiting().map(|w| w.bytes).sum();
+        let own: u64 = waiting().filter(|w| w.session == session).map(|w| w.bytes).sum();
         let free = room.max_bytes.saturating_sub(taken);
         if bytes > free {
             return Err("there is no room for more arguments beside the journal; they must be shipped first");
@@ -129,8 +134,9 @@ impl Blobs {
             let fits =
                 if content.len() > BLOB_MAX { Err("they are too long") } else { held.check(session, bytes, self.room) };
             fits.map_err(|why| io::Error::new(io::ErrorKind::StorageFull, why))?;
-            held.all.insert(id, Waiting { bytes, session });
+            held.all.insert(id, Waiting { bytes, session, kept: false });
         }
+        self.make_room();
         self.write(&id, &content).inspect_err(|_| self.forget(&id)).map_err(named(&self.path(&id)))?;
         Ok(id)
     }
@@ -185,8 +191,36 @@ impl Blobs {
         Ok(Some(content))
     }
 
-    /// The collector has all records below this number, and their blobs.
+    /// The collector has all records below this number, and their blobs: those do not wait any more.
     pub fn acknowledged(&self, next_seq: u64) {
+        let mut held = self.held();
+        let left = if next_seq >= self.start { held.left.clone() } else { Vec::new() };
+        let sent: Vec<BlobId> = held.sent.range(..next_seq).flat_map(|(_, ids)| ids.iter().copied()).collect();
+        for id in left.into_iter().chain(sent) {
+            if let Some(blob) = held.all.get_mut(&id) {
+                blob.kept = true;
+            }
+        }
+    }
+
+    /// Takes away the oldest of what is only kept, until all together have room.
+    fn make_room(&self) {
+        loop {
+            let oldest = {
+                let held = self.held();
+                if held.all.values().map(|w| w.bytes).sum::<u64>() <= self.room.max_bytes {
+                    return;
+                }
+                let ids = held.left.iter().chain(held.sent.values().flatten());
+                ids.copied().find(|id| held.all.get(id).is_some_and(|blob| blob.kept))
+            };
+            let Some(oldest) = oldest else { return };
+            self.forget(&oldest);
+        }
+    }
+
+    /// The journal holds no record below this number any more.
+    pub fn gone_below(&self, next_seq: u64) {
         let gone: Vec<BlobId> = {
             let mut held = self.held();
             let later = held.sent.split_off(&next_seq);
@@ -385,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blob_stays_until_its_record_is_acknowledged() {
+    fn a_blob_stays_until_its_record_has_left_the_journal() {
         let dir = tempfile::tempdir().unwrap();
         let argv = vec![b"x".repeat(100_000), b"y".to_vec()];
         let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
@@ -394,15 +428,15 @@ mod tests {
         let blobs = Blobs::open(dir.path(), ROOM, 100).unwrap();
         let content = blobs.of(&record(7, &id)).unwrap().unwrap();
         assert_eq!(Blob::decode(content.as_slice()).unwrap().argv, argv);
-        blobs.acknowledged(7);
+        blobs.gone_below(7);
         assert!(blobs.of(&record(7, &id)).unwrap().is_some());
-        blobs.acknowledged(8);
+        blobs.gone_below(8);
         assert!(blobs.of(&record(7, &id)).unwrap().is_none());
         assert!(blobs.held().all.is_empty());
     }
 
     #[test]
-    fn what_an_earlier_daemon_left_goes_when_all_its_records_are_acknowledged() {
+    fn what_an_earlier_daemon_left_goes_when_all_its_records_have_left_the_journal() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join(FOLDER)).unwrap();
         fs::write(dir.path().join(FOLDER).join("half.new"), b"x").unwrap();
@@ -412,12 +446,12 @@ mod tests {
         drop(blobs);
         let blobs = Blobs::open(dir.path(), ROOM, 9).unwrap();
         let id = blobs.keep(SESSION, &argv, &secrets::mask("x", &argv)).unwrap().unwrap();
-        blobs.acknowledged(8);
+        blobs.gone_below(8);
         assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 2);
         // What this daemon made may be named by a record that is not written yet.
-        blobs.acknowledged(9);
+        blobs.gone_below(9);
         assert!(blobs.of(&record(9, &id)).unwrap().is_some());
-        blobs.acknowledged(10);
+        blobs.gone_below(10);
         assert_eq!(fs::read_dir(dir.path().join(FOLDER)).unwrap().count(), 0);
     }
 
@@ -455,6 +489,28 @@ mod tests {
         // Others still have theirs, until a single blob is more than a quarter of what is free.
         (2..6).for_each(|session| assert!(keep(session).is_ok(), "session {session}"));
         assert!(keep(6).is_err());
+    }
+
+    #[test]
+    fn what_the_collector_has_is_sent_again_if_need_be_and_gives_way_to_what_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path(), Room { max_bytes: 250_000, session_percent: 100 }, 0).unwrap();
+        let keep = |fill: &[u8]| {
+            let argv = vec![fill.repeat(100_000)];
+            blobs.keep(SessionId([fill[0]; 16]), &argv, &secrets::mask("x", &argv)).map(Option::unwrap)
+        };
+        let (one, two) = (keep(b"1").unwrap(), keep(b"2").unwrap());
+        for (seq, id) in [(1, &one), (2, &two)] {
+            assert!(blobs.of(&record(seq, id)).unwrap().is_some());
+        }
+        assert!(keep(b"3").is_err(), "two wait, and there is room for two");
+        blobs.acknowledged(3);
+        assert!(blobs.of(&record(1, &one)).unwrap().is_some(), "a log that lacks it gets it again");
+        let three = keep(b"3").unwrap();
+        assert!(blobs.of(&record(1, &one)).unwrap().is_none(), "the oldest gave way");
+        assert!(blobs.of(&record(2, &two)).unwrap().is_some() && blobs.of(&record(3, &three)).unwrap().is_some());
+        blobs.gone_below(3);
+        assert!(blobs.of(&record(2, &two)).unwrap().is_none() && blobs.of(&record(3, &three)).unwrap().is_some());
     }
 
     #[test]

@@ -115,12 +115,19 @@ pub struct CollectorConfig {
     pub key: PathBuf,
     /// Verifier key of the collector's log, `name+id+base64`. Without it the key that is met first is kept.
     pub log_vkey: Option<String>,
+    /// Verifier key of the admin key that signs for a successor of the log. Without it no successor is believed.
+    pub admin_vkey: Option<String>,
 }
 
 impl CollectorConfig {
     /// The pinned key of the log.
     pub fn log_key(&self) -> Result<Option<Verifier>, String> {
         self.log_vkey.as_deref().map(Verifier::parse).transpose().map_err(|e| format!("collector.log_vkey: {e}"))
+    }
+
+    /// The key that signs for a successor of the log.
+    pub fn admin_key(&self) -> Result<Option<Verifier>, String> {
+        self.admin_vkey.as_deref().map(Verifier::parse).transpose().map_err(|e| format!("collector.admin_vkey: {e}"))
     }
 }
 
@@ -263,8 +270,10 @@ impl Default for SessionConfig {
 pub struct JournalConfig {
     /// Its folder, on a real disk.
     pub dir: PathBuf,
-    /// Most MiB of records that are not yet acknowledged.
+    /// Most MiB of records: those that are not yet acknowledged and, where there is room beside them, those that are kept.
     pub max_mib: u64,
+    /// How long records stay after they were acknowledged, in hours: a successor of the log may lack them.
+    pub keep_hours: u64,
     /// Records a second that one session may cause at will; more are folded, with their count.
     pub session_records_per_second: u64,
     /// Part of what is free, in per cent, that records of one session which are not acknowledged may take.
@@ -276,6 +285,7 @@ impl Default for JournalConfig {
         Self {
             dir: "/var/lib/guard/journal".into(),
             max_mib: 1024,
+            keep_hours: 72,
             session_records_per_second: 50,
             session_percent: 25,
         }
@@ -358,6 +368,9 @@ impl Config {
         if let Err(reason) = self.collector.log_key() {
             return wrong("collector.log_vkey", reason);
         }
+        if let Err(reason) = self.collector.admin_key() {
+            return wrong("collector.admin_vkey", reason);
+        }
         if let Err(reason) = crate::network::check(&self.profiles, &self.control.socket) {
             return wrong("profile", reason);
         }
@@ -368,6 +381,7 @@ impl Config {
             return wrong("protect", reason);
         }
         within("journal.max_mib", self.journal.max_mib, 4, 1 << 20)?;
+        within("journal.keep_hours", self.journal.keep_hours, 0, 8760)?;
         within("journal.session_records_per_second", self.journal.session_records_per_second, 1, 10_000)?;
         within("journal.session_percent", self.journal.session_percent, 1, 100)?;
         self.check_maps(path)?;

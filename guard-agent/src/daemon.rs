@@ -68,8 +68,9 @@ fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Fa
     let host = host_id(&config.node.state_dir)?;
     let (journal, opened) = open_journal(config, host)?;
     let kept = open_blobs(config, &journal).map_err(failed(Code::Unavailable))?;
-    let seen = config.collector.log_key().map_err(failed(Code::Config))?;
-    let seen = Seen::open(&config.node.state_dir, seen.as_ref()).map_err(failed(Code::Config))?;
+    let (pinned, admin) = (config.collector.log_key(), config.collector.admin_key());
+    let (pinned, admin) = (pinned.map_err(failed(Code::Config))?, admin.map_err(failed(Code::Config))?);
+    let seen = Seen::open(&config.node.state_dir, pinned.as_ref(), admin.as_ref()).map_err(failed(Code::Config))?;
     let found = kept::read(&config.node.state_dir);
     let boot_id = read_line("/proc/sys/kernel/random/boot_id");
     let launcher = forked.connect().map_err(failed(Code::Internal))?;
@@ -146,6 +147,7 @@ fn open_journal(config: &Config, host: HostId) -> Result<(Journal, OpenReport), 
         max_bytes: config.journal.max_mib << 20,
         reserve_bytes: RESERVE,
         session_percent: config.journal.session_percent,
+        keep: Duration::from_secs(3600 * config.journal.keep_hours),
         require_real_disk: config.kernel.mode == Mode::Enforce,
     };
     Journal::open(options, host).map_err(failed(Code::Unavailable))

@@ -70,6 +70,7 @@ fn journal_it(config: &Config, reason: &str) -> Result<(), String> {
         max_bytes: config.journal.max_mib << 20,
         reserve_bytes: 0,
         session_percent: 100,
+        keep: std::time::Duration::from_secs(3600 * config.journal.keep_hours),
         require_real_disk: false,
     };
     let (journal, _) = Journal::open(options, host).map_err(|e| e.to_string())?;

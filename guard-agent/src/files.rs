@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use guard_common::path::PathKey;
 use guard_common::{FileKey, FileStamp};
+pub use guard_log::frame::read_bounded;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use sha2::{Digest, Sha256};
 
@@ -393,16 +394,6 @@ impl Way {
     pub fn end(&self) -> Option<&Path> {
         self.names.last().map(|(path, _)| path.as_path())
     }
-}
-
-/// Reads a small file whole, up to a limit.
-pub fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > max {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {max} bytes")));
-    }
-    Ok(bytes)
 }
 
 /// What a descriptor of a task is connected to.

@@ -1,8 +1,6 @@
-//! The connection to the collector: ships the journal in order, resumes where the collector says, takes decisions,
-//! reports the measured state.
+//! The connection to the collector: ships the journal ([`stream`]), takes decisions, reports the measured state.
 //!
-//! It must not change a record's bytes and must not treat anything as delivered before the collector acknowledged it.
-//! Fails: it reconnects for ever; the journal keeps what is not acknowledged.
+//! It must not give up. Fails: it reconnects for ever; the journal keeps what is not acknowledged.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,25 +9,23 @@ use std::{io, thread};
 
 use guard_log::record::{Record, SessionId};
 use guard_proto::GRPC_MESSAGE_MAX;
+use guard_proto::v1::DecisionsRequest;
 use guard_proto::v1::node_service_client::NodeServiceClient;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{DecisionsRequest, ShipBatch, ShipHello, ShipRequest, ship_reply, ship_request};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::config::CollectorConfig;
 use crate::kernel::time;
 use crate::node::Node;
-use crate::seen::Disbelieved;
 use crate::status;
+
+mod stream;
+
+use stream::{Outlet, Shipper};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
-const IDLE: Duration = Duration::from_millis(50);
-/// Batches that may be on their way without an acknowledgement.
-const WINDOW: usize = 4;
 /// Bytes of the blobs of one batch; a single one may be longer.
 const BLOB_BYTES: usize = 8 << 20;
 const KEY_MAX: u64 = 64 << 10;
@@ -147,8 +143,9 @@ async fn connect(config: &CollectorConfig) -> Result<NodeServiceClient<Channel>,
 
 /// Runs the three conversations until one of them ends, and says why.
 async fn converse(node: &Arc<Node>, client: NodeServiceClient<Channel>) -> String {
+    let shipper = shipper(node);
     tokio::select! {
-        error = ship(node, client.clone()) => format!("shipping: {error}"),
+        error = stream::ship(&shipper, client.clone()) => format!("shipping: {error}"),
         error = decisions(node, client.clone()) => format!("decisions: {error}"),
         error = report(node, client) => format!("reporting: {error}"),
     }
@@ -178,95 +175,27 @@ async fn report(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> Str
     }
 }
 
-async fn ship(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> String {
-    let state = node.journal.state();
-    let hello = ShipHello {
-        host: node.host.0.to_vec(),
-        host_name: node.config.node.name.clone(),
-        epoch: state.epoch.0.to_vec(),
-        first_seq: state.first_seq,
-        next_seq: state.next_seq,
-        acked_seq: state.acked_next_seq,
-        any_acked: state.acked_next_seq > 0,
-        checkpoint_size: node.seen.size(),
-    };
-    let (sender, receiver) = mpsc::channel(WINDOW);
-    let first = ShipRequest { message: Some(ship_request::Message::Hello(hello)) };
-    if sender.send(first).await.is_err() {
-        return "the stream closed before it began".into();
-    }
-    let mut replies = match client.ship(ReceiverStream::new(receiver)).await {
-        Ok(reply) => reply.into_inner(),
-        Err(status) => return status.message().to_owned(),
-    };
-    let welcome = match replies.message().await {
-        Ok(Some(reply)) => reply.message,
-        Ok(None) => return "the collector ended the stream".into(),
-        Err(status) => return status.message().to_owned(),
-    };
-    let Some(ship_reply::Message::Welcome(welcome)) = welcome else {
-        return "the collector did not say where to begin".into();
-    };
-    let believed = node.seen.introduce(&welcome.log_vkey);
-    if let Err(why) = believed.and_then(|()| node.seen.believe(&welcome.checkpoint, &welcome.consistency)) {
-        return disbelieve(node, why);
-    }
-    if welcome.next_seq < state.acked_next_seq {
-        lacks(node, welcome.next_seq, state.acked_next_seq);
-    }
-    node.link.up();
-    tracing::info!(from = welcome.next_seq, "shipping");
-    let records = (welcome.max_batch_records as usize).clamp(1, 1024);
-    let bytes = usize::try_from(welcome.max_batch_bytes).unwrap_or(usize::MAX).clamp(128 << 10, GRPC_MESSAGE_MAX / 2);
-    tokio::select! {
-        error = send(node, &sender, welcome.next_seq, records, bytes) => error,
-        error = acknowledge(node, &mut replies) => error,
-    }
+fn shipper(node: &Node) -> Shipper<'_> {
+    let (host, host_name) = (node.host, node.config.node.name.as_str());
+    Shipper { host, host_name, journal: &node.journal, seen: &node.seen, outlet: node }
 }
 
-async fn send(node: &Node, sender: &mpsc::Sender<ShipRequest>, from: u64, records: usize, bytes: usize) -> String {
-    let mut next = from;
-    loop {
-        let state = node.journal.state();
-        // What the collector lacks and the journal no longer holds is a gap that the collector records.
-        next = next.max(state.first_seq);
-        let batch = match node.journal.read(next, records, bytes) {
-            Ok(batch) => batch,
-            Err(error) => return error.to_string(),
-        };
-        let (batch, blobs) = with_blobs(node, batch);
-        let Some(last) = batch.last().map(|r| r.header().seq) else {
-            tokio::time::sleep(IDLE).await;
-            continue;
-        };
-        let few = batch.len() < records / 2;
-        let batch = ShipBatch { records: batch.iter().map(|r| r.bytes().clone()).collect(), blobs };
-        if sender.send(ShipRequest { message: Some(ship_request::Message::Batch(batch)) }).await.is_err() {
-            // The other half knows why.
-            std::future::pending::<()>().await;
-        }
-        next = last + 1;
-        if few {
-            // What comes meanwhile goes in one message, and costs the collector one sync.
-            tokio::time::sleep(IDLE).await;
-        }
+impl Outlet for Node {
+    fn note(&self, body: Body) {
+        Node::note(self, SessionId::NONE, body);
     }
-}
 
-/// Records that the log is not believed. Nothing more is sent to it, and nothing counts as delivered.
-fn disbelieve(node: &Node, why: Disbelieved) -> String {
-    if let Some(record) = why.record {
-        tracing::error!(what = record.what, detail = record.detail, "the collector's log is not believed");
-        node.note(SessionId::NONE, Body::CheckpointRefused(record));
+    fn with_blobs(&self, batch: Vec<Record>) -> (Vec<Record>, Vec<Vec<u8>>) {
+        with_blobs(self, batch)
     }
-    why.text
-}
 
-/// The log lacks what it acknowledged. What the journal still has is sent again; that it was lost is on record.
-fn lacks(node: &Node, next_seq: u64, acked: u64) {
-    if let Some(record) = node.seen.lacks(next_seq, acked) {
-        tracing::error!(detail = record.detail, "the collector lost records that it had acknowledged");
-        node.note(SessionId::NONE, Body::CheckpointRefused(record));
+    fn acknowledged(&self, next_seq: u64, first_seq: u64) {
+        self.blobs.acknowledged(next_seq);
+        self.blobs.gone_below(first_seq);
+    }
+
+    fn up(&self) {
+        self.link.up();
     }
 }
 
@@ -288,25 +217,4 @@ fn with_blobs(node: &Node, mut batch: Vec<Record>) -> (Vec<Record>, Vec<Vec<u8>>
     }
     batch.truncate(records);
     (batch, blobs)
-}
-
-async fn acknowledge(node: &Node, replies: &mut tonic::Streaming<guard_proto::v1::ShipReply>) -> String {
-    loop {
-        match replies.message().await {
-            Ok(Some(reply)) => {
-                let Some(ship_reply::Message::Ack(ack)) = reply.message else { continue };
-                if !ack.checkpoint.is_empty()
-                    && let Err(why) = node.seen.believe(&ack.checkpoint, &ack.consistency)
-                {
-                    return disbelieve(node, why);
-                }
-                match node.journal.acknowledge(ack.next_seq) {
-                    Ok(()) => node.blobs.acknowledged(ack.next_seq),
-                    Err(error) => tracing::error!(%error, "noting an acknowledgement"),
-                }
-            }
-            Ok(None) => return "the collector ended the stream".into(),
-            Err(status) => return status.message().to_owned(),
-        }
-    }
 }

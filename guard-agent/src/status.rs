@@ -50,6 +50,7 @@ pub fn report(node: &Node) -> NodeReport {
     let mut counters: HashMap<String, u64> =
         COUNTERS.iter().map(|(name, counter)| ((*name).to_owned(), node.kernel.counter(*counter))).collect();
     counters.insert("journal_bytes".into(), journal.bytes);
+    counters.insert("journal_kept_bytes".into(), journal.kept_bytes);
     NodeReport {
         host: node.host.0.to_vec(),
         host_name: node.config.node.name.clone(),

@@ -489,4 +489,6 @@ fn check_own(arrival: &Arrival, host: HostId, epoch: Epoch) -> Result<(), Refusa
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

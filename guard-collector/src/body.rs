@@ -66,7 +66,11 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::CheckpointRefused(_)
         | Body::BlobErased(_)
         | Body::WitnessFinding(_)
-        | Body::EntriesPruned(_) => None,
+        | Body::EntriesPruned(_)
+        | Body::LogFollowed(_)
+        | Body::KeyRotated(_)
+        | Body::LogSucceeded(_)
+        | Body::PublishFinding(_) => None,
     }
 }
 

@@ -139,6 +139,8 @@ fn yes() -> bool {
 /// The validated form.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The folder that relative paths count from.
+    pub folder: PathBuf,
     /// Where to listen.
     pub listen: SocketAddr,
     /// Who may what, inside what certificates allow; not there: certificates alone say.
@@ -209,6 +211,7 @@ impl Config {
             |days| Ok::<_, String>(Policy { days: within("retention.entries_days", days, 1, 36_500)?, minimum });
         Ok(Self {
             retention: raw.retention.entries_days.map(policy).transpose()?,
+            folder: base.to_owned(),
             listen: raw.listen,
             roles: raw.roles.as_deref().map(at),
             ca: at(&raw.tls.ca),

@@ -222,6 +222,8 @@ impl ControlService for Control {
             retention: Some(self.kept()),
             roles_digest,
             roles_error,
+            publish_error: self.published.error(),
+            signing_vkeys: store.signing_vkeys(),
         }))
     }
 

@@ -1,21 +1,26 @@
 //! `guard-collector init` and `client`: the folder of a new collector, and certificates for people and nodes.
 //!
 //! It must not overwrite anything: a folder that is not empty and an `--out` that holds certificates are refused. Keys are
-//! 0600 in folders of 0700. Fails: an error that names the path; what was written until then stays for the person to look at.
+//! 0600 in folders of 0700; the admin key, which signs a successor of the log, is made here and has to be taken elsewhere. Fails: an error that names the path; what was written until then stays for the person to look at.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use guard_log::note::Signer;
 use guard_log::record::HostId;
+use guard_log::signer::KeyFile;
 use guard_log::store::Store;
 
 use crate::config::{self, Config};
 use crate::exit::{CollectorError, Exit, Result};
 use crate::identity::{Caller, Role};
+use crate::keys;
 use crate::pki::{self, Authority};
+
+/// The admin key, to be taken off the machine, and what checks its signatures.
+pub const ADMIN_KEY: &str = "admin.skey";
+const ADMIN_VKEY: &str = "admin.vkey";
 
 fn failed(what: &str, path: &Path, cause: &std::io::Error) -> CollectorError {
     CollectorError::io(Exit::Unavailable, format_args!("cannot {what} {}", path.display()), cause)
@@ -81,8 +86,11 @@ fn log(dir: &Path, name: &str) -> Result<()> {
     let origin = format!("guard-log/{name}/{}", random.get(..8).unwrap_or(&random));
     let log =
         |e: &dyn std::fmt::Display| CollectorError::new(Exit::Unavailable, format_args!("cannot make the log: {e}"));
-    let signer = Signer::generate(&origin).map_err(|e| log(&e))?;
-    write(&dir.join("keys/log.skey"), &format!("{}\n", signer.skey().as_str()), 0o600)?;
+    let signer = KeyFile::generate(&origin).map_err(|e| log(&e))?;
+    keys::write_key(&dir.join("keys/log.skey"), &signer)?;
+    let admin = KeyFile::generate(&origin.replacen("guard-log", "guard-admin", 1)).map_err(|e| log(&e))?;
+    keys::write_key(&dir.join(ADMIN_KEY), &admin)?;
+    write(&dir.join(ADMIN_VKEY), &format!("{}\n", admin.vkey()), 0o644)?;
     write(&dir.join("log.vkey"), &format!("{}\n", signer.vkey()), 0o644)?;
     let config = Config::read(&dir.join(config::FILE_NAME))?;
     Store::create(&config.store, &signer).map_err(|e| log(&e))

@@ -14,7 +14,7 @@ use std::time::Duration;
 use guard_log::record::{Epoch, HostId, Record, SessionId};
 use guard_log::store::{Store, StoreError};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{CollectorStart, DecideRequest, ExecRequest, ReviewDecision};
+use guard_proto::v1::{CollectorStart, DecideRequest, ExecRequest, LogSucceeded, ReviewDecision};
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -232,6 +232,14 @@ impl Ledger {
             detail: recovered.unwrap_or_default(),
         };
         Ok(self.say(SessionId::NONE, Body::CollectorStart(start))?.1)
+    }
+
+    /// Appends the first record of a successor. The collector's own chain begins anew: what it wrote into the log before, after
+    /// the copy was made, bears numbers that must not be given twice.
+    pub fn succeed(&self, body: LogSucceeded) -> Result<Durable, LedgerError> {
+        let mut state = self.state();
+        let record = state.own.begin_epoch()?.seal(SessionId::NONE, Body::LogSucceeded(body))?;
+        Ok(self.append(&mut state, vec![record.into()])?.1)
     }
 
     /// Appends a record of the collector's own: its leaf, and what waits for the disk.

@@ -15,6 +15,7 @@ pub mod hub;
 pub mod identity;
 pub mod index;
 pub mod init;
+pub mod keys;
 pub mod ledger;
 pub mod node;
 pub mod own;
@@ -26,6 +27,7 @@ pub mod retention;
 pub mod reviews;
 pub mod serve;
 pub mod snapshot;
+pub mod succeed;
 #[cfg(test)]
 mod testing;
 pub mod ticks;

@@ -1,4 +1,5 @@
-//! The collector's command line: makes a collector's folder and certificates, serves, makes the index anew.
+//! The collector's command line: makes a collector's folder and certificates, serves, changes the log's key, begins a successor
+//! of the log, makes the index anew.
 //!
 //! It must not print anything but through [`say`]. Fails: one line on stderr and a documented exit code (64 usage, 69
 //! unavailable, 70 internal, 77 permission, 78 configuration).
@@ -11,7 +12,7 @@ use clap::{Parser, Subcommand};
 use guard_collector::config::Config;
 use guard_collector::exit::{CollectorError, Exit, Result};
 use guard_collector::identity::Role;
-use guard_collector::{init, serve};
+use guard_collector::{init, keys, serve, succeed};
 use tracing_subscriber::EnvFilter;
 
 /// Admits records of Guard's hosts into a verifiable log, and passes on reviewers' decisions.
@@ -57,8 +58,45 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Changes the key that signs checkpoints; the collector must not run.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Goes on from an older copy of the log that was put back, as a successor log under a new name and key; the collector must
+    /// not run. Called again after it was cut short, it goes on.
+    Succeed {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// File of the admin key that `init` made.
+        #[arg(long)]
+        admin_key: Option<PathBuf>,
+        /// Verifier key of the copy, if the log's key was rotated since it was made.
+        #[arg(long)]
+        log_vkey: Option<String>,
+        /// Checkpoints of the old log that somebody has seen: of a host, a witness or an auditor.
+        #[arg(long)]
+        seen: Vec<PathBuf>,
+    },
     /// Makes the index anew from the log; the collector must not run.
     Reindex {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Makes a new key that signs beside the old one.
+    Rotate {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Ends the old key; the new one signs alone.
+    Retire {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
@@ -90,7 +128,15 @@ fn log_to_stderr() {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Init { dir, name, hosts } => init::init(&dir, &name, &hosts),
+        Command::Init { dir, name, hosts } => {
+            init::init(&dir, &name, &hosts)?;
+            let admin = dir.join(init::ADMIN_KEY);
+            say(&format!(
+                "{} signs a successor of the log if a copy of it ever has to be put back, and is needed for nothing else: take \
+                 it off this machine now, to where you keep what must not be lost.\n",
+                admin.display()
+            ))
+        }
         Command::Client { dir, name, role, out } => init::client(&dir, &name, role, &out),
         Command::Serve { config } => {
             let config = Config::read(&config)?;
@@ -99,6 +145,11 @@ fn run(command: Command) -> Result<()> {
                 .build()
                 .map_err(|e| CollectorError::io(Exit::Internal, "cannot start", &e))?;
             runtime.block_on(serve::serve(config))
+        }
+        Command::Key { command: KeyCommand::Rotate { config } } => say(&keys::rotate(&Config::read(&config)?)?),
+        Command::Key { command: KeyCommand::Retire { config } } => say(&keys::retire(&Config::read(&config)?)?),
+        Command::Succeed { config, admin_key, log_vkey, seen } => {
+            say(&succeed::succeed(&Config::read(&config)?, admin_key.as_deref(), log_vkey.as_deref(), &seen)?)
         }
         Command::Reindex { config } => say(&format!("{}\n", serve::reindex(&Config::read(&config)?)?)),
     }

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use guard_log::changes::{Change, Step};
 use guard_log::record::{Epoch, HostId, Record};
+use guard_log::store::Store;
 use guard_proto::v1::node_service_server::NodeService;
 use guard_proto::v1::{
-    Decision, DecisionsRequest, NodeReport, NodeReportReply, ShipAck, ShipBatch, ShipHello, ShipReply, ShipRequest,
-    ShipWelcome, ship_reply, ship_request,
+    Decision, DecisionsRequest, LogChange, NodeReport, NodeReportReply, ShipAck, ShipBatch, ShipHello, ShipReply,
+    ShipRequest, ShipWelcome, ship_reply, ship_request,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -79,6 +81,11 @@ struct InFlight {
     leaf_end: u64,
 }
 
+/// That the checkpoint of `size` leaves continues the one of `old`; nothing where there is nothing to prove.
+fn grown(store: &Store, old: u64, size: u64) -> Result<Vec<Vec<u8>>, Status> {
+    if old == 0 || old >= size { Ok(Vec::new()) } else { proofs::consistency(store, old, size) }
+}
+
 fn host_id(bytes: &[u8]) -> Result<HostId, Status> {
     HostId::from_slice(bytes).ok_or_else(|| Status::invalid_argument("host: 16 bytes are accepted"))
 }
@@ -98,14 +105,32 @@ impl Nodes {
             return Ok(None);
         }
         let (store, old) = (self.ledger.store().clone(), *before);
-        let proof = tokio::task::spawn_blocking(move || match old {
-            0 => Ok(Vec::new()),
-            old if old > size => Ok(Vec::new()),
-            old => proofs::consistency(&store, old, size),
-        });
+        let proof = tokio::task::spawn_blocking(move || grown(&store, old, size));
         let proof = proof.await.map_err(|e| Status::internal(e.to_string()))??;
         *before = size;
         Ok(Some((note.into_bytes(), proof)))
+    }
+
+    /// All that became of the log's name and key, with the proofs that the checkpoint of `size` leaves continues the heads they
+    /// lead to.
+    async fn changes(&self, size: u64) -> Result<Vec<LogChange>, Status> {
+        let store = self.ledger.store().clone();
+        let steps = store.changes();
+        if steps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let made = tokio::task::spawn_blocking(move || {
+            let one = |step: &Step| {
+                let kept = match &step.change {
+                    Change::Rotation(_) => Vec::new(),
+                    Change::Succession(succession) => grown(&store, succession.statement.kept.0, size)?,
+                };
+                let consistency = grown(&store, step.head.size, size)?;
+                Ok(LogChange { receipt: step.receipt.clone().into_bytes(), consistency, kept })
+            };
+            steps.iter().map(one).collect()
+        });
+        made.await.map_err(|e| Status::internal(e.to_string()))?
     }
 
     /// Waits until the leaves below `end` are durable.
@@ -167,6 +192,7 @@ impl Nodes {
             checkpoint,
             consistency,
             log_vkey: store.vkey(),
+            changes: self.changes(*seen).await?,
         };
         Ok(((host, epoch), ShipReply { message: Some(ship_reply::Message::Welcome(welcome)) }))
     }

@@ -30,6 +30,11 @@ impl Own {
         Ok(Self { host: HostId::random()?, epoch: Epoch::random()?, next_seq: 0, last: [0; 32] })
     }
 
+    /// The same collector's, from its first number on.
+    pub fn begin_epoch(&self) -> io::Result<Self> {
+        Ok(Self { host: self.host, epoch: Epoch::random()?, next_seq: 0, last: [0; 32] })
+    }
+
     /// The collector's host id.
     pub fn host(&self) -> HostId {
         self.host

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guard_log::note::Signer;
 use guard_log::store::Store;
 use guard_proto::GRPC_MESSAGE_MAX;
 use guard_proto::v1::control_service_server::ControlServiceServer;
@@ -25,6 +24,7 @@ use crate::control::Control;
 use crate::exit::{CollectorError, Exit, Result};
 use crate::hub::Hub;
 use crate::index::Index;
+use crate::keys::{self, open_store};
 use crate::ledger::Ledger;
 use crate::node::{Nodes, stopped};
 use crate::publish::{self, Published};
@@ -47,7 +47,7 @@ const FRAME_MAX: u32 = 256 << 10;
 const DRAIN: Duration = Duration::from_secs(5);
 const INDEX_RETRY: Duration = Duration::from_secs(1);
 /// What spares reading the whole log at a start, beside it.
-const SNAPSHOT: &str = "admission";
+pub const SNAPSHOT: &str = "admission";
 /// It is written after so many records, looked at so often: what a start has to read at most, about.
 const SNAPSHOT_RECORDS: u64 = 100_000;
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
@@ -59,13 +59,6 @@ fn read(key: &str, path: &Path) -> Result<String> {
 
 fn internal(error: impl std::fmt::Display) -> CollectorError {
     CollectorError::new(Exit::Internal, error)
-}
-
-fn open_store(config: &Config) -> Result<(Store, Option<String>)> {
-    let signer = Signer::from_skey(read("log.key", &config.log_key)?.trim())
-        .map_err(|e| CollectorError::new(Exit::Config, format_args!("log.key: {}: {e}", config.log_key.display())))?;
-    let (store, report) = Store::open(config.store.clone(), signer).map_err(internal)?;
-    Ok((store, report.recovered))
 }
 
 fn tls(config: &Config) -> Result<ServerTlsConfig> {
@@ -108,6 +101,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let (config, ledger, recovered) = tokio::task::spawn_blocking(move || {
         let (store, recovered) = open_store(&config)?;
         let ledger = Ledger::open(store, config.store.dir.join(SNAPSHOT)).map_err(internal)?;
+        keys::settle(&ledger)?;
         Ok::<_, CollectorError>((config, ledger, recovered))
     })
     .await
@@ -127,8 +121,12 @@ pub async fn serve(config: Config) -> Result<()> {
     let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, stopping };
     let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));
     let indexing = parts.index_thread()?;
-    let publishing =
-        tokio::spawn(publish::run(parts.published.clone(), store.clone(), config.publish, parts.stopping.clone()));
+    let publishing = tokio::spawn(publish::run(
+        parts.published.clone(),
+        parts.ledger.clone(),
+        config.publish,
+        parts.stopping.clone(),
+    ));
     let asking = parts.ask_witnesses(&config);
     let pruning = tokio::spawn(retention::run(parts.retention(&config), parts.stopping.clone()));
     let saving = tokio::spawn(save(parts.ledger.clone(), config.keep_segments, parts.stopping.clone()));

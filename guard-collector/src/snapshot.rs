@@ -105,10 +105,49 @@ pub fn encode(state: &State, origin: &str) -> Vec<u8> {
         hosts: state.admit.keep(),
         reviews: state.reviews.leaves(),
     };
+    frame_of(&snapshot)
+}
+
+/// Makes it that of a log that goes on under another name with its first leaves; one that knows more of them goes.
+pub fn rename(path: &Path, from: &str, to: &str, leaves: u64) -> Result<(), String> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut snapshot = match decode(path) {
+        Ok(snapshot) => snapshot,
+        // It would not have been believed before either.
+        Err(_) => return std::fs::remove_file(path).map_err(|e| format!("{}: {e}", path.display())),
+    };
+    if snapshot.origin == to {
+        return Ok(());
+    }
+    if snapshot.origin != from || snapshot.size > leaves {
+        return std::fs::remove_file(path).map_err(|e| format!("{}: {e}", path.display()));
+    }
+    to.clone_into(&mut snapshot.origin);
+    write(path, &frame_of(&snapshot))
+}
+
+fn frame_of(snapshot: &Snapshot) -> Vec<u8> {
     let mut bytes = frame::begin(snapshot.encoded_len());
     bytes.extend_from_slice(&snapshot.encode_to_vec());
     frame::finish(&mut bytes);
     bytes
+}
+
+/// What a file holds, whoever's it is.
+fn decode(path: &Path) -> Result<Snapshot, String> {
+    let found = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if found.len() > FILE_MAX {
+        return Err(format!("it has {} bytes", found.len()));
+    }
+    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    let scan = frame::scan(&bytes);
+    let whole = match scan.frames.as_slice() {
+        [(at, length)] if at + length == bytes.len() => bytes.get(*at..).unwrap_or_default(),
+        _ => return Err("its checksum is wrong".to_owned()),
+    };
+    Snapshot::decode(whole).map_err(|e| e.to_string())
 }
 
 /// Writes a file's content, durably.
@@ -121,19 +160,10 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), String> {
 
 /// The state that a file holds, if the log agrees with it; `Err` says why it is not believed.
 pub fn read(path: &Path, store: &Store) -> Result<Option<State>, String> {
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-        Ok(found) if found.len() > FILE_MAX => return Err(format!("it has {} bytes", found.len())),
-        Ok(_) => {}
+    if std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(None);
     }
-    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
-    let scan = frame::scan(&bytes);
-    let whole = match scan.frames.as_slice() {
-        [(at, length)] if at + length == bytes.len() => bytes.get(*at..).unwrap_or_default(),
-        _ => return Err("its checksum is wrong".to_owned()),
-    };
-    let snapshot = Snapshot::decode(whole).map_err(|e| e.to_string())?;
+    let snapshot = decode(path)?;
     if snapshot.version != VERSION || snapshot.origin != store.origin() {
         return Err(format!("it is of version {} and log {:?}", snapshot.version, snapshot.origin));
     }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use guard_log::note::{Signer, Verifier};
+use guard_log::note::Verifier;
+use guard_log::signer::{KeyFile, Signer};
 use guard_log::store::{Store, StoreOptions};
 
 use crate::ledger::Ledger;
@@ -16,7 +17,7 @@ pub(crate) struct Place {
 impl Place {
     /// An empty log with write-ahead segments of that size.
     pub(crate) fn new(segment_bytes: u64) -> Self {
-        let signer = Signer::generate("guard.test/log").expect("key");
+        let signer = KeyFile::generate("guard.test/log").expect("key");
         let (dir, skey) = (tempfile::tempdir().expect("folder"), signer.skey().to_string());
         let place = Self { dir, skey, segment_bytes };
         Store::create(&place.options(), &signer).expect("created");
@@ -32,8 +33,8 @@ impl Place {
         }
     }
 
-    fn signer(&self) -> Signer {
-        Signer::from_skey(&self.skey).expect("key")
+    pub(crate) fn signer(&self) -> KeyFile {
+        KeyFile::from_skey(&self.skey).expect("key")
     }
 
     pub(crate) fn verifier(&self) -> Verifier {
@@ -47,6 +48,12 @@ impl Place {
     /// A file or folder of the log's.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join("data").join(name)
+    }
+
+    /// With another signer of the same key.
+    pub(crate) fn ledger_with(&self, signer: impl Signer + 'static) -> Ledger {
+        let store = Store::open(self.options(), signer).expect("opened").0;
+        Ledger::open(store, self.file("admission")).expect("read")
     }
 
     pub(crate) fn ledger(&self) -> Ledger {

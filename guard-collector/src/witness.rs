@@ -269,12 +269,22 @@ fn nanoseconds(seconds: u64) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000)
 }
 
+/// Whether a policy names this key for the log.
+pub fn check_key(path: &Path, origin: &str, vkey: &str) -> Result<(), String> {
+    let text = frame::read_text(path, POLICY_MAX as u64).map_err(|e| e.to_string())?;
+    let policy = Policy::parse(text.as_bytes()).map_err(|e| e.to_string())?;
+    match policy.log(origin) {
+        Some(log) if log.vkey() == vkey => Ok(()),
+        _ => Err(format!("it does not name the key that follows; the line is `log {vkey}`")),
+    }
+}
+
 fn read(path: &Path, store: &Store) -> Result<Policy, String> {
     let text = frame::read_text(path, POLICY_MAX as u64).map_err(|e| e.to_string())?;
     let policy = Policy::parse(text.as_bytes()).map_err(|e| e.to_string())?;
     let own = store.vkey();
     match policy.log(store.origin()) {
-        Some(log) if log.vkey() == own => {}
+        Some(log) if store.signing_vkeys().contains(&log.vkey()) => {}
         Some(_) => return Err(format!("it has another key for this log; the line is `log {own}`")),
         None => return Err(format!("it does not name this log; add `log {own}`")),
     }

@@ -6,10 +6,20 @@
     reason = "helpers of tests may panic as tests do"
 )]
 
+#[path = "collector/daemon.rs"]
+mod daemon;
 #[path = "collector/host.rs"]
 mod host;
 #[path = "collector/world.rs"]
 mod world;
+
+// What a daemon believes of the log and how it ships, as they are.
+#[allow(missing_docs, unreachable_pub, reason = "a module of another crate")]
+#[path = "../../guard-agent/src/seen.rs"]
+mod seen;
+#[allow(missing_docs, unreachable_pub, reason = "a module of another crate")]
+#[path = "../../guard-agent/src/ship/stream.rs"]
+mod stream;
 
 #[path = "collector/admission.rs"]
 mod admission;
@@ -31,6 +41,10 @@ mod growth;
 mod retention;
 #[path = "collector/roles.rs"]
 mod roles;
+#[path = "collector/rotation.rs"]
+mod rotation;
+#[path = "collector/succession.rs"]
+mod succession;
 #[path = "collector/versions.rs"]
 mod versions;
 #[path = "collector/witnesses.rs"]

@@ -7,7 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 
-use crate::note::{NoteError, Signer, Verifier, open_lines};
+use crate::note::{NoteError, Verifier, open_lines};
+use crate::signer::{self, Signer, Signers};
 use crate::tree::{self, Hash};
 
 /// Why bytes are not a checkpoint that is wanted.
@@ -84,6 +85,18 @@ impl Checkpoint {
         checkpoint.of_a_tree()
     }
 
+    /// Reads a note that one of these keys signed; of several errors the last key's is told.
+    pub fn open_any(note: &[u8], verifiers: &[Verifier]) -> Result<Self, CheckpointError> {
+        let mut result = Err(CheckpointError::Line("no key is known to check it with"));
+        for verifier in verifiers {
+            result = Self::open(note, verifier);
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
     /// Reads a signed note without checking who signed it: what it says is nobody's word.
     pub fn open_unsigned(note: &[u8]) -> Result<Self, CheckpointError> {
         let note = std::str::from_utf8(note).map_err(|_| CheckpointError::Utf8)?;
@@ -98,29 +111,41 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// The signed note.
-    pub fn sign(&self, signer: &Signer) -> Result<String, CheckpointError> {
-        if self.origin != signer.name() {
-            return Err(CheckpointError::Origin { got: self.origin.clone(), want: signer.name().to_owned() });
+    /// The note that this key signed.
+    pub fn sign(&self, signer: &dyn Signer) -> Result<String, CheckpointError> {
+        self.of_log(signer.name())?;
+        Ok(signer::note(&self.text(), std::iter::once(signer))?)
+    }
+
+    /// The note that all keys of the log signed.
+    pub fn sign_all(&self, signers: &Signers) -> Result<String, CheckpointError> {
+        self.of_log(signers.name())?;
+        Ok(signers.note(&self.text())?)
+    }
+
+    fn of_log(&self, name: &str) -> Result<(), CheckpointError> {
+        match self.origin == name {
+            true => Ok(()),
+            false => Err(CheckpointError::Origin { got: self.origin.clone(), want: name.to_owned() }),
         }
-        Ok(signer.sign(&self.text())?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signer::KeyFile;
 
     #[test]
     fn comes_back_signed_and_only_from_its_own_key() {
-        let signer = Signer::generate("guard.test/log").unwrap();
+        let signer = KeyFile::generate("guard.test/log").unwrap();
         let head = Checkpoint { origin: "guard.test/log".into(), size: 7, root: [9; 32] };
         let note = head.sign(&signer).unwrap();
         assert_eq!(Checkpoint::open(note.as_bytes(), &signer.verifier()).unwrap(), head);
-        let other = Signer::generate("other.test/log").unwrap();
+        let other = KeyFile::generate("other.test/log").unwrap();
         assert!(Checkpoint::open(note.as_bytes(), &other.verifier()).is_err());
         assert!(matches!(head.sign(&other), Err(CheckpointError::Origin { .. })));
-        let lent = other.sign(&head.text()).unwrap();
+        let lent = other.note(&head.text()).unwrap();
         assert!(matches!(Checkpoint::open(lent.as_bytes(), &other.verifier()), Err(CheckpointError::Origin { .. })));
         let changed = note.replace("\n7\n", "\n8\n");
         assert!(matches!(Checkpoint::open(changed.as_bytes(), &signer.verifier()), Err(CheckpointError::Note(_))));
@@ -148,7 +173,7 @@ mod tests {
 
     #[test]
     fn an_empty_log_has_the_empty_root() {
-        let signer = Signer::generate("o").unwrap();
+        let signer = KeyFile::generate("o").unwrap();
         let wrong = Checkpoint { origin: "o".into(), size: 0, root: [0; 32] }.sign(&signer).unwrap();
         assert!(Checkpoint::open(wrong.as_bytes(), &signer.verifier()).is_err());
         let right = Checkpoint::empty("o").sign(&signer).unwrap();

@@ -61,7 +61,8 @@ pub(crate) mod tests {
     use ed25519_dalek::{Signer as _, SigningKey};
 
     use super::*;
-    use crate::note::{Signer, key_id, open_lines};
+    use crate::note::{key_id, open_lines};
+    use crate::signer::KeyFile;
 
     /// A witness, for tests.
     pub(crate) struct Witness {
@@ -99,9 +100,9 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cosignature_is_taken_with_its_time_and_only_from_its_key() {
-        let log = Signer::generate("guard.test/log").unwrap();
+        let log = KeyFile::generate("guard.test/log").unwrap();
         let (one, other) = (Witness::new("witness.test/one", 1), Witness::new("witness.test/one", 2));
-        let note = log.sign(TEXT).unwrap() + &one.cosign(TEXT, 1_700_000_000);
+        let note = log.note(TEXT).unwrap() + &one.cosign(TEXT, 1_700_000_000);
         let cosigner = Cosigner::parse(&one.vkey()).unwrap();
         assert_eq!(times(&cosigner, &note), [Ok(None), Ok(Some(1_700_000_000))]);
         assert_eq!(times(&Cosigner::parse(&other.vkey()).unwrap(), &note), [Ok(None), Ok(None)]);
@@ -111,12 +112,12 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cosignature_over_another_text_or_time_is_wrong() {
-        let log = Signer::generate("guard.test/log").unwrap();
+        let log = KeyFile::generate("guard.test/log").unwrap();
         let witness = Witness::new("w", 1);
         let cosigner = Cosigner::parse(&witness.vkey()).unwrap();
         let elsewhere = TEXT.replace("\n0\n", "\n1\n");
         for line in [witness.cosign(&elsewhere, 5), witness.cosign(TEXT, u64::MAX), moved(&witness.cosign(TEXT, 5))] {
-            let note = log.sign(TEXT).unwrap() + &line;
+            let note = log.note(TEXT).unwrap() + &line;
             assert!(matches!(times(&cosigner, &note)[1], Err(NoteError::Signature { .. })), "{line}");
         }
     }
@@ -144,7 +145,7 @@ pub(crate) mod tests {
 
     #[test]
     fn keys_of_another_kind_are_refused() {
-        let log = Signer::generate("guard.test/log").unwrap().vkey();
+        let log = KeyFile::generate("guard.test/log").unwrap().vkey();
         assert!(Cosigner::parse(&log).unwrap_err().to_string().contains("algorithm"));
         let witness = Witness::new("w", 1).vkey();
         assert!(crate::note::Verifier::parse(&witness).unwrap_err().to_string().contains("algorithm"));

@@ -107,6 +107,16 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
+/// Reads a file of at most `max` bytes; more is [`io::ErrorKind::FileTooLarge`].
+pub fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(std::fs::File::open(path)?, max + 1), &mut bytes)?;
+    if bytes.len() as u64 > max {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {max} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// Reads a text file of at most `max` bytes; more, or no UTF-8, is [`io::ErrorKind::InvalidData`].
 pub fn read_text(path: &Path, max: u64) -> io::Result<String> {
     let mut text = String::new();

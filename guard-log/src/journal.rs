@@ -7,7 +7,7 @@
 //! therefore no damage; anything else there is a frame that was being written.
 //!
 //! Bounded in bytes, with a reserve for the records that say that it is full; zeros that wait to be used, a segment's and
-//! the next one's, are not counted. Fails: after an error of write or sync the journal stays closed until it is opened
+//! the next one's, are not counted. Segments that were acknowledged stay for a while ([`kept`]), where there is room. Fails: after an error of write or sync the journal stays closed until it is opened
 //! again, because what the page cache says then is not what the disk holds. A torn tail is cut and reported; damage
 //! elsewhere moves all segments to a quarantine folder, reported, and a new epoch begins.
 
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 mod error;
 mod frames;
+mod kept;
 mod load;
 pub mod offline;
 mod read;
@@ -36,7 +37,7 @@ pub use ticket::{Appended, Ticket};
 use crate::frame;
 use crate::record::{Epoch, HEADER_LEN, Header, HostId, Kind, Record, SessionId};
 use error::io_error;
-use load::{load, take_lock, write_cursor};
+use load::{load, take_lock};
 use shares::Shares;
 use ticket::Slot;
 use writer::Writer;
@@ -61,6 +62,8 @@ pub struct JournalOptions {
     pub reserve_bytes: u64,
     /// One session's records that are not acknowledged may take this part, in per cent, of what is free.
     pub session_percent: u64,
+    /// How long segments stay after they were acknowledged, where there is room for them.
+    pub keep: Duration,
     /// Refuse memory file systems.
     pub require_real_disk: bool,
 }
@@ -115,8 +118,10 @@ pub struct JournalState {
     pub durable_next_seq: u64,
     /// Everything below is acknowledged by the collector.
     pub acked_next_seq: u64,
-    /// Bytes in use.
+    /// Bytes in use: of records that are not acknowledged, and of their segments.
     pub bytes: u64,
+    /// Bytes of segments that stay although they are acknowledged.
+    pub kept_bytes: u64,
     /// Why it is closed, if it is.
     pub failed: Option<String>,
 }
@@ -144,6 +149,8 @@ struct Inner {
     last_digest: [u8; 32],
     durable_next: u64,
     acked_next: u64,
+    /// So far the file says that.
+    cursor: u64,
     queue: Vec<Queued>,
     queued_bytes: u64,
     /// When the journal's own thread writes what is queued, if nobody else has until then.
@@ -175,6 +182,7 @@ impl Inner {
             last_digest: [0; 32],
             durable_next: acked,
             acked_next: acked,
+            cursor: acked,
             queue: Vec::new(),
             queued_bytes: 0,
             due: None,
@@ -191,8 +199,9 @@ impl Inner {
         }
     }
 
+    /// Bytes that count against the limit: what is only kept gives way.
     fn bytes(&self) -> u64 {
-        self.segments.iter().map(|(_, bytes)| bytes).sum::<u64>() + self.queued_bytes
+        self.segments.iter().skip(self.kept()).map(|(_, bytes)| bytes).sum::<u64>() + self.queued_bytes
     }
 
     fn remember(&mut self, record: Record) {
@@ -259,6 +268,8 @@ impl Journal {
             .name("journal".into())
             .spawn(move || own.run())
             .map_err(io_error("starting the writer of", &dir))?;
+        // An old segment that does not go keeps nobody from starting; the next acknowledgement tells it.
+        let _ = shared.expire(0);
         Ok((Self(shared), report))
     }
 
@@ -348,38 +359,9 @@ impl Journal {
             durable_next_seq: inner.durable_next,
             acked_next_seq: inner.acked_next,
             bytes: inner.bytes(),
+            kept_bytes: inner.kept_bytes(),
             failed: inner.failed.clone(),
         }
-    }
-
-    /// Notes that the collector holds everything below `next_seq`, and removes whole segments below it. The note is
-    /// durable before anything is removed.
-    pub fn acknowledge(&self, next_seq: u64) -> Result<(), JournalError> {
-        let dir = &self.0.options.dir;
-        let _turn = lock(&self.0.cursor);
-        let mut inner = lock(&self.0.inner);
-        inner.acked_next = inner.acked_next.max(next_seq.min(inner.durable_next));
-        let (acked, epoch) = (inner.acked_next, inner.epoch);
-        inner.shares.release(acked);
-        // Strictly below: the segment kept then holds a durable record, and with it the digest that the chain goes on from.
-        let removable = inner.segments.iter().skip(1).take_while(|next| next.0 < acked).count();
-        drop(inner);
-        if removable == 0 {
-            return Ok(());
-        }
-        write_cursor(dir, epoch, acked)?;
-        for _ in 0..removable {
-            let Some(oldest) = lock(&self.0.inner).segments.pop_front() else { break };
-            let path = segment_path(dir, oldest.0);
-            match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    lock(&self.0.inner).segments.push_front(oldest);
-                    return Err(io_error("removing", &path)(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// Says that the repairs that opening told are in the journal, durably: the next opening does not tell them again.

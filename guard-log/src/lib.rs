@@ -4,6 +4,7 @@
 //! that entries were pruned. It must not know gRPC, the rest of the record schema, async or policy. Fails: a
 //! file that is damaged, torn or disagrees with another is named in the error; nothing is repaired silently.
 
+pub mod changes;
 pub mod checkpoint;
 pub mod cosignature;
 mod edge;
@@ -15,6 +16,7 @@ pub mod policy;
 pub mod proof;
 pub mod pruned;
 pub mod record;
+pub mod signer;
 pub mod store;
 #[cfg(test)]
 mod testing;

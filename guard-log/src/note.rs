@@ -1,16 +1,16 @@
-//! C2SP signed notes with Ed25519 (algorithm byte 0x01): keys, signing, opening; the lines of other signers.
+//! C2SP signed notes with Ed25519 (algorithm byte 0x01): their text, their lines, the keys that check them.
 //!
-//! It must not know what the text means. A signer's secret is wiped from memory when dropped and never printed. Fails: an
-//! unusable key or note is an error that says which part is wrong; signatures of other keys are ignored, as the format asks.
-
-use std::fmt;
+//! It must not know what the text means, nor hold a secret: [`crate::signer`] does. Fails: an unusable key or note is an error
+//! that says which part is wrong; signatures of other keys are ignored, as the format asks.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use crate::signer::SignError;
 
 /// Longest note that is looked at.
 pub const NOTE_MAX: usize = 1 << 20;
@@ -18,8 +18,7 @@ pub const NOTE_MAX: usize = 1 << 20;
 const SIGNATURES_MAX: usize = 100;
 /// Longest key name.
 const NAME_MAX: usize = 255;
-const ED25519: u8 = 1;
-const SECRET_PREFIX: &str = "PRIVATE+KEY+";
+pub(crate) const ED25519: u8 = 1;
 
 /// Why a key or a note is not usable.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -38,6 +37,9 @@ pub enum NoteError {
     /// The system gives no random bytes.
     #[error("no random bytes for a key: {0}")]
     Random(String),
+    /// The key did not sign.
+    #[error(transparent)]
+    Sign(#[from] SignError),
     /// Text that a note cannot hold.
     #[error("not a note text: {0}")]
     Text(&'static str),
@@ -62,7 +64,7 @@ pub enum NoteError {
     },
 }
 
-fn check_name(name: &str) -> Result<(), NoteError> {
+pub(crate) fn check_name(name: &str) -> Result<(), NoteError> {
     let fits = !name.is_empty() && name.len() <= NAME_MAX;
     if fits && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+') {
         return Ok(());
@@ -77,10 +79,10 @@ pub(crate) fn key_id(name: &str, algorithm: u8, public: &[u8; 32]) -> [u8; 4] {
     id
 }
 
-type KeyParts<'a> = (&'a str, [u8; 4], Zeroizing<[u8; 32]>);
+pub(crate) type KeyParts<'a> = (&'a str, [u8; 4], Zeroizing<[u8; 32]>);
 
 /// Splits `name+id+base64(algorithm || 32 bytes)`.
-fn parse_key<'a>(text: &'a str, wanted: u8, what: &'static str) -> Result<KeyParts<'a>, NoteError> {
+pub(crate) fn parse_key<'a>(text: &'a str, wanted: u8, what: &'static str) -> Result<KeyParts<'a>, NoteError> {
     let wrong = |why| NoteError::Key { what, why };
     let (name, rest) = text.split_once('+').ok_or(wrong("no `+` after the name"))?;
     let (id_text, data) = rest.split_once('+').ok_or(wrong("no `+` after the key id"))?;
@@ -96,74 +98,7 @@ fn parse_key<'a>(text: &'a str, wanted: u8, what: &'static str) -> Result<KeyPar
     Ok((name, id, Zeroizing::new(key)))
 }
 
-/// Signs notes.
-pub struct Signer {
-    name: String,
-    key: SigningKey,
-}
-
-impl fmt::Debug for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl Signer {
-    /// Makes a new key.
-    pub fn generate(name: &str) -> Result<Self, NoteError> {
-        check_name(name)?;
-        let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut_slice()).map_err(|e| NoteError::Random(e.to_string()))?;
-        Ok(Self { name: name.to_owned(), key: SigningKey::from_bytes(&seed) })
-    }
-
-    /// Reads `PRIVATE+KEY+name+id+base64`.
-    pub fn from_skey(text: &str) -> Result<Self, NoteError> {
-        let wrong = |why| NoteError::Key { what: "signer", why };
-        let rest = text.trim_end().strip_prefix(SECRET_PREFIX).ok_or(wrong("it does not start with PRIVATE+KEY+"))?;
-        let (name, id, seed) = parse_key(rest, ED25519, "signer")?;
-        let signer = Self { name: name.to_owned(), key: SigningKey::from_bytes(&seed) };
-        if signer.verifier().id != id {
-            return Err(wrong("the key id does not belong to name and key"));
-        }
-        Ok(signer)
-    }
-
-    /// The secret as text.
-    pub fn skey(&self) -> Zeroizing<String> {
-        let mut data = Zeroizing::new(Vec::with_capacity(33));
-        data.push(ED25519);
-        data.extend_from_slice(self.key.as_bytes());
-        let encoded = Zeroizing::new(STANDARD.encode(&*data));
-        Zeroizing::new(format!("{SECRET_PREFIX}{}+{}+{}", self.name, hex::encode(self.verifier().id), *encoded))
-    }
-
-    /// The public key as text.
-    pub fn vkey(&self) -> String {
-        self.verifier().vkey()
-    }
-
-    /// Name of the key.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The whole note: text, empty line, signature line.
-    pub fn sign(&self, text: &str) -> Result<String, NoteError> {
-        check_text(text).map_err(NoteError::Text)?;
-        let mut data = self.verifier().id.to_vec();
-        data.extend_from_slice(&self.key.sign(text.as_bytes()).to_bytes());
-        Ok(format!("{text}\n\u{2014} {} {}\n", self.name, STANDARD.encode(data)))
-    }
-
-    /// What checks this signer's notes.
-    pub fn verifier(&self) -> Verifier {
-        let key = self.key.verifying_key();
-        Verifier { id: key_id(&self.name, ED25519, key.as_bytes()), name: self.name.clone(), key }
-    }
-}
-
-fn check_text(text: &str) -> Result<(), &'static str> {
+pub(crate) fn check_text(text: &str) -> Result<(), &'static str> {
     if !text.ends_with('\n') {
         return Err("it does not end with a line feed");
     }
@@ -185,10 +120,20 @@ pub struct Verifier {
 }
 
 impl Verifier {
+    /// Of a key of this name.
+    pub(crate) fn of(name: &str, key: VerifyingKey) -> Self {
+        Self { id: key_id(name, ED25519, key.as_bytes()), name: name.to_owned(), key }
+    }
+
     /// Reads `name+id+base64`.
     pub fn parse(vkey: &str) -> Result<Self, NoteError> {
         let (name, id, key) = parse_verifier(vkey, ED25519)?;
         Ok(Self { name, id, key })
+    }
+
+    /// Its id in notes.
+    pub(crate) fn id(&self) -> [u8; 4] {
+        self.id
     }
 
     /// Bytes of the key; two names with the same bytes are one log.
@@ -199,6 +144,17 @@ impl Verifier {
     /// Name of the key.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its line under a text that it signed.
+    pub(crate) fn line(&self, signature: &[u8; 64]) -> String {
+        let data = [self.id.as_slice(), signature].concat();
+        format!("\u{2014} {} {}\n", self.name, STANDARD.encode(data))
+    }
+
+    /// Whether these bytes bear its signature.
+    pub(crate) fn checks(&self, message: &[u8], signature: &[u8; 64]) -> bool {
+        self.key.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
     }
 
     /// The key as text.
@@ -288,6 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::signer::KeyFile;
 
     /// The example of the reference implementation of signed notes.
     const SKEY: &str = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
@@ -300,29 +257,29 @@ mod tests {
 
     #[test]
     fn the_reference_example_is_made_and_opened() {
-        let signer = Signer::from_skey(SKEY).unwrap();
+        let signer = KeyFile::from_skey(SKEY).unwrap();
         assert_eq!((signer.vkey().as_str(), signer.skey().as_str()), (VKEY, SKEY));
-        assert_eq!(signer.sign(TEXT).unwrap(), NOTE);
+        assert_eq!(signer.note(TEXT).unwrap(), NOTE);
         assert_eq!(Verifier::parse(VKEY).unwrap().open(NOTE).unwrap(), TEXT);
     }
 
     #[test]
     fn keys_and_notes_come_back() {
-        let signer = Signer::generate("guard.test/log").unwrap();
-        let again = Signer::from_skey(&signer.skey()).unwrap();
+        let signer = KeyFile::generate("guard.test/log").unwrap();
+        let again = KeyFile::from_skey(&signer.skey()).unwrap();
         let verifier = Verifier::parse(&signer.vkey()).unwrap();
         assert_eq!((verifier.vkey(), verifier.name()), (again.vkey(), "guard.test/log"));
-        assert_eq!(verifier.open(&again.sign("a\n\nb\n").unwrap()).unwrap(), "a\n\nb\n");
+        assert_eq!(verifier.open(&again.note("a\n\nb\n").unwrap()).unwrap(), "a\n\nb\n");
         assert!(!format!("{signer:?}").contains(&signer.skey().as_str()[40..]));
     }
 
     #[test]
     fn signatures_of_others_beside_the_own_do_not_matter() {
-        let (one, other) = (Signer::generate("one").unwrap(), Signer::generate("other").unwrap());
-        let both = format!("{}{}", one.sign(TEXT).unwrap(), other.sign(TEXT).unwrap().rsplit_once("\n\n").unwrap().1);
+        let (one, other) = (KeyFile::generate("one").unwrap(), KeyFile::generate("other").unwrap());
+        let both = format!("{}{}", one.note(TEXT).unwrap(), other.note(TEXT).unwrap().rsplit_once("\n\n").unwrap().1);
         assert_eq!(one.verifier().open(&both).unwrap(), TEXT);
         assert_eq!(other.verifier().open(&both).unwrap(), TEXT);
-        let stranger = Signer::generate("one").unwrap().verifier().open(&both);
+        let stranger = KeyFile::generate("one").unwrap().verifier().open(&both);
         assert!(matches!(stranger, Err(NoteError::Unsigned { .. })));
     }
 
@@ -341,9 +298,9 @@ mod tests {
             assert!(Verifier::parse(key).unwrap_err().to_string().contains(why), "{key}");
         }
         for name in ["", "a b", "a+b", "a\nb", "\u{2003}"] {
-            assert!(Signer::generate(name).is_err(), "{name:?}");
+            assert!(KeyFile::generate(name).is_err(), "{name:?}");
         }
-        assert!(Signer::from_skey(VKEY).is_err());
+        assert!(KeyFile::from_skey(VKEY).is_err());
     }
 
     #[test]
@@ -370,7 +327,7 @@ mod tests {
 
         #[test]
         fn garbage_never_panics(text in ".{0,200}") {
-            let _ = (Verifier::parse(&text).is_ok(), Signer::from_skey(&text).is_ok());
+            let _ = (Verifier::parse(&text).is_ok(), KeyFile::from_skey(&text).is_ok());
             let _ = Verifier::parse(VKEY).unwrap().open(&format!("{text}\n\n\u{2014} {text}\n")).is_ok();
         }
     }

@@ -257,14 +257,14 @@ mod tests {
 
     use super::*;
     use crate::cosignature::tests::Witness;
-    use crate::note::Signer;
+    use crate::signer::KeyFile;
 
     fn witnesses() -> Vec<Witness> {
         (1..=6).map(|n| Witness::new(&format!("witness.test/{n}"), n)).collect()
     }
 
     /// The example of the format: two of three X, one of three Y.
-    fn example(log: &Signer) -> String {
+    fn example(log: &KeyFile) -> String {
         let mut text = format!("# a comment\n\nlog {} https://log.test/\n", log.vkey());
         for (witness, name) in witnesses().iter().zip(["X1", "X2", "X3", "Y1", "Y2", "Y3"]) {
             text += &format!("\twitness  {name} {}\n", witness.vkey());
@@ -272,7 +272,7 @@ mod tests {
         text + "group X 2 X1 X2 X3\ngroup Y any Y1 Y2 Y3\ngroup both all X Y\nquorum both\n"
     }
 
-    fn note(log: &Signer, by: &[usize]) -> String {
+    fn note(log: &KeyFile, by: &[usize]) -> String {
         let head = Checkpoint::empty(log.name());
         let mut note = head.sign(log).unwrap();
         let witnesses = witnesses();
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn quorums_are_counted_as_the_example_of_the_format_says() {
-        let log = Signer::generate("log.test").unwrap();
+        let log = KeyFile::generate("log.test").unwrap();
         let policy = Policy::parse(example(&log).as_bytes()).unwrap();
         for (by, quorum) in [
             (vec![], false),
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_wrong_line_of_a_witness_counts_for_nothing_and_breaks_nothing() {
-        let log = Signer::generate("log.test").unwrap();
+        let log = KeyFile::generate("log.test").unwrap();
         let policy = Policy::parse(example(&log).as_bytes()).unwrap();
         let forged = witnesses()[1].cosign("another text\n", 5);
         let cosigned = policy.open((note(&log, &[0, 5]) + &forged).as_bytes()).unwrap();
@@ -315,10 +315,10 @@ mod tests {
 
     #[test]
     fn a_log_that_is_not_named_or_did_not_sign_is_refused() {
-        let (log, other) = (Signer::generate("log.test").unwrap(), Signer::generate("other.test").unwrap());
+        let (log, other) = (KeyFile::generate("log.test").unwrap(), KeyFile::generate("other.test").unwrap());
         let policy = Policy::parse(example(&log).as_bytes()).unwrap();
         assert_eq!(policy.open(note(&other, &[0, 1, 3]).as_bytes()), Err(PolicyError::Log("other.test".into())));
-        let stranger = Signer::generate("log.test").unwrap();
+        let stranger = KeyFile::generate("log.test").unwrap();
         assert!(matches!(policy.open(note(&stranger, &[0, 1, 3]).as_bytes()), Err(PolicyError::Checkpoint(_))));
         let none = Policy::parse(format!("log {}\nquorum none\n", log.vkey()).as_bytes()).unwrap();
         assert!(none.open(note(&log, &[]).as_bytes()).unwrap().quorum);
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn comments_may_be_of_any_bytes_and_names_are_text() {
-        let log = Signer::generate("log.test").unwrap();
+        let log = crate::signer::KeyFile::generate("log.test").unwrap();
         let latin = [b"\t# J\xf6rg\n".as_slice(), example(&log).as_bytes()].concat();
         assert_eq!(Policy::parse(&latin).unwrap().witnesses().len(), 6);
         let named = [b"group J\xf6rg any X1\n".as_slice(), example(&log).as_bytes()].concat();
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn what_is_no_policy_names_its_line() {
-        let log = Signer::generate("log.test").unwrap();
+        let log = KeyFile::generate("log.test").unwrap();
         let right = example(&log);
         let twice = format!("witness again {}\n", witnesses()[0].vkey());
         for (text, expected) in [

@@ -124,11 +124,12 @@ pub fn head(source: &dyn Source, verifier: &Verifier) -> Result<(String, Checkpo
 
 /// The newest head that a quorum of witnesses cosigned, if there is one and it holds the leaf; else the newest.
 fn head_for(source: &dyn Source, verifier: &Verifier, leaf: u64) -> Result<(String, Checkpoint), ReceiptError> {
-    if let Some(note) = source.fetch(COSIGNED)? {
-        let checkpoint = Checkpoint::open(&note, verifier)?;
-        if checkpoint.size > leaf {
-            return Ok((String::from_utf8(note).map_err(|_| CheckpointError::Utf8)?, checkpoint));
-        }
+    // One that an older key signed does not count; the newest head always does.
+    if let Some(note) = source.fetch(COSIGNED)?
+        && let Ok(checkpoint) = Checkpoint::open(&note, verifier)
+        && checkpoint.size > leaf
+    {
+        return Ok((String::from_utf8(note).map_err(|_| CheckpointError::Utf8)?, checkpoint));
     }
     head(source, verifier)
 }
@@ -205,7 +206,12 @@ impl Receipt {
 
     /// Whether the record is in the log that the key signs for; returns the checkpoint that says so.
     pub fn verify(&self, entry: &[u8], verifier: &Verifier) -> Result<Checkpoint, ReceiptError> {
-        let head = Checkpoint::open(self.note.as_bytes(), verifier)?;
+        self.verify_any(entry, std::slice::from_ref(verifier))
+    }
+
+    /// The same, for a log whose checkpoints one of these keys signed.
+    pub fn verify_any(&self, entry: &[u8], verifiers: &[Verifier]) -> Result<Checkpoint, ReceiptError> {
+        let head = Checkpoint::open_any(self.note.as_bytes(), verifiers)?;
         tree::verify_inclusion(&leaf_hash(entry), self.index, head.size, &self.hashes, &head.root)
             .map_err(|cause| ReceiptError::Wrong { index: self.index, size: head.size, cause })?;
         Ok(head)

@@ -136,6 +136,8 @@ impl Kind {
     pub const ADMIT_FINDING: Self = Self(33);
     pub const REVIEW_DECISION: Self = Self(34);
     pub const ENTRIES_PRUNED: Self = Self(37);
+    pub const KEY_ROTATED: Self = Self(38);
+    pub const LOG_SUCCEEDED: Self = Self(39);
 }
 
 /// Head of a record.

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::checkpoint::Checkpoint;
-use crate::note::Signer;
 use crate::record::{Epoch, Header, HostId, Kind, Record, SessionId};
+use crate::signer::KeyFile;
 use crate::store::{Store, StoreOptions};
 use crate::tiles::{CHECKPOINT, split_entries};
 use crate::verify::{AuditOptions, AuditReport, Finding, Folder, audit};
@@ -66,7 +66,7 @@ impl Log {
 
     /// Two hosts in turn, published at 100 and at `size`.
     pub(crate) fn new(size: usize) -> Self {
-        let skey = Signer::generate(ORIGIN).unwrap().skey().to_string();
+        let skey = KeyFile::generate(ORIGIN).unwrap().skey().to_string();
         let records = two_hosts(size);
         let (first, rest) = records.split_at(size.min(100));
         Self::of(&skey, &[first, rest])
@@ -81,8 +81,8 @@ impl Log {
         }
     }
 
-    pub(crate) fn signer(&self) -> Signer {
-        Signer::from_skey(&self.skey).unwrap()
+    pub(crate) fn signer(&self) -> KeyFile {
+        KeyFile::from_skey(&self.skey).unwrap()
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -102,7 +102,13 @@ impl Log {
         let mut seen = 0;
         let mut progress = |done: u64, all: u64| seen = done.min(all);
         let source = self.folder();
-        let report = audit(&source, &self.signer().verifier(), &AuditOptions { previous }, &mut progress).unwrap();
+        let report = audit(
+            &source,
+            &self.signer().verifier(),
+            &AuditOptions { previous, ..AuditOptions::default() },
+            &mut progress,
+        )
+        .unwrap();
         assert_eq!(seen, report.checkpoint.size);
         report
     }

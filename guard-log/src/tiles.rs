@@ -22,6 +22,8 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub const COSIGNED: &str = "cosigned";
 /// Name of the receipt of the record that says up to where entries were pruned; only where some were.
 pub const PRUNED: &str = "pruned";
+/// Name of the receipts of all records that changed the log's name or key, in order; only where one did.
+pub const CHANGES: &str = "changes";
 /// Bytes of a hash.
 const HASH: usize = 32;
 /// Longest name: `tile/entries/` and eight groups, `.p/255`.

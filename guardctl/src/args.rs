@@ -481,6 +481,9 @@ pub struct AuditArgs {
     /// Verifier key [default: log_vkey of the configuration, else the one kept in the state file, else none]
     #[arg(long, value_name = "KEY")]
     pub vkey: Option<String>,
+    /// Verifier key of the admin key, which has to have signed if the log succeeds another [default: admin_vkey of the configuration]
+    #[arg(long, value_name = "KEY")]
+    pub admin_vkey: Option<String>,
     /// C2SP tlog-policy file: names the log's key, the witnesses, and how many of them have to have cosigned
     #[arg(long, value_name = "FILE", conflicts_with = "vkey")]
     pub policy: Option<PathBuf>,
@@ -498,6 +501,9 @@ pub struct LogArgs {
     /// Verifier key [default: log_vkey of the configuration, else the one kept in the state file]
     #[arg(long, value_name = "KEY")]
     pub vkey: Option<String>,
+    /// Verifier key of the admin key, which has to have signed if the log succeeds another [default: admin_vkey of the configuration]
+    #[arg(long, value_name = "KEY")]
+    pub admin_vkey: Option<String>,
 }
 
 /// Arguments of `log prove`.

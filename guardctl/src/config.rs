@@ -30,6 +30,8 @@ pub struct Config {
     pub key: Option<PathBuf>,
     /// Verifier key of the log. Without it the first key seen is kept in the state file.
     pub log_vkey: Option<String>,
+    /// Verifier key of the admin key, which signs for a successor of the log.
+    pub admin_vkey: Option<String>,
     /// Path of the daemon's control socket.
     pub socket: Option<PathBuf>,
     /// Where the last verified checkpoint is kept.
@@ -62,7 +64,7 @@ impl Config {
             .map_err(|e| CliError::new(Exit::Config, format_args!("cannot read {}: {e}", path.display())))?;
         let mut config = Config::parse(&text).map_err(|e| {
             CliError::new(Exit::Config, format_args!("{}: {}", path.display(), e.message)).hint(
-                "keys are collector, ca, cert, key, log_vkey, socket and state; see guardctl.example.toml for each",
+                "keys are collector, ca, cert, key, log_vkey, admin_vkey, socket and state; see guardctl.example.toml for each",
             )
         })?;
         // Relative names count from the file that holds them, so that a folder of certificates can be moved whole.

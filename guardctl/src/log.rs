@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use guard_log::changes::{Changes, TrustError, signer_of};
 use guard_log::checkpoint::Checkpoint;
 use guard_log::note::Verifier;
 use guard_log::policy::{Cosigned, Policy};
@@ -44,7 +45,8 @@ use state::{Known, State};
 pub async fn run(command: &LogCommand, config: &Config, out: &Out) -> Result<()> {
     match command {
         LogCommand::Verify(args) => {
-            let held = Held::of(args.of.vkey.clone(), args.policy.as_deref())?;
+            let admin = key::admin(args.of.admin_vkey.as_deref(), config)?;
+            let held = Held { admin, ..Held::of(args.of.vkey.clone(), args.policy.as_deref())? };
             match (&args.of.dir, &args.proof, &args.record) {
                 (_, Some(proof), Some(record)) => prove::check(proof, record, &held, config, out),
                 (Some(dir), ..) => answer(verify_folder(dir, &held, config)?, out),
@@ -64,12 +66,14 @@ pub async fn run(command: &LogCommand, config: &Config, out: &Out) -> Result<()>
 #[derive(Debug, Default)]
 struct Held {
     vkey: Option<String>,
+    /// Key that signs for a successor.
+    admin: Option<Verifier>,
     policy: Option<Policy>,
 }
 
 impl Held {
     fn of(vkey: Option<String>, policy: Option<&Path>) -> Result<Held> {
-        Ok(Held { vkey, policy: policy.map(cosigned::read).transpose()? })
+        Ok(Held { vkey, admin: None, policy: policy.map(cosigned::read).transpose()? })
     }
 
     /// The key for the log of a checkpoint, if the caller named one.
@@ -87,6 +91,7 @@ struct Log {
     address: String,
     state: State,
     key: Key,
+    admin: Option<Verifier>,
     /// The checkpoint verified last.
     previous: Option<Checkpoint>,
     /// As served now.
@@ -106,18 +111,31 @@ impl Log {
             Some(known) => Some(remembered(known, &address)?),
             None => None,
         };
-        Ok(Log { client, address, state, key, previous, note })
+        let admin = match &held.admin {
+            Some(admin) => Some(admin.clone()),
+            None => key::admin(None, config)?,
+        };
+        Ok(Log { client, address, state, key, admin, previous, note })
+    }
+
+    /// The head as served, and the key that signed it: the one that it is held to, or one that that leads to.
+    async fn signer(&self) -> Result<std::result::Result<(Checkpoint, Verifier), TrustError>> {
+        let remote = Remote { client: self.client.clone(), runtime: Handle::current() };
+        let (key, admin, note) = (self.key.verifier.clone(), self.admin.clone(), self.note.clone());
+        let asked = tokio::task::spawn_blocking(move || signer_of(&remote, &key, admin.as_ref(), &note)).await;
+        asked.map_err(|e| CliError::new(Exit::Internal, format_args!("it ended early: {e}")))
     }
 
     /// Audits on a thread of its own, as the source blocks, and remembers what is right.
     async fn audit(&mut self, export: Option<PathBuf>, policy: Option<&Policy>) -> Result<(Verified, u64)> {
         let remote = Remote { client: self.client.clone(), runtime: Handle::current() };
         let (verifier, previous, policy) = (self.key.verifier.clone(), self.previous.clone(), policy.cloned());
+        let admin = self.admin.clone();
         let work = move || match export {
-            None => judge(&remote, &verifier, previous, policy.as_ref()).map(|(report, by)| (report, by, 0)),
+            None => judge(&remote, (&verifier, admin), previous, policy.as_ref()).map(|(report, by)| (report, by, 0)),
             Some(to) => {
                 let copying = Copying { from: remote, to, files: Cell::new(0) };
-                let (report, by) = judge(&copying, &verifier, previous, policy.as_ref())?;
+                let (report, by) = judge(&copying, (&verifier, admin), previous, policy.as_ref())?;
                 if report.is_ok() {
                     let path = copying.to.join(CHECKPOINT);
                     source::write(&path, &report.note).map_err(|e| cannot_write(&path, &e))?;
@@ -131,7 +149,7 @@ impl Log {
         let verified = Verified { report, previous: self.previous.clone(), key_from: self.key.from, cosigned };
         if verified.report.is_ok() {
             let checkpoint = String::from_utf8_lossy(&verified.report.note).into_owned();
-            self.state.remember(&self.address, Known { vkey: self.key.verifier.vkey(), checkpoint })?;
+            self.state.remember(&self.address, Known { vkey: verified.report.signed_by.vkey(), checkpoint })?;
         }
         Ok((verified, files))
     }
@@ -154,21 +172,21 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
 /// Audits; with a policy, too few cosignatures are a finding too.
 fn judge(
     source: &dyn Source,
-    verifier: &Verifier,
+    (verifier, admin): (&Verifier, Option<Verifier>),
     previous: Option<Checkpoint>,
     policy: Option<&Policy>,
 ) -> Result<(AuditReport, Option<Cosigned>)> {
     // First: what comes after it in a log that grows holds it.
     let earlier = cosigned::fetch(source)?;
-    let report = audit(source, verifier, &AuditOptions { previous }, &mut |_, _| {});
+    let report = audit(source, verifier, &AuditOptions { previous, admin }, &mut |_, _| {});
     let mut report = report.map_err(|error| match error {
         VerifyError::Source(e) => CliError::new(Exit::Unavailable, e),
-        e @ (VerifyError::NoCheckpoint | VerifyError::Checkpoint(_)) => {
+        e @ (VerifyError::NoCheckpoint | VerifyError::Trust(_)) => {
             CliError::new(Exit::No, format_args!("log verification failed: {e}"))
         }
     })?;
     let Some(policy) = policy else { return Ok((report, None)) };
-    let continues = |before: &Checkpoint| cosigned::continued(source, verifier, before, &report);
+    let continues = |before: &Checkpoint| cosigned::continued(source, before, &report);
     let (cosigned, finding) = cosigned::judge(policy, &report.note, earlier.as_deref(), &continues);
     report.findings.extend(finding);
     Ok((report, cosigned))
@@ -203,9 +221,17 @@ fn origin(note: &[u8]) -> String {
     String::from_utf8_lossy(note.split(|b| *b == b'\n').next().unwrap_or_default()).into_owned()
 }
 
+/// Every key that leads to this one, or that it leads to. What is wrong with them the audit says.
+fn family(source: &dyn Source, key: &Verifier) -> Vec<Verifier> {
+    let changes = Changes::fetch(source).unwrap_or_default();
+    let keys: Vec<Verifier> = changes.keys().cloned().collect();
+    if keys.contains(key) { keys } else { vec![key.clone()] }
+}
+
 /// The newest checkpoint that was verified of this log earlier and that a copy as long as `head` has to continue.
-fn earlier(state: &State, key: &Key, head: &Checkpoint) -> Result<Option<Checkpoint>> {
-    let same_log = state.all().filter(|known| known.vkey == key.verifier.vkey());
+fn earlier(state: &State, key: &Key, source: &dyn Source, head: &Checkpoint) -> Result<Option<Checkpoint>> {
+    let keys: Vec<String> = family(source, &key.verifier).iter().map(Verifier::vkey).collect();
+    let same_log = state.all().filter(|known| keys.contains(&known.vkey));
     let known: Vec<Checkpoint> = same_log.map(|known| remembered(known, &head.origin)).collect::<Result<_>>()?;
     Ok(known.into_iter().filter(|before| before.size <= head.size).max_by_key(|before| before.size))
 }
@@ -219,10 +245,11 @@ fn verify_folder(dir: &Path, held: &Held, config: &Config) -> Result<Verified> {
     let origin = origin(&note);
     let state = State::open(config.state_path()?)?;
     let key = key::of_folder(held.vkey(&note)?.as_deref(), config, &state, &origin)?;
-    let head = Checkpoint::open(&note, &key.verifier)
+    let (head, _) = signer_of(&folder, &key.verifier, held.admin.as_ref(), &note)
         .map_err(|e| CliError::new(Exit::No, format_args!("log verification failed: {e}")))?;
-    let previous = earlier(&state, &key, &head)?;
-    let (report, cosigned) = judge(&folder, &key.verifier, previous.clone(), held.policy.as_ref())?;
+    let previous = earlier(&state, &key, &folder, &head)?;
+    let of = (&key.verifier, held.admin.clone());
+    let (report, cosigned) = judge(&folder, of, previous.clone(), held.policy.as_ref())?;
     Ok(Verified { report, previous, key_from: key.from, cosigned })
 }
 
@@ -241,8 +268,8 @@ async fn export(dir: &Path, config: &Config, out: &Out) -> Result<()> {
 
 async fn checkpoint(config: &Config, out: &Out) -> Result<()> {
     let log = Log::open(&Held::default(), config).await?;
-    let head = Checkpoint::open(&log.note, &log.key.verifier)
-        .map_err(|e| CliError::new(Exit::No, format_args!("not a checkpoint of this log: {e}")))?;
+    let (head, _) =
+        log.signer().await?.map_err(|e| CliError::new(Exit::No, format_args!("not a checkpoint of this log: {e}")))?;
     let note = String::from_utf8_lossy(&log.note);
     if out.is_json() {
         let root = hex::encode(head.root);

@@ -71,6 +71,14 @@ fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
         s.open_sessions,
         s.pending_reviews,
     );
+    if let [_, next] = s.signing_vkeys.as_slice() {
+        out.truncate(out.len() - 1);
+        out.push_str(&format!("          being followed by {}, which signs too\n\n", escape_str(next)));
+    }
+    if !s.publish_error.is_empty() {
+        out.truncate(out.len() - 1);
+        out.push_str(&format!("          NOT PUBLISHED: {}\n\n", escape_str(&s.publish_error)));
+    }
     if let Some(witnesses) = &s.witnesses {
         out.truncate(out.len() - 1);
         out.push_str(&witnesses_text(witnesses, now, width, color));
@@ -184,6 +192,7 @@ fn status_json(s: &StatusReply, now: i64) -> Value {
         "checkpoint_size": s.checkpoint_size, "checkpoint_time": time::rfc3339(s.checkpoint_unix_ns),
         "pending_reviews": s.pending_reviews, "open_sessions": s.open_sessions, "nodes": nodes.collect::<Vec<_>>(),
         "witnesses": s.witnesses.as_ref().map(witnesses_json),
+        "publish_error": Some(&s.publish_error).filter(|e| !e.is_empty()), "signing_vkeys": s.signing_vkeys,
         "roles_digest": Some(&s.roles_digest).filter(|d| !d.is_empty()),
         "roles_error": Some(&s.roles_error).filter(|e| !e.is_empty()),
         "retention": s.retention.as_ref().map(|kept| json!({"policy": Some(&kept.policy).filter(|p| !p.is_empty()),

@@ -384,6 +384,8 @@ pub fn status() -> (StatusReply, i64) {
         witnesses: None,
         roles_digest: String::new(),
         roles_error: String::new(),
+        publish_error: String::new(),
+        signing_vkeys: vec![],
         retention: Some(Retention {
             policy: "retention: entries_days = 90, minimum_records = 256".into(),
             first_leaf: 512,

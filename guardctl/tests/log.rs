@@ -6,8 +6,8 @@ use std::fs;
 use std::process::{Command, Output};
 
 use collector::{Collector, PUBLIC, VKEY};
-use guard_log::note::Signer;
 use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
+use guard_log::signer::KeyFile;
 use guard_log::store::{Store, StoreOptions};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{AdmitFinding, Exec, ExecFacts, FileFact, RecordBody, SessionStart, Tier, Verdict};
@@ -47,19 +47,19 @@ struct Logged {
 
 impl Logged {
     fn new() -> Logged {
-        let logged = Logged::of(Collector::start(), &Signer::generate("guard.test/log").expect("key"), "log");
+        let logged = Logged::of(Collector::start(), &KeyFile::generate("guard.test/log").expect("key"), "log");
         fs::write(logged.collector.file(VKEY), logged.store.vkey()).expect("written");
         logged
     }
 
-    fn of(collector: Collector, signer: &Signer, name: &str) -> Logged {
+    fn of(collector: Collector, signer: &KeyFile, name: &str) -> Logged {
         let options = StoreOptions {
             dir: collector.file(name).join("data"),
             lock: collector.file(name).join("lock"),
             segment_bytes: 1 << 20,
             require_real_disk: false,
         };
-        let again = Signer::from_skey(&signer.skey()).expect("key");
+        let again = KeyFile::from_skey(&signer.skey()).expect("key");
         Store::create(&options, signer).expect("created");
         let (store, _) = Store::open(options, again).expect("opened");
         Logged { collector, store, host: Chain(1, 0, [0; 32]) }
@@ -133,18 +133,18 @@ fn another_log_under_the_same_key_is_a_fork_and_another_key_is_refused() {
     log.grow(20);
     log.json(&["verify"], 0);
     let skey = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz";
-    let mut fork = Logged::of(Collector::start(), &Signer::from_skey(skey).expect("key"), "log");
+    let mut fork = Logged::of(Collector::start(), &KeyFile::from_skey(skey).expect("key"), "log");
     fs::write(fork.collector.file(VKEY), fork.store.vkey()).expect("written");
     fork.grow(30);
     fork.json(&["verify"], 0);
     fs::remove_dir_all(fork.collector.file("log")).expect("removed");
-    let mut fork = Logged::of(fork.collector, &Signer::from_skey(skey).expect("key"), "log");
+    let mut fork = Logged::of(fork.collector, &KeyFile::from_skey(skey).expect("key"), "log");
     fork.host = Chain(2, 0, [0; 32]);
     fork.grow(40);
     let found = fork.json(&["verify"], 1);
     assert_eq!((&found["findings"][0]["what"], &found["findings"][0]["where"]), (&"fork".into(), &"checkpoint".into()));
     fs::remove_dir_all(fork.collector.file("log")).expect("removed");
-    let other = Signer::generate("PeterNeumann").expect("key");
+    let other = KeyFile::generate("PeterNeumann").expect("key");
     let mut other = Logged::of(fork.collector, &other, "log");
     fs::write(other.collector.file(VKEY), other.store.vkey()).expect("written");
     other.grow(40);

@@ -46,12 +46,16 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::PolicyLoaded(_) => 15,
         Body::GuardObservation(_) => 16,
         Body::CheckpointRefused(_) => 17,
+        Body::LogFollowed(_) => 18,
         Body::CollectorStart(_) => 32,
         Body::AdmitFinding(_) => 33,
         Body::ReviewDecision(_) => 34,
         Body::BlobErased(_) => 35,
         Body::WitnessFinding(_) => 36,
         Body::EntriesPruned(_) => 37,
+        Body::KeyRotated(_) => 38,
+        Body::LogSucceeded(_) => 39,
+        Body::PublishFinding(_) => 40,
     }
 }
 

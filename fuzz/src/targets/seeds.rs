@@ -3,9 +3,9 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use guard_log::checkpoint::Checkpoint;
 use guard_log::journal::Journal;
-use guard_log::note::Signer;
 use guard_log::proof::{Growth, Receipt};
 use guard_log::record::{Epoch, Header, Kind, Record, SessionId};
+use guard_log::signer::KeyFile;
 use guard_log::store::Store;
 use guard_log::tiles::{encode_hashes, put_entry};
 use guard_log::tree::leaf_hash;
@@ -18,8 +18,8 @@ const SKEY: &str = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y
 /// A journal's life.
 pub const EPOCH: &str = "07070707070707070707070707070707";
 
-pub fn signer() -> Signer {
-    Signer::from_skey(SKEY).expect("a key")
+pub fn signer() -> KeyFile {
+    KeyFile::from_skey(SKEY).expect("a key")
 }
 
 pub fn epoch() -> Epoch {
@@ -110,7 +110,7 @@ pub fn cosigned_note() -> String {
 pub fn notes() -> Vec<Vec<u8>> {
     let text = head().text().into_bytes();
     let empty = Checkpoint::empty("PeterNeumann").sign(&signer()).expect("signed");
-    let prose = signer().sign("text\n\nwith an empty line\n").expect("signed");
+    let prose = signer().note("text\n\nwith an empty line\n").expect("signed");
     vec![cosigned_note().into_bytes(), empty.into_bytes(), prose.into_bytes(), text]
 }
 

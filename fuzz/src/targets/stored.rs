@@ -29,6 +29,7 @@ pub fn journal_options(dir: &Path) -> JournalOptions {
         max_bytes: 64 << 20,
         reserve_bytes: 1000,
         session_percent: 100,
+        keep: Duration::ZERO,
         require_real_disk: false,
     }
 }

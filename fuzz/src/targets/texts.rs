@@ -3,11 +3,12 @@
 use guard_log::checkpoint::Checkpoint;
 use guard_log::cosignature::Cosigner;
 use guard_log::frame;
-use guard_log::note::{Signer, Verifier, open_lines};
+use guard_log::note::{Verifier, open_lines};
 use guard_log::policy::Policy;
 use guard_log::proof::{Growth, Receipt, RecordId};
 use guard_log::pruned::Pruned;
 use guard_log::record::{HEADER_LEN, Record};
+use guard_log::signer::KeyFile;
 use guard_log::tiles::{self, Tile};
 
 use super::seeds;
@@ -58,8 +59,8 @@ pub fn keys(data: &[u8]) {
     if let Ok(key) = Verifier::parse(text) {
         assert_eq!(Verifier::parse(&key.vkey()), Ok(key));
     }
-    if let Ok(key) = Signer::from_skey(text) {
-        assert_eq!(Signer::from_skey(&key.skey()).expect("it was one").vkey(), key.vkey());
+    if let Ok(key) = KeyFile::from_skey(text) {
+        assert_eq!(KeyFile::from_skey(&key.skey()).expect("it was one").vkey(), key.vkey());
     }
     let _ = Cosigner::parse(text);
 }

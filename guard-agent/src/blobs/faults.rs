@@ -32,6 +32,7 @@ fn journal(dir: &Path) -> Result<Journal, JournalError> {
         max_bytes: 1 << 20,
         reserve_bytes: 1000,
         session_percent: 100,
+        keep: Duration::ZERO,
         require_real_disk: false,
     };
     // The lock of a process that has just ended.

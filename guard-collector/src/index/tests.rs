@@ -1,7 +1,7 @@
 //! Months, pages over them, files that are behind or gone.
 
-use guard_log::note::Signer;
 use guard_log::record::{Epoch, Header, HostId, Kind, SessionId};
+use guard_log::signer::KeyFile;
 use guard_log::store::StoreOptions;
 use guard_proto::v1::{Exec, ExecFacts, FileFact, Identity, RecordBody, Verdict, record_body::Body};
 use prost::Message;
@@ -28,7 +28,7 @@ impl Place {
             segment_bytes: 1 << 20,
             require_real_disk: false,
         };
-        let signer = Signer::generate("guard.test/index").expect("key");
+        let signer = KeyFile::generate("guard.test/index").expect("key");
         Store::create(&options, &signer).expect("created");
         let (store, _) = Store::open(options, signer).expect("opened");
         Self { dir, store }

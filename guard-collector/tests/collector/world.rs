@@ -201,7 +201,8 @@ impl World {
         let vkey = std::fs::read_to_string(self.path("c/log.vkey")).expect("vkey");
         let verifier = guard_log::note::Verifier::parse(vkey.trim()).expect("vkey");
         let tree = Tree(self.path("c/data/log"));
-        audit(&tree, &verifier, &AuditOptions { previous: None }, &mut |_, _| {}).expect("verifies")
+        audit(&tree, &verifier, &AuditOptions { previous: None, ..AuditOptions::default() }, &mut |_, _| {})
+            .expect("verifies")
     }
 }
 

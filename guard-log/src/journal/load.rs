@@ -127,9 +127,11 @@ fn load_life(
     let acked = inner.acked_next;
     // Of segments below the cursor any may be gone: their removal reaches the disk in any order.
     let unwanted = firsts.iter().skip(1).take_while(|next| **next < acked).count();
-    let (unwanted, wanted) = firsts.split_at(unwanted);
-    for first in unwanted {
-        let _ = std::fs::remove_file(segment_path(dir, *first));
+    // They are not read: should one be needed again and be damaged, it is passed over.
+    let (kept, wanted) = firsts.split_at(unwanted);
+    for first in kept {
+        let bytes = std::fs::metadata(segment_path(dir, *first)).map_or(0, |found| found.len());
+        inner.segments.push_back((*first, bytes));
     }
     if let Some(first) = wanted.first().filter(|first| **first > acked) {
         let file = dir.display().to_string();

@@ -29,12 +29,17 @@ impl Journal {
         let path = segment_path(&self.0.options.dir, first);
         let mut bytes = Vec::new();
         let read = File::open(&path).and_then(|file| file.take(used).read_to_end(&mut bytes));
-        read.map_err(io_error("reading", &path))?;
+        if let Err(error) = read {
+            self.pass_over(first)?;
+            return Err(io_error("reading", &path)(error));
+        }
         let scan = frame::scan(&bytes);
         let frames = scan.frames.iter().map_while(|(at, length)| decode(bytes.get(*at..at + length)?)).flatten();
         let records: Vec<Record> = frames.filter(|r| r.header().seq >= from && r.header().seq < durable).collect();
-        // What is durable and not acknowledged is there, or the file has been damaged since.
+        // What is durable and not acknowledged is there, or the file has been damaged since. What is only kept is passed over
+        // then: the next reading begins after it.
         if records.first().is_none_or(|first| first.header().seq != from) {
+            self.pass_over(first)?;
             return Err(JournalError::Damaged { path, offset: scan.good as u64 });
         }
         Ok(limit(records.into_iter(), max_records, max_bytes))

@@ -5,6 +5,7 @@ use super::writer::{FIRST_ZEROS, SPARE};
 use super::*;
 
 mod attacks;
+mod keeping;
 
 fn options(dir: &Path) -> JournalOptions {
     JournalOptions {
@@ -13,6 +14,7 @@ fn options(dir: &Path) -> JournalOptions {
         max_bytes: 1 << 20,
         reserve_bytes: 1000,
         session_percent: 100,
+        keep: Duration::ZERO,
         require_real_disk: false,
     }
 }

@@ -178,6 +178,8 @@ impl Writer {
         let used_up = self.at >= shared.options.segment_bytes || (ready && self.at > 0 && self.at >= self.filled);
         let Some(first) = batch.first().filter(|_| used_up) else { return Ok(()) };
         let first = first.record.header().seq;
+        // What is kept gives way to what is new. If it does not go, the disk is fuller than it should be, and nothing else.
+        let _ = shared.expire(shared.options.segment_bytes);
         let path = segment_path(&self.dir, first);
         // Without one that is ready, syncs have more to do until it is.
         let renamed = ready && std::fs::rename(self.dir.join(SPARE), &path).is_ok();

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tlog_tiles::tlog as theirs;
 
 use super::*;
-use crate::note::Signer;
+use crate::signer::KeyFile;
 use crate::testing::{Log, two_hosts};
 use crate::verify::Folder;
 
@@ -44,7 +44,7 @@ fn a_receipt_holds_for_its_record_leaf_and_key_alone() {
     let (source, key) = (folder(&log), log.signer().verifier());
     let (receipt, entry) = Receipt::make(&source, &key, 17).unwrap();
     let (other, _) = Receipt::make(&source, &key, 18).unwrap();
-    let stranger = Signer::generate(key.name()).unwrap().verifier();
+    let stranger = KeyFile::generate(key.name()).unwrap().verifier();
     assert!(matches!(receipt.verify(b"another record", &key), Err(ReceiptError::Wrong { index: 17, size: 300, .. })));
     assert!(matches!(other.verify(&entry, &key), Err(ReceiptError::Wrong { .. })));
     assert!(matches!(receipt.verify(&entry, &stranger), Err(ReceiptError::Checkpoint(_))));
@@ -154,7 +154,7 @@ fn a_record_is_found_by_its_name() {
 proptest! {
     #[test]
     fn garbage_never_panics(text in "(c2sp.org/tlog-proof@v1\n)?(index [0-9]{1,20}\n)?[ -~\n]{0,200}", index in any::<u64>()) {
-        let key = Signer::generate("o").unwrap().verifier();
+        let key = KeyFile::generate("o").unwrap().verifier();
         if let Ok(receipt) = Receipt::parse(&text) {
             let _ = receipt.verify(b"", &key).is_ok();
         }

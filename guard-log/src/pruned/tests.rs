@@ -4,9 +4,9 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::note::Signer;
 use crate::proof::{Growth, RecordId, find_record};
 use crate::record::{Epoch, Record};
+use crate::signer::KeyFile;
 use crate::store::{Store, StoreError, StoreOptions};
 use crate::testing::{Host, Log, ORIGIN, two_hosts};
 use crate::verify::{Blobs, DirOptions, LogDir, Severity};
@@ -52,7 +52,7 @@ fn say(store: &Store, record: Record) -> u64 {
 
 /// 1500 records of two hosts, the collector's first one, nothing old in the write-ahead segments.
 fn filled() -> (Log, Store, Host) {
-    let skey = Signer::generate(ORIGIN).unwrap().skey().to_string();
+    let skey = KeyFile::generate(ORIGIN).unwrap().skey().to_string();
     let (log, mut collector) = (Log::of(&skey, &[]), Host::new(9));
     let store = open(&log);
     say(&store, collector.next_of(Kind::COLLECTOR_START, b"start"));
@@ -100,7 +100,7 @@ fn old_receipts_and_growth_hold_after_pruning_and_the_audit_says_what_is_gone() 
     assert!(report.findings[0].to_string().contains("512 could not be checked: entries below leaf 512 were pruned by"));
     assert_eq!(report.hosts.iter().map(|h| h.records).sum::<u64>(), store.size() - FIRST);
     let blobs = Blobs { max: 1, said: |_| None };
-    let options = DirOptions { key: Some(&key), previous: None, lock: Some(log.options().lock), blobs };
+    let options = DirOptions { key: Some(&key), admin: None, previous: None, lock: Some(log.options().lock), blobs };
     let report = LogDir::open(&log.options().dir).unwrap().audit(&options);
     assert_eq!((report.count(Severity::Error), report.count(Severity::Unchecked)), (0, 0), "{:#?}", report.findings);
 }

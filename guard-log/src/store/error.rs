@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::checkpoint::CheckpointError;
 use crate::pruned::Pruned;
 use crate::record::RecordError;
+use crate::signer::SignError;
 use crate::tiles::TileError;
 
 /// Why the log refuses.
@@ -95,6 +96,9 @@ pub enum StoreError {
     /// Not the name of a public resource.
     #[error("log: {0:?} is not the name of a log resource")]
     Path(String),
+    /// A key did not sign; nothing was published. What is durable stays so, and is published when it signs again.
+    #[error("log: {0}; nothing is published until it does")]
+    Sign(SignError),
     /// An earlier failure closed it, or it was closed.
     #[error("log: closed: {0}")]
     Closed(String),

@@ -49,6 +49,14 @@ impl Lock {
         lock.write(head)
     }
 
+    /// Makes it hold this head, whatever it held: for a log that goes on under another name.
+    pub(super) fn put(path: &Path, head: &Checkpoint) -> Result<(), StoreError> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(io_error("creating", parent))?;
+        }
+        Self { path: path.to_path_buf(), _held: hold(&held_path(path))? }.write(head)
+    }
+
     /// Takes the lock.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         if !path.exists() {

@@ -6,6 +6,7 @@
 //! never publish a head that forks what the lock holds. Fails: after an error of write or sync the log stays closed until it is
 //! opened again; files that contradict each other are refused by name at opening.
 
+mod changes;
 mod error;
 mod lock;
 mod prune;
@@ -28,12 +29,14 @@ pub use error::StoreError;
 pub(crate) use lock::LOCK_MAX;
 pub use ticket::Ticket;
 
+use crate::changes::Changes;
 use crate::checkpoint::Checkpoint;
 use crate::frame;
-use crate::note::{Signer, Verifier};
+use crate::note::Verifier;
 use crate::pruned::Pruned;
 use crate::record::Record;
-use crate::tiles::{CHECKPOINT, COSIGNED, PRUNED, RESOURCE_MAX, Tile, WIDTH};
+use crate::signer::{Signer, Signers};
+use crate::tiles::{CHANGES, CHECKPOINT, COSIGNED, PRUNED, RESOURCE_MAX, Tile, WIDTH};
 use error::io_error;
 use lock::Lock;
 use publish::{Leaves, Publisher, make_folder};
@@ -115,7 +118,13 @@ struct Inner {
 
 struct Shared {
     options: StoreOptions,
-    verifier: Verifier,
+    /// Keys that sign, the oldest first.
+    signing: Vec<Verifier>,
+    /// Those, and every one that led to them: what lies here may have been signed by any.
+    verifiers: Vec<Verifier>,
+    changes: Mutex<Changes>,
+    /// Name of the log, and the newest key.
+    name: (String, String),
     inner: Mutex<Inner>,
     /// Something is queued, or the writer shall end.
     work: Condvar,
@@ -153,7 +162,7 @@ impl std::fmt::Debug for Store {
 
 impl Store {
     /// Makes a new log: an empty tree, signed. Refuses where one is.
-    pub fn create(options: &StoreOptions, signer: &Signer) -> Result<(), StoreError> {
+    pub fn create(options: &StoreOptions, signer: &dyn Signer) -> Result<(), StoreError> {
         if options.lock.exists() {
             return Err(StoreError::Exists(options.lock.clone()));
         }
@@ -178,16 +187,37 @@ impl Store {
     }
 
     /// Opens a log, completes what a crash cut short, and starts its writer.
-    pub fn open(options: StoreOptions, signer: Signer) -> Result<(Self, StoreReport), StoreError> {
+    pub fn open(options: StoreOptions, signers: impl Into<Signers>) -> Result<(Self, StoreReport), StoreError> {
+        Self::open_after(options, signers.into(), None)
+    }
+
+    /// Opens a successor whose first record is not written yet: its changes still end with the key of the log before.
+    pub fn open_successor(
+        options: StoreOptions,
+        signers: impl Into<Signers>,
+        old: &Verifier,
+    ) -> Result<(Self, StoreReport), StoreError> {
+        Self::open_after(options, signers.into(), Some(old))
+    }
+
+    fn open_after(
+        options: StoreOptions,
+        signers: Signers,
+        old: Option<&Verifier>,
+    ) -> Result<(Self, StoreReport), StoreError> {
         let wal_dir = options.wal();
         if !wal_dir.is_dir() {
             return Err(StoreError::Missing(wal_dir));
         }
         options.check()?;
         let held = lock::hold(&wal_dir.join("lock"))?;
-        let verifier = signer.verifier();
-        let publisher = Publisher::open(options.log(), Lock::open(&options.lock)?, signer)?;
+        let signing = signers.verifiers();
+        let name = (signers.name().to_owned(), signing.last().map(Verifier::vkey).unwrap_or_default());
+        let publisher = Publisher::open(options.log(), Lock::open(&options.lock)?, signers)?;
         let (public_size, note) = publisher.public();
+        let changes = changes::load(&options, (&signing, old), public_size)?;
+        let mut verifiers: Vec<Verifier> = changes.keys().filter(|key| !signing.contains(key)).cloned().collect();
+        verifiers.extend(signing.iter().cloned());
         let public = (public_size, note.to_owned());
         let loaded = wal::load(&wal_dir, needed_from(public_size))?;
         refuse_older(&publisher, &wal_dir, loaded.size)?;
@@ -201,14 +231,17 @@ impl Store {
             recent_bytes: 0,
             tail: loaded.frames,
             public,
-            pruned: prune::load(&options, &verifier)?,
+            pruned: prune::load(&options, &verifiers)?,
             removed: 0,
             failed: None,
             closing: false,
         };
         let shared = Arc::new(Shared {
             options,
-            verifier,
+            signing,
+            verifiers,
+            changes: Mutex::new(changes),
+            name,
             inner: Mutex::new(inner),
             work: Condvar::new(),
             moved: Condvar::new(),
@@ -294,7 +327,7 @@ impl Store {
 
     /// A public file by its C2SP name; `None` if there is none. No other file can be named.
     pub fn resource(&self, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        if ![CHECKPOINT, COSIGNED, PRUNED].contains(&path) && path.parse::<Tile>().is_err() {
+        if ![CHECKPOINT, COSIGNED, PRUNED, CHANGES].contains(&path) && path.parse::<Tile>().is_err() {
             return Err(StoreError::Path(path.chars().take(100).collect()));
         }
         lock::read_limited(&self.0.0.options.log().join(path), RESOURCE_MAX)
@@ -322,18 +355,23 @@ impl Store {
     }
 
     fn opened(&self, path: &Path, note: &[u8]) -> Result<Checkpoint, StoreError> {
-        Checkpoint::open(note, &self.0.0.verifier)
+        Checkpoint::open_any(note, &self.0.0.verifiers)
             .map_err(|cause| StoreError::Checkpoint { path: path.to_path_buf(), cause })
     }
 
     /// Name of the log.
     pub fn origin(&self) -> &str {
-        self.0.0.verifier.name()
+        &self.0.0.name.0
     }
 
-    /// Key that verifies its checkpoints.
+    /// The newest key that verifies its checkpoints.
     pub fn vkey(&self) -> String {
-        self.0.0.verifier.vkey()
+        self.0.0.name.1.clone()
+    }
+
+    /// The keys that sign now, the oldest first: two while one follows the other.
+    pub fn signing_vkeys(&self) -> Vec<String> {
+        self.0.0.signing.iter().map(Verifier::vkey).collect()
     }
 
     /// Writes what is queued and ends the writer. What is durable can still be published and read.
@@ -365,7 +403,8 @@ fn refuse_older(publisher: &Publisher, wal: &Path, size: u64) -> Result<(), Stor
     let what = format!(
         "holds {size} leaves, the lock file {lock} says that {locked} were published (the checkpoint here says {public})"
     );
-    let advice = "this is an older copy of the folder; going on would fork the log: put the newest copy back";
+    let advice = "this is an older copy of the folder; going on would fork the log: put the newest copy back or, if there is none, \
+                  go on from this one as a successor (`guard-collector succeed`)";
     Err(StoreError::Disagree { path: wal.to_path_buf(), what, advice })
 }
 

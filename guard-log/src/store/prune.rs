@@ -52,7 +52,7 @@ impl Store {
         let shared = &self.0.0;
         receipt.extra = Some(record);
         let text = receipt.to_string();
-        let pruned = judge(&shared.options, &shared.verifier, text.as_bytes())?;
+        let pruned = judge(&shared.options, &shared.verifiers, text.as_bytes())?;
         let (path, allowed) = (shared.options.log().join(PRUNED), shared.prunable()?);
         if pruned.previous != self.first() || pruned.first > allowed {
             let Pruned { first, previous, .. } = pruned;
@@ -98,20 +98,20 @@ impl Shared {
 }
 
 /// What the file says, if there is one and the log confirms it.
-pub(super) fn load(options: &StoreOptions, verifier: &Verifier) -> Result<Option<Pruned>, StoreError> {
+pub(super) fn load(options: &StoreOptions, verifiers: &[Verifier]) -> Result<Option<Pruned>, StoreError> {
     let text = read_limited(&options.log().join(PRUNED), FILE_MAX as u64)?;
-    text.map(|text| judge(options, verifier, &text)).transpose()
+    text.map(|text| judge(options, verifiers, &text)).transpose()
 }
 
 /// What a receipt of a record of pruning says, if its record is in this log: signed by its key, and in its tile.
-fn judge(options: &StoreOptions, verifier: &Verifier, text: &[u8]) -> Result<Pruned, StoreError> {
+fn judge(options: &StoreOptions, verifiers: &[Verifier], text: &[u8]) -> Result<Pruned, StoreError> {
     let disagree = |what: String| StoreError::Disagree {
         path: options.log().join(PRUNED),
         what,
         advice: "the file was changed, or is of another log; put the right copy back",
     };
     let (pruned, receipt) = Pruned::parse(text).map_err(|error| disagree(format!("is no mark: {error}")))?;
-    let head = receipt.verify(receipt.extra.as_deref().unwrap_or_default(), verifier);
+    let head = receipt.verify_any(receipt.extra.as_deref().unwrap_or_default(), verifiers);
     let head = head.map_err(|error| disagree(format!("is not confirmed: {error}")))?;
     let tile = Tile::at(Level::Hashes(0), pruned.leaf / WIDTH, head.size);
     let tile = tile.ok_or_else(|| disagree("names a leaf that the log does not have".to_owned()))?;

@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use super::StoreError;
 use super::error::io_error;
 use super::lock::{Lock, read_limited};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::edge::Edge;
 use crate::frame;
-use crate::note::Signer;
+use crate::note::NoteError;
 use crate::record::Record;
+use crate::signer::Signers;
 use crate::tiles::{self, CHECKPOINT, Level, RESOURCE_MAX, Tile, WIDTH};
 use crate::tree::{Hash, leaf_hash};
 
@@ -39,9 +40,11 @@ pub(super) trait Leaves {
 pub(super) struct Publisher {
     root: PathBuf,
     lock: Lock,
-    signer: Signer,
+    signers: Signers,
     /// What the lock holds.
     locked: Checkpoint,
+    /// Signed before the lock moved to it: a key that does not sign leaves the lock where it is.
+    signed: Option<String>,
     /// What the public checkpoint says.
     public: Checkpoint,
     note: String,
@@ -51,12 +54,12 @@ pub(super) struct Publisher {
 
 impl Publisher {
     /// Reads lock and checkpoint and demands that they can belong together.
-    pub(super) fn open(root: PathBuf, lock: Lock, signer: Signer) -> Result<Self, StoreError> {
+    pub(super) fn open(root: PathBuf, lock: Lock, signers: Signers) -> Result<Self, StoreError> {
         let locked = lock.read()?;
         let path = root.join(CHECKPOINT);
         let note = read_limited(&path, 1 << 20)?.ok_or(StoreError::Missing(path.clone()))?;
         let wrong = |cause| StoreError::Checkpoint { path: path.clone(), cause };
-        let public = Checkpoint::open(&note, &signer.verifier()).map_err(wrong)?;
+        let public = Checkpoint::open_any(&note, &signers.verifiers()).map_err(wrong)?;
         if locked.origin != public.origin {
             let what = format!("belongs to log {:?}, the folder to {:?}", locked.origin, public.origin);
             return Err(StoreError::Disagree {
@@ -77,7 +80,7 @@ impl Publisher {
             return Err(StoreError::Disagree { path: lock.path().into(), what, advice });
         }
         let note = String::from_utf8_lossy(&note).into_owned();
-        Ok(Self { root, lock, signer, locked, public, note, edge: None })
+        Ok(Self { root, lock, signers, locked, signed: None, public, note, edge: None })
     }
 
     /// Size and note of the public checkpoint.
@@ -169,19 +172,29 @@ impl Publisher {
         Ok(filled)
     }
 
-    /// Step 2: the lock.
+    /// Step 2: the signature, then the lock.
     pub(super) fn swap(&mut self, edge: &Edge) -> Result<(), StoreError> {
         let next = Checkpoint { origin: self.locked.origin.clone(), size: edge.size(), root: edge.root() };
+        let note = self.sign(&next)?;
         self.lock.swap(&self.locked, &next)?;
-        self.locked = next;
+        (self.locked, self.signed) = (next, Some(note));
         Ok(())
+    }
+
+    fn sign(&self, head: &Checkpoint) -> Result<String, StoreError> {
+        head.sign_all(&self.signers).map_err(|cause| match cause {
+            CheckpointError::Note(NoteError::Sign(cause)) => StoreError::Sign(cause),
+            cause => StoreError::Checkpoint { path: self.root.join(CHECKPOINT), cause },
+        })
     }
 
     /// Step 3: the checkpoint that the lock holds.
     pub(super) fn announce(&mut self) -> Result<(), StoreError> {
         let path = self.root.join(CHECKPOINT);
-        let note =
-            self.locked.sign(&self.signer).map_err(|cause| StoreError::Checkpoint { path: path.clone(), cause })?;
+        let note = match self.signed.take() {
+            Some(note) => note,
+            None => self.sign(&self.locked)?,
+        };
         frame::replace(&path, note.as_bytes()).map_err(io_error("writing", &path))?;
         self.public = self.locked.clone();
         self.note = note;

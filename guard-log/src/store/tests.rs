@@ -4,6 +4,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::record::{Epoch, Header, HostId, Kind, SessionId};
+use crate::signer::KeyFile;
 use crate::tree::{self, leaf_hash};
 
 const ORIGIN: &str = "guard.test/log";
@@ -16,13 +17,13 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let place =
-            Self { dir: tempfile::tempdir().unwrap(), skey: Signer::generate(ORIGIN).unwrap().skey().to_string() };
+            Self { dir: tempfile::tempdir().unwrap(), skey: KeyFile::generate(ORIGIN).unwrap().skey().to_string() };
         Store::create(&place.options(), &place.signer()).unwrap();
         place
     }
 
-    fn signer(&self) -> Signer {
-        Signer::from_skey(&self.skey).unwrap()
+    fn signer(&self) -> KeyFile {
+        KeyFile::from_skey(&self.skey).unwrap()
     }
 
     fn options(&self) -> StoreOptions {
@@ -287,6 +288,40 @@ fn a_failed_publication_is_tried_again() {
     std::fs::remove_file(&blocked).unwrap();
     assert!(store.publish().unwrap());
     check(&store, 600);
+}
+
+#[test]
+fn a_key_that_does_not_sign_stops_publishing_and_nothing_else() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::signer::tests::Device;
+
+    let place = Place::new();
+    let gone = Arc::new(AtomicBool::new(false));
+    let open = || Device { key: place.signer(), gone: gone.clone(), lies: false };
+    let (store, _) = Store::open(place.options(), open()).unwrap();
+    fill(&store, 0, 10);
+    store.publish().unwrap();
+    gone.store(true, Ordering::SeqCst);
+    fill(&store, 10, 20);
+    for _ in 0..2 {
+        let refused = store.publish().unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Sign(cause) if cause.to_string().contains("does not answer")),
+            "{refused}"
+        );
+    }
+    // Not even the lock moved, records are taken, and a start does not depend on the key.
+    assert!(std::fs::read_to_string(place.options().lock).unwrap().contains("\n10\n"));
+    fill(&store, 20, 30);
+    check(&store, 30);
+    drop(store);
+    let (store, _) = Store::open(place.options(), open()).unwrap();
+    assert!(store.publish().is_err());
+    gone.store(false, Ordering::SeqCst);
+    assert!(store.publish().unwrap());
+    assert_eq!(store.published().0, 30);
+    check(&store, 30);
 }
 
 /// As a crash leaves them: sealed, and perhaps with half of the bytes.
@@ -588,7 +623,7 @@ fn a_cosigned_checkpoint_is_kept_and_is_never_ahead_of_the_public_one() {
     assert_eq!(store.cosigned().unwrap(), Some(note.clone().into_bytes()));
     assert_eq!(store.resource("cosigned").unwrap(), Some(note.into_bytes()));
     // Another log's, and one of more leaves than this folder has.
-    let stranger = Signer::generate(ORIGIN).unwrap();
+    let stranger = KeyFile::generate(ORIGIN).unwrap();
     assert!(store.keep_cosigned(&Checkpoint::empty(ORIGIN).sign(&stranger).unwrap()).is_err());
     let more = Checkpoint { size: 5, root: [1; 32], ..Checkpoint::empty(ORIGIN) }.sign(&place.signer()).unwrap();
     assert!(matches!(store.keep_cosigned(&more), Err(StoreError::Disagree { .. })));

@@ -6,7 +6,7 @@
 use std::fs;
 
 use super::*;
-use crate::note::Signer;
+use crate::signer::KeyFile;
 use crate::testing::{Log, two_hosts};
 
 /// What the reader remembers from earlier.
@@ -46,7 +46,7 @@ fn fork(log: &Log, size: usize) -> Log {
 }
 
 /// The same head, signed by someone else.
-fn resign(log: &Log, signer: &Signer) {
+fn resign(log: &Log, signer: &KeyFile) {
     let head = log.head();
     let head = Checkpoint { origin: signer.name().to_owned(), ..head };
     write(log, CHECKPOINT, head.sign(signer).unwrap().as_bytes());
@@ -123,13 +123,13 @@ const ROWS: &[Row] = &[
         attack: "re-sign with another key of the same name",
         earlier: Earlier::Nothing,
         found: "checkpoint: the note is not signed by ",
-        call: |log| resign(log, &Signer::generate(log.signer().name()).unwrap()),
+        call: |log| resign(log, &KeyFile::generate(log.signer().name()).unwrap()),
     },
     Row {
         attack: "re-sign under another name",
         earlier: Earlier::Nothing,
         found: "checkpoint: the note is not signed by ",
-        call: |log| resign(log, &Signer::generate("elsewhere.test/log").unwrap()),
+        call: |log| resign(log, &KeyFile::generate("elsewhere.test/log").unwrap()),
     },
     Row {
         attack: "fork at size 60, as long, signed by the log",
@@ -244,7 +244,7 @@ fn attacked(row: &Row) -> (Log, AuditOptions) {
         Earlier::Nothing => None,
         Earlier::Head => Some(log.head()),
     };
-    let (key, options) = (log.signer().verifier(), AuditOptions { previous });
+    let (key, options) = (log.signer().verifier(), AuditOptions { previous, ..AuditOptions::default() });
     assert!(audit(&log.folder(), &key, &options, &mut |_, _| {}).unwrap().is_ok(), "before {}", row.attack);
     (row.call)(&log);
     (log, options)
@@ -269,9 +269,9 @@ fn every_attack_of_the_corpus_is_caught_and_named() {
 #[test]
 fn every_attack_of_the_corpus_is_caught_in_a_copied_folder_too() {
     for row in ROWS {
-        let (log, AuditOptions { previous }) = attacked(row);
+        let (log, AuditOptions { previous, .. }) = attacked(row);
         let (key, blobs) = (log.signer().verifier(), Blobs { max: 0, said: |_| None });
-        let options = DirOptions { key: Some(&key), previous, lock: Some(log.options().lock), blobs };
+        let options = DirOptions { key: Some(&key), admin: None, previous, lock: Some(log.options().lock), blobs };
         let report = LogDir::open(&log.options().dir).unwrap().audit(&options);
         let said = errors(&report.findings);
         // What is the end of `audit` is a finding here, with the same words.

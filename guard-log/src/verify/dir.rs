@@ -25,6 +25,7 @@ pub use parts::{Part, PartReport, State};
 
 use super::folder::Folder;
 use super::report::{Finding, Findings, HostReport, Severity};
+use super::trust::Trust;
 use super::walk::Walk;
 use crate::checkpoint::Checkpoint;
 use crate::note::{NOTE_MAX, Verifier};
@@ -56,6 +57,8 @@ pub struct LogDir {
 pub struct DirOptions<'a> {
     /// Key of the checkpoint; without one its signature is not checked.
     pub key: Option<&'a Verifier>,
+    /// The admin key, which has to have signed a succession.
+    pub admin: Option<&'a Verifier>,
     /// An earlier verified checkpoint that the log must continue.
     pub previous: Option<Checkpoint>,
     /// The lock file, where it is not `lock` in the folder.
@@ -108,6 +111,11 @@ impl LogDir {
         Ok(Self { root, tree, form: Form::Store })
     }
 
+    /// The public tree.
+    pub fn tree(&self) -> &Folder {
+        &self.tree
+    }
+
     /// The checkpoint as it lies there, to choose a key by.
     pub fn note(&self) -> io::Result<Option<Vec<u8>>> {
         self.tree.read(CHECKPOINT, NOTE_MAX as u64)
@@ -121,14 +129,16 @@ impl LogDir {
     /// Audits everything in it.
     pub fn audit(&self, options: &DirOptions<'_>) -> DirReport {
         let mut findings = Findings::default();
-        let head = head::judge(self.note(), options.key, &mut findings);
+        let source = Tolerant::of(&self.tree);
+        // A tolerant source never fails: what it could not read it tells at the end.
+        let trust = Trust::of(&source, options.key, options.admin, &mut findings).unwrap_or_default();
+        let head = head::judge(self.note(), options.key.is_some(), &trust, &mut findings);
         let mut facts = Facts::new(self.form, options);
         let mut search = Search::open(&self.root, self.form, options.blobs, &mut findings);
-        let source = Tolerant::of(&self.tree);
         let mut hosts = Vec::new();
         if let Some(head) = &head {
             let mut each = |leaf: u64, record: &Record| search.add(leaf, record);
-            (hosts, findings) = self.read(head, &source, options, findings, &mut facts, &mut each);
+            (hosts, findings) = self.read(head, &source, (options, trust), findings, &mut facts, &mut each);
         }
         files::walk(self, &source, head.as_ref(), &mut facts, &mut findings);
         source.tell(&mut findings);
@@ -146,19 +156,21 @@ impl LogDir {
         &self,
         head: &Checkpoint,
         source: &Tolerant<'_>,
-        options: &DirOptions<'_>,
+        (options, trust): (&DirOptions<'_>, Trust),
         mut findings: Findings,
         facts: &mut Facts,
         each: &mut dyn FnMut(u64, &Record),
     ) -> (Vec<HostReport>, Findings) {
         let lock = lock::read(&self.root, options.lock.as_deref(), &mut findings);
         facts.lock = lock.is_some();
-        let previous = options.previous.as_ref();
+        let previous = trust.previous(options.previous.clone(), head, &mut findings);
+        let previous = previous.as_ref();
         // A tolerant source never fails: what it could not read it tells at the end.
         let Ok(mut walk) = Walk::open(source, head, previous, findings, each) else {
             return (Vec::new(), Findings::default());
         };
-        let cosigned = cosigned::read(self.cosigned(), options.key, &mut walk.findings);
+        walk.trust = trust;
+        let cosigned = cosigned::read(self.cosigned(), &walk.trust, &mut walk.findings);
         if let Some(cosigned) = &cosigned {
             walk.ask(cosigned.size);
         }

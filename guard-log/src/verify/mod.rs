@@ -16,6 +16,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod trust;
 mod walk;
 
 use thiserror::Error;
@@ -25,12 +26,14 @@ pub use folder::Folder;
 pub use report::{AuditReport, Finding, HostReport, Severity};
 pub use source::{Source, SourceError};
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::changes::TrustError;
+use crate::checkpoint::Checkpoint;
 use crate::note::Verifier;
 use crate::record::Record;
 use crate::tiles::CHECKPOINT;
 use report::Findings;
 pub(crate) use tiles::fetch as fetch_tile;
+use trust::Trust;
 use walk::Walk;
 
 /// Why no audit came about.
@@ -42,9 +45,9 @@ pub enum VerifyError {
     /// No checkpoint.
     #[error("the source has no checkpoint: it is no log, or not one in tlog-tiles form")]
     NoCheckpoint,
-    /// The checkpoint is not one, or not signed by the key.
+    /// The checkpoint is not one, or not signed by the key or one that it leads to.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Trust(#[from] TrustError),
 }
 
 /// What is demanded besides the log being right in itself.
@@ -52,6 +55,8 @@ pub enum VerifyError {
 pub struct AuditOptions {
     /// An earlier verified checkpoint that the log must continue.
     pub previous: Option<Checkpoint>,
+    /// The admin key, which has to have signed a succession.
+    pub admin: Option<Verifier>,
 }
 
 /// Audits a log. `progress` is told entries done and in all.
@@ -62,11 +67,15 @@ pub fn audit(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<AuditReport, VerifyError> {
     let note = source.fetch(CHECKPOINT)?.ok_or(VerifyError::NoCheckpoint)?;
-    let checkpoint = Checkpoint::open(&note, verifier)?;
+    let mut findings = Findings::default();
+    let trust = Trust::of(source, verifier, options.admin.as_ref(), &mut findings)?;
+    let (checkpoint, signed_by) = trust.signer(&note)?;
+    let previous = trust.previous(options.previous.clone(), &checkpoint, &mut findings);
     let mut each = |_: u64, _: &Record| {};
-    let mut walk = Walk::open(source, &checkpoint, options.previous.as_ref(), Findings::default(), &mut each)?;
+    let mut walk = Walk::open(source, &checkpoint, previous.as_ref(), findings, &mut each)?;
+    walk.trust = trust;
     walk.published(progress)?;
     let entries = walk.entries;
     let (hosts, findings) = walk.finish();
-    Ok(AuditReport { checkpoint, note, entries, hosts, findings: findings.finish() })
+    Ok(AuditReport { checkpoint, note, signed_by, entries, hosts, findings: findings.finish() })
 }

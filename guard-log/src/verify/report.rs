@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::checkpoint::Checkpoint;
+use crate::note::Verifier;
 use crate::record::{Epoch, HostId};
 
 /// Findings kept; the rest is counted.
@@ -63,6 +64,8 @@ pub struct AuditReport {
     pub checkpoint: Checkpoint,
     /// As it was served.
     pub note: Vec<u8>,
+    /// The key that signed it: the one that was given, or one that it leads to.
+    pub signed_by: Verifier,
     /// Entries read.
     pub entries: u64,
     /// Hosts and epochs, in order of appearance.

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::note::Signer;
 use crate::record::{Epoch, HostId, Kind};
+use crate::signer::KeyFile;
 use crate::testing::{Host, Log, ORIGIN, SKEY, two_hosts};
 use crate::tiles::{split_entries, subtree};
 use crate::tree::{Hash, leaf_hash};
@@ -110,10 +110,10 @@ fn a_changed_checkpoint_is_not_opened() {
     let log = Log::new(10);
     let source = log.folder();
     let run = |key: &Verifier| audit(&source, key, &AuditOptions::default(), &mut |_, _| {});
-    let stranger = Signer::generate(ORIGIN).unwrap().verifier();
-    assert!(matches!(run(&stranger), Err(VerifyError::Checkpoint(_))));
+    let stranger = KeyFile::generate(ORIGIN).unwrap().verifier();
+    assert!(matches!(run(&stranger), Err(VerifyError::Trust(_))));
     log.change(CHECKPOINT, |bytes| bytes[15] ^= 1);
-    assert!(matches!(run(&log.signer().verifier()), Err(VerifyError::Checkpoint(_))));
+    assert!(matches!(run(&log.signer().verifier()), Err(VerifyError::Trust(_))));
     fs::remove_file(log.file(CHECKPOINT)).unwrap();
     assert!(matches!(run(&log.signer().verifier()), Err(VerifyError::NoCheckpoint)));
 }
@@ -148,7 +148,7 @@ fn a_forked_log_is_found_by_the_one_verified_earlier() {
 
 #[test]
 fn gaps_repeats_and_broken_chains_that_were_signed_are_found() {
-    let skey = Signer::generate(ORIGIN).unwrap().skey().to_string();
+    let skey = KeyFile::generate(ORIGIN).unwrap().skey().to_string();
     let mut host = Host::new(1);
     let mut records: Vec<Record> = (0..10).map(|_| host.next()).collect();
     let (lost, mut others) = (records.remove(4), Host::new(1));
@@ -164,7 +164,7 @@ fn gaps_repeats_and_broken_chains_that_were_signed_are_found() {
 
 #[test]
 fn an_admitted_gap_is_information_and_only_that_gap() {
-    let skey = Signer::generate(ORIGIN).unwrap().skey().to_string();
+    let skey = KeyFile::generate(ORIGIN).unwrap().skey().to_string();
     for (named, ok) in [(3, true), (2, false)] {
         let (mut host, mut collector) = (Host::new(1), Host::new(9));
         let mut inner = vec![0x0a, 16];
@@ -187,7 +187,7 @@ fn an_admitted_gap_is_information_and_only_that_gap() {
 
 #[test]
 fn findings_are_bounded_and_said_to_be() {
-    let skey = Signer::generate(ORIGIN).unwrap().skey().to_string();
+    let skey = KeyFile::generate(ORIGIN).unwrap().skey().to_string();
     let records: Vec<Record> = (0..1500).map(|_| Host::new(1).next()).collect();
     let report = Log::of(&skey, &[&records]).audit_after(None);
     assert_eq!(report.findings.len(), 1001);

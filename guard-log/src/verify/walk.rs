@@ -6,12 +6,13 @@
 use super::chains::Chains;
 use super::report::{Findings, HostReport};
 use super::tiles::{self, Judged, Tiles};
+use super::trust::Trust;
 use super::{Source, SourceError};
 use crate::checkpoint::Checkpoint;
 use crate::edge::Edge;
 use crate::proof::ReceiptError;
 use crate::pruned::Pruned;
-use crate::record::Record;
+use crate::record::{Kind, Record};
 use crate::tiles::{CHECKPOINT, Level, PRUNED, Tile, WIDTH, split_entries, subtree};
 use crate::tree::{Hash, leaf_hash};
 
@@ -47,6 +48,8 @@ pub(super) struct Walk<'a> {
     pub(super) pruned: u64,
     /// Root at a size that somebody asks about, once the tree has grown to it.
     asked: Option<(u64, Option<Hash>)>,
+    /// What the log says of its name and key.
+    pub(super) trust: Trust,
 }
 
 impl<'a> Walk<'a> {
@@ -79,6 +82,7 @@ impl<'a> Walk<'a> {
             mark,
             pruned,
             asked,
+            trust: Trust::default(),
         };
         Ok(walk)
     }
@@ -115,6 +119,7 @@ impl<'a> Walk<'a> {
             }
             progress(self.edge.size(), self.head.size);
         }
+        self.trust.finish(&mut self.findings);
         self.settle();
         Ok(())
     }
@@ -230,6 +235,8 @@ impl<'a> Walk<'a> {
             let leaf = self.edge.size();
             let believed = tile.filter(|tile| tile.believed).and_then(|tile| tile.hashes.get(place));
             let hash = believed.or(hashes.get(place)).copied();
+            self.trust.leaf(leaf, hash.as_ref(), &mut self.findings);
+            let root = (!self.unknown && is_change(entries.get(place).copied())).then(|| self.edge.root());
             self.unknown |= hash.is_none();
             self.edge.push_hash(hash.unwrap_or_default());
             let (Some(entry), Some(false)) = (entries.get(place), wrong.get(place)) else {
@@ -240,6 +247,7 @@ impl<'a> Walk<'a> {
             match Record::parse(entry.to_vec()) {
                 Ok(record) => {
                     self.confirm(leaf, &record);
+                    self.trust.record(leaf, &record, root, &mut self.findings);
                     self.chains.add(leaf, &record);
                     (self.each)(leaf, &record);
                 }
@@ -309,6 +317,12 @@ impl<'a> Walk<'a> {
             }
         }
     }
+}
+
+/// Whether an entry is a record that changes name or key: only then the root before it is worth its cost.
+fn is_change(entry: Option<&[u8]>) -> bool {
+    let kind = entry.and_then(|entry| entry.get(6..8)).and_then(|kind| kind.try_into().ok()).map(u16::from_le_bytes);
+    kind.is_some_and(|kind| [Kind::KEY_ROTATED, Kind::LOG_SUCCEEDED].contains(&Kind(kind)))
 }
 
 /// The marked leaves of a bundle, in words.

@@ -131,7 +131,8 @@ pub fn store(dir: &Path, said: &Said) -> Result<(), String> {
         ticket.wait().and_then(|()| store.publish()).map_err(|e| format!("it does not go on: {e}"))?;
         let verifier = Verifier::parse(&store.vkey()).unwrap();
         let tree = Tree(options.dir.join("log"));
-        let report = audit(&tree, &verifier, &AuditOptions { previous: None }, &mut |_, _| {});
+        let report =
+            audit(&tree, &verifier, &AuditOptions { previous: None, ..AuditOptions::default() }, &mut |_, _| {});
         let report = report.map_err(|e| e.to_string())?;
         if report.is_ok() && report.entries == size + 1 { Ok(()) } else { Err(format!("{:?}", report.findings)) }
     })();

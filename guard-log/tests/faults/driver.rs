@@ -6,8 +6,8 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
 use guard_log::journal::{Entry, Journal, JournalOptions};
-use guard_log::note::Signer;
 use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
+use guard_log::signer::KeyFile;
 use guard_log::store::{Store, StoreOptions};
 
 /// Names the folder; only a child process has it.
@@ -25,6 +25,7 @@ pub fn journal_options(dir: &Path) -> JournalOptions {
         max_bytes: 1 << 20,
         reserve_bytes: 1000,
         session_percent: 100,
+        keep: std::time::Duration::ZERO,
         require_real_disk: false,
     }
 }
@@ -34,8 +35,8 @@ pub fn store_options(dir: &Path) -> StoreOptions {
 }
 
 /// The same key in every process of a folder; made before anything fails.
-pub fn signer(dir: &Path) -> Signer {
-    Signer::from_skey(&std::fs::read_to_string(dir.join("key")).unwrap()).unwrap()
+pub fn signer(dir: &Path) -> KeyFile {
+    KeyFile::from_skey(&std::fs::read_to_string(dir.join("key")).unwrap()).unwrap()
 }
 
 pub fn entry(number: u64) -> Entry {

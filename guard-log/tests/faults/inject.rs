@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-use guard_log::note::Signer;
+use guard_log::signer::KeyFile;
 
 use crate::check::{self, Said};
 use crate::driver::FOLDER;
@@ -26,7 +26,7 @@ pub fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let place = if memory.is_dir() { memory } else { Path::new(env!("CARGO_TARGET_TMPDIR")) };
     let dir = tempfile::TempDir::new_in(place).unwrap();
-    std::fs::write(dir.path().join("key"), Signer::generate("guard.test/log").unwrap().skey().as_str()).unwrap();
+    std::fs::write(dir.path().join("key"), KeyFile::generate("guard.test/log").unwrap().skey().as_str()).unwrap();
     dir
 }
 

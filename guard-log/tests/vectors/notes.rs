@@ -3,7 +3,8 @@
 
 use guard_log::checkpoint::Checkpoint;
 use guard_log::cosignature::Cosigner;
-use guard_log::note::{NoteError, Signer, Verifier, open_lines};
+use guard_log::note::{NoteError, Verifier, open_lines};
+use guard_log::signer::KeyFile;
 
 use crate::data::{json, list, number, string};
 
@@ -23,8 +24,8 @@ fn notes_of_sumdb_are_opened_by_each_of_their_keys() {
         assert!(matches!(key.open(&format!("{text}\n{}", own.repeat(101))), Err(NoteError::Note(_))));
         assert!(matches!(key.open(&format!("{text}x\n\n{signatures}")), Err(NoteError::Signature { .. })));
     }
-    let signer = Signer::from_skey(string(&all["skey"])).unwrap();
-    assert_eq!(signer.sign(text).unwrap(), format!("{text}\n{}", string(&all["signatures"]["PeterNeumann"])));
+    let signer = KeyFile::from_skey(string(&all["skey"])).unwrap();
+    assert_eq!(signer.note(text).unwrap(), format!("{text}\n{}", string(&all["signatures"]["PeterNeumann"])));
 }
 
 /// Every part of a key and every key with one byte more is none, as the reference demands.
@@ -32,7 +33,7 @@ fn notes_of_sumdb_are_opened_by_each_of_their_keys() {
 fn what_sumdb_takes_for_no_key_is_none() {
     let all = json("notes/notes.json");
     let keys = [string(&all["keys"]["PeterNeumann"]), string(&all["skey"])];
-    let reads = |text: &str| Verifier::parse(text).is_ok() || Signer::from_skey(text).is_ok();
+    let reads = |text: &str| Verifier::parse(text).is_ok() || KeyFile::from_skey(text).is_ok();
     for key in keys {
         assert!(reads(key));
         for (from, to) in (0..=key.len()).flat_map(|from| (from..=key.len()).map(move |to| (from, to))) {

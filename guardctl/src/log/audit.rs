@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use guard_log::changes::signer_of;
 use guard_log::checkpoint::Checkpoint;
 use guard_log::policy::{Cosigned, Policy};
 use guard_log::record::Record;
@@ -61,14 +62,17 @@ impl Audited {
             None => held.vkey.clone(),
         };
         let key = key::find(named.as_deref(), config, &state, &origin)?;
-        let head = key.as_ref().and_then(|key| Checkpoint::open(&note, &key.verifier).ok());
+        let admin = key::admin(args.admin_vkey.as_deref(), config)?;
+        let tree = dir.tree();
+        let head = key.as_ref().and_then(|key| signer_of(tree, &key.verifier, admin.as_ref(), &note).ok());
         let previous = match (&key, &head) {
-            (Some(key), Some(head)) => earlier(&state, key, head)?,
+            (Some(key), Some((head, _))) => earlier(&state, key, tree, head)?,
             _ => None,
         };
         let blobs = Blobs { max: BLOB_MAX as u64, said };
         let verifier = key.as_ref().map(|key| &key.verifier);
-        let mut report = dir.audit(&DirOptions { key: verifier, previous, lock: args.lock.clone(), blobs });
+        let mut report =
+            dir.audit(&DirOptions { key: verifier, admin: admin.as_ref(), previous, lock: args.lock.clone(), blobs });
         let cosigned = held.policy.as_ref().and_then(|policy| judge_cosignatures(policy, &dir, &note, &mut report));
         Ok(Audited { report, key_from: key.map(|key| key.from), cosigned })
     }
@@ -214,10 +218,12 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use guard_log::note::Signer;
+    use guard_log::changes::succession::Statement;
+    use guard_log::proof::Receipt;
     use guard_log::record::{Epoch, Header, HostId, SessionId};
+    use guard_log::signer::{KeyFile, Signers};
     use guard_log::store::{Store, StoreOptions};
-    use guard_proto::v1::{BlobErased, Exec, ExecFacts};
+    use guard_proto::v1::{BlobErased, CollectorStart, Exec, ExecFacts, KeyRotated, LogSucceeded};
     use sha2::{Digest, Sha256};
 
     use super::*;
@@ -265,7 +271,7 @@ mod tests {
             let at = |name: &str| dir.path().join(name);
             let (data, lock) = (at("data"), at("lock"));
             let options = StoreOptions { dir: data, lock, segment_bytes: 1 << 20, require_real_disk: false };
-            let signer = Signer::generate("guard.test/log").expect("key");
+            let signer = KeyFile::generate("guard.test/log").expect("key");
             let vkey = signer.vkey();
             Store::create(&options, &signer).expect("made");
             let (store, _) = Store::open(options, signer).expect("opened");
@@ -285,7 +291,13 @@ mod tests {
         }
 
         fn args(&self, dir: &str) -> AuditArgs {
-            AuditArgs { dir: self.at(dir), vkey: Some(self.vkey.clone()), policy: None, lock: Some(self.at("lock")) }
+            AuditArgs {
+                dir: self.at(dir),
+                vkey: Some(self.vkey.clone()),
+                admin_vkey: None,
+                policy: None,
+                lock: Some(self.at("lock")),
+            }
         }
 
         fn config(&self) -> Config {
@@ -346,7 +358,7 @@ mod tests {
         let text = copied.audit(&args).text(80, false);
         assert!(text.contains("signature not checked: no key given"), "{text}");
         assert_eq!(copied.exit(&args), Exit::Config);
-        let other = AuditArgs { vkey: Some(Signer::generate("guard.test/log").expect("key").vkey()), ..args };
+        let other = AuditArgs { vkey: Some(KeyFile::generate("guard.test/log").expect("key").vkey()), ..args };
         assert_eq!(copied.exit(&other), Exit::No);
     }
 
@@ -356,6 +368,98 @@ mod tests {
         assert_eq!(copied.exit(&copied.args("data/log")), Exit::Ok);
         let error = Audited::of(&copied.args("data/wal"), &copied.config()).expect_err("no log");
         assert!(error.kind == Exit::Config && error.message.contains("no log is there"), "{error}");
+    }
+
+    /// The record of this body, as the collector writes it into a log of its own.
+    fn sealed(body: &Body, seq: u64) -> Record {
+        let kind = guard_log::record::Kind(guard_proto::kind_number(body));
+        let (host, epoch, session) = (HostId([9; 16]), Epoch([seq as u8 + 9; 16]), SessionId::NONE);
+        let header =
+            Header { version: 1, kind, host, epoch, seq: 0, prev: [0; 32], boot_ns: 0, wall_unix_ns: 0, session };
+        Record::seal(&header, &RecordBody { body: Some(body.clone()) }.encode_to_vec()).expect("sealed")
+    }
+
+    /// Puts a change on record, with its receipt.
+    fn change(store: &Store, tree: &std::path::Path, key: &KeyFile, body: &Body) {
+        let ticket = store.append(vec![sealed(body, store.size())]).expect("taken");
+        let leaf = ticket.first_leaf();
+        ticket.wait().expect("durable");
+        store.publish().expect("published");
+        let folder = guard_log::verify::Folder::open(tree).expect("folder");
+        let (receipt, record) = Receipt::make(&folder, &key.verifier(), leaf).expect("receipt");
+        store.keep_change(receipt, record).expect("kept");
+    }
+
+    #[test]
+    fn the_first_key_leads_through_a_rotation_and_with_the_admin_key_to_a_successor() {
+        let dir = tempfile::tempdir().expect("folder");
+        let at = |name: &str| dir.path().join(name);
+        let options =
+            StoreOptions { dir: at("data"), lock: at("lock"), segment_bytes: 1 << 20, require_real_disk: false };
+        let key = |name: &str| KeyFile::generate(name).expect("key");
+        let again = |key: &KeyFile| KeyFile::from_skey(&key.skey()).expect("key");
+        let [first, second, third] = [key("one.test"), key("one.test"), key("two.test")];
+        let admin = key("admin.test");
+        Store::create(&options, &first).expect("made");
+        let both = Signers::from(again(&first)).with_next(again(&second)).expect("two of one name");
+        let (store, _) = Store::open(options.clone(), both).expect("opened");
+        let (old_vkey, new_vkey) = (first.vkey(), second.vkey());
+        let begun = Body::KeyRotated(KeyRotated { what: "begun".into(), old_vkey, new_vkey });
+        change(&store, &at("data/log"), &first, &begun);
+        store.close();
+        drop(store);
+        let (store, _) = Store::open(options.clone(), again(&second)).expect("opened");
+        store
+            .append(vec![sealed(&Body::CollectorStart(CollectorStart::default()), 1)])
+            .expect("taken")
+            .wait()
+            .expect("durable");
+        store.publish().expect("published");
+        let args = |vkey: &KeyFile, admin: Option<&KeyFile>| AuditArgs {
+            dir: at("data"),
+            vkey: Some(vkey.vkey()),
+            admin_vkey: admin.map(KeyFile::vkey),
+            policy: None,
+            lock: Some(at("lock")),
+        };
+        let config = Config { state: Some(at("state.json")), ..Config::default() };
+        let audit = |args: &AuditArgs| Audited::of(args, &config).expect("audited");
+        for key in [&first, &second] {
+            let audited = audit(&args(key, None));
+            assert!(audited.verdict().is_ok(), "{}", audited.text(80, false));
+            assert!(audited.text(80, false).contains("key_rotated"));
+        }
+        assert!(audit(&args(&third, None)).verdict().is_err());
+
+        let (begins, root) = store.head().expect("head");
+        let kept = store.published().1;
+        drop(store);
+        let head = Checkpoint::open(kept.as_bytes(), &second.verifier()).expect("head");
+        Store::take_over(&options, &head, &third).expect("taken over");
+        let at_head = (head.size, head.root);
+        let (new, old) = (third.verifier(), second.verifier());
+        let statement = Statement { new, begins, root, old, kept: at_head, seen: at_head };
+        let statement = admin.note(&statement.text()).expect("signed").into_bytes();
+        let (store, _) = Store::open_successor(options, again(&third), &second.verifier()).expect("opened");
+        let body = Body::LogSucceeded(LogSucceeded { statement, kept: kept.into_bytes() });
+        change(&store, &at("data/log"), &third, &body);
+        store.close();
+        let audited = audit(&args(&first, Some(&admin)));
+        let text = audited.text(200, false);
+        assert!(audited.verdict().is_ok(), "{text}");
+        assert!(
+            text.contains("the log two.test succeeds one.test from leaf 2 on") && text.contains("signed it"),
+            "{text}"
+        );
+        assert!(audit(&args(&third, None)).text(200, false).contains("not judged without an admin key"));
+        // The old key leads there with the admin key alone.
+        let text = audit(&args(&first, None)).text(200, false);
+        assert!(text.contains("takes the signature of an admin key"), "{text}");
+        assert!(audit(&args(&first, Some(&key("admin.test")))).verdict().is_err());
+        // `log verify --dir` of the public tree says the same.
+        let held = Held { vkey: Some(first.vkey()), admin: Some(admin.verifier()), policy: None };
+        let verified = crate::log::verify_folder(&at("data/log"), &held, &config).expect("verified");
+        assert!(verified.errors() == 0 && verified.report.signed_by == third.verifier());
     }
 
     #[test]
@@ -371,7 +475,7 @@ mod tests {
         assert_eq!(state(&audit(format!("log {}\nquorum none\n", copied.vkey))), PartState::Verified);
         for policy in [
             format!("log {}\nwitness w {witness}\nquorum w\n", copied.vkey),
-            format!("log {}\nquorum none\n", Signer::generate("x").expect("key").vkey()),
+            format!("log {}\nquorum none\n", KeyFile::generate("x").expect("key").vkey()),
         ] {
             let report = audit(policy);
             assert_eq!((report.parts[1].part, state(&report)), (Part::Cosignatures, PartState::Wrong));

@@ -8,7 +8,6 @@ use std::io::Read;
 use std::path::Path;
 
 use guard_log::checkpoint::Checkpoint;
-use guard_log::note::Verifier;
 use guard_log::policy::{Cosigned, POLICY_MAX, Policy};
 use guard_log::proof::Growth;
 use guard_log::tiles::{CHECKPOINT, COSIGNED};
@@ -73,15 +72,10 @@ pub fn judge(
 }
 
 /// Proves from the log's tiles that the audited checkpoint continues an earlier one.
-pub fn continued(
-    source: &dyn Source,
-    verifier: &Verifier,
-    before: &Checkpoint,
-    report: &AuditReport,
-) -> std::result::Result<(), String> {
+pub fn continued(source: &dyn Source, before: &Checkpoint, report: &AuditReport) -> std::result::Result<(), String> {
     let (head, text) = (&report.checkpoint, String::from_utf8_lossy(&report.note));
     Growth::make(source, head.size, before.size, &text, head)
-        .and_then(|growth| growth.verify(before, verifier))
+        .and_then(|growth| growth.verify(before, &report.signed_by))
         .map(drop)
         .map_err(|e| format!("the checkpoint of {} leaves does not continue the cosigned one: {e}", head.size))
 }

@@ -29,7 +29,8 @@ pub fn of_folder(
     let note = folder.fetch(CHECKPOINT).map_err(unreadable)?;
     let note = note.ok_or_else(|| CliError::new(Exit::No, format_args!("{}: no checkpoint", dir.display())))?;
     let key = key::of_folder(vkey, config, &State::open(config.state_path()?)?, &origin(&note))?;
-    let report = audit(&folder, &key.verifier, &AuditOptions::default(), &mut |_, _| {})
+    let options = AuditOptions { previous: None, admin: key::admin(None, config)? };
+    let report = audit(&folder, &key.verifier, &options, &mut |_, _| {})
         .map_err(|e| CliError::new(Exit::No, format_args!("log verification failed: {e}")))?;
     if !report.is_ok() {
         return Err(

@@ -56,6 +56,15 @@ pub fn find(named: Option<&str>, config: &Config, state: &State, origin: &str) -
     chosen(named, config, known)
 }
 
+/// The admin key: named by the caller, else by the configuration.
+pub fn admin(named: Option<&str>, config: &Config) -> Result<Option<Verifier>> {
+    match (named, config.admin_vkey.as_deref()) {
+        (Some(vkey), _) => parse(vkey, "--admin-vkey").map(Some),
+        (None, Some(vkey)) => parse(vkey, "`admin_vkey` of the configuration").map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
 fn chosen(named: Option<&str>, config: &Config, known: Option<&str>) -> Result<Option<Key>> {
     let (vkey, from, place) = match (named, config.log_vkey.as_deref(), known) {
         (Some(vkey), ..) => (vkey, "argument", "--vkey"),

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use guard_log::changes::{TrustError, signer_of};
 use guard_log::checkpoint::Checkpoint;
 use guard_log::note::Verifier;
 use guard_log::proof::{self, FILE_MAX, Growth, Receipt, ReceiptError, RecordId};
@@ -18,7 +19,7 @@ use tokio::runtime::Handle;
 
 use super::source::Remote;
 use super::state::State;
-use super::{Held, Log, cannot_write, cosigned, key, origin};
+use super::{Held, Log, cannot_write, cosigned, family, key, origin};
 use crate::args::{ConsistencyArgs, LogArgs, ProveArgs};
 use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
@@ -30,6 +31,10 @@ fn failed(error: ReceiptError) -> CliError {
         ReceiptError::Source(e) => CliError::new(Exit::Unavailable, e),
         e => CliError::new(Exit::No, e),
     }
+}
+
+fn untrusted(error: TrustError) -> CliError {
+    CliError::new(Exit::No, error)
 }
 
 /// Reads a file that the caller named, up to a limit.
@@ -65,11 +70,15 @@ async fn over<T: Send + 'static>(
         let note = folder.fetch(CHECKPOINT).map_err(|e| failed(e.into()))?;
         let note = note.ok_or_else(|| failed(ReceiptError::NoCheckpoint))?;
         let key = key::of_folder(of.vkey.as_deref(), config, &State::open(config.state_path()?)?, &origin(&note))?;
-        return work(&folder, &key.verifier);
+        let admin = key::admin(of.admin_vkey.as_deref(), config)?;
+        let (_, signer) = signer_of(&folder, &key.verifier, admin.as_ref(), &note).map_err(untrusted)?;
+        return work(&folder, &signer);
     }
-    let log = Log::open(&Held { vkey: of.vkey.clone(), policy: None }, config).await?;
+    let admin = key::admin(of.admin_vkey.as_deref(), config)?;
+    let log = Log::open(&Held { vkey: of.vkey.clone(), admin, policy: None }, config).await?;
+    let (_, verifier) = log.signer().await?.map_err(untrusted)?;
     let remote = Remote { client: log.client, runtime: Handle::current() };
-    let (verifier, previous) = (log.key.verifier, log.previous);
+    let previous = log.previous;
     let done = tokio::task::spawn_blocking(move || {
         if let Some(before) = previous {
             continues(&remote, &verifier, &before)?;
@@ -189,7 +198,7 @@ pub async fn consistency(args: &ConsistencyArgs, config: &Config, out: &Out) -> 
     let old_note = read(&args.old, FILE_MAX)?;
     let new_note = args.new.as_deref().map(|path| read_text(path, FILE_MAX)).transpose()?;
     let (growth, older, newer) = over(&args.of, config, move |source, verifier| {
-        let older = Checkpoint::open(&old_note, verifier).map_err(|e| failed(e.into()))?;
+        let older = Checkpoint::open_any(&old_note, &family(source, verifier)).map_err(|e| failed(e.into()))?;
         let (served, now) = proof::head(source, verifier).map_err(failed)?;
         let (note, newer) = match new_note {
             Some(note) => {

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use guard_log::note::Signer;
 use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
+use guard_log::signer::KeyFile;
 use guard_log::store::{Store, StoreOptions};
 
 use super::*;
@@ -26,7 +26,7 @@ impl Exported {
             segment_bytes: 1 << 20,
             require_real_disk: false,
         };
-        let signer = Signer::generate("guard.test/log").expect("key");
+        let signer = KeyFile::generate("guard.test/log").expect("key");
         let vkey = signer.vkey();
         Store::create(&options, &signer).expect("made");
         let (store, _) = Store::open(options, signer).expect("opened");
@@ -45,7 +45,7 @@ impl Exported {
     }
 
     fn of(&self) -> LogArgs {
-        LogArgs { dir: Some(self.path("data/log")), vkey: Some(self.vkey.clone()) }
+        LogArgs { dir: Some(self.path("data/log")), vkey: Some(self.vkey.clone()), admin_vkey: None }
     }
 
     fn config(&self) -> Config {
@@ -116,7 +116,7 @@ async fn a_policy_names_the_key_and_demands_its_witnesses() {
     let witness = "remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2";
     let none = log.held(Some(&format!("log {}\nquorum none\n", log.vkey)));
     let one = log.held(Some(&format!("log {}\nwitness w {witness}\nquorum w\n", log.vkey)));
-    let other = log.held(Some(&format!("log {}\nquorum none\n", Signer::generate("x").expect("key").vkey())));
+    let other = log.held(Some(&format!("log {}\nquorum none\n", KeyFile::generate("x").expect("key").vkey())));
     log.check(&none).expect("no cosignature needed");
     for (held, said) in [(&one, "no quorum of the policy"), (&other, "names no log")] {
         let error = log.check(held).expect_err("refused");

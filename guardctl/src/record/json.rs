@@ -78,6 +78,16 @@ pub fn body(body: &Body) -> (&'static str, Value) {
             json!({"first_leaf": b.first_leaf, "previous_first": b.previous_first, "policy": b.policy,
                 "records": b.records}),
         ),
+        Body::LogFollowed(b) => (
+            "log_followed",
+            json!({"what": b.what, "old_vkey": b.old_vkey, "new_vkey": b.new_vkey, "seen": text_value(&b.seen),
+                "leaf": b.leaf, "detail": b.detail}),
+        ),
+        Body::KeyRotated(b) => ("key_rotated", json!({"what": b.what, "old_vkey": b.old_vkey, "new_vkey": b.new_vkey})),
+        Body::LogSucceeded(b) => {
+            ("log_succeeded", json!({"statement": text_value(&b.statement), "kept": text_value(&b.kept)}))
+        }
+        Body::PublishFinding(b) => ("publish_finding", json!({"what": b.what, "detail": b.detail})),
         Body::BlobErased(b) => {
             ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))
         }

@@ -127,6 +127,34 @@ fn describe(body: &Body) -> Line {
                 escape_str(&b.policy)
             ),
         ),
+        Body::LogFollowed(b) => line(
+            "log",
+            Tone::Warn,
+            format!(
+                "the host follows the log, {} by record {}: from {} to {} {}",
+                escape_str(&b.what),
+                b.leaf,
+                escape_str(&b.old_vkey),
+                escape_str(&b.new_vkey),
+                escape_str(&b.detail)
+            ),
+        ),
+        Body::KeyRotated(b) => line(
+            "key",
+            Tone::Warn,
+            format!(
+                "rotation {}: from {} to {}",
+                escape_str(&b.what),
+                escape_str(&b.old_vkey),
+                escape_str(&b.new_vkey)
+            ),
+        ),
+        Body::LogSucceeded(b) => line("successor", Tone::Warn, statement(&b.statement)),
+        Body::PublishFinding(b) => line(
+            "publish",
+            if b.what == "back" { Tone::Good } else { Tone::Bad },
+            format!("{} {}", escape_str(&b.what), escape_str(&b.detail)),
+        ),
         Body::BlobErased(b) => line(
             "erased",
             Tone::Warn,
@@ -220,4 +248,11 @@ fn guard_act(b: &GuardAct) -> String {
     }
     let folded = if b.folded { " (different ones, folded)" } else { "" };
     format!("{text} by pid {} ({}), {}x{folded}", b.pid, escape(&b.comm), b.count.max(1))
+}
+
+/// What an admin's statement says, on one line.
+fn statement(note: &[u8]) -> String {
+    let text = String::from_utf8_lossy(note);
+    let text = text.split("\n\n").next().unwrap_or_default();
+    text.lines().skip(1).map(escape_str).collect::<Vec<_>>().join(", ")
 }

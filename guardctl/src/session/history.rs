@@ -125,7 +125,11 @@ impl History {
             | Body::CheckpointRefused(_)
             | Body::BlobErased(_)
             | Body::WitnessFinding(_)
-            | Body::EntriesPruned(_) => {}
+            | Body::EntriesPruned(_)
+            | Body::LogFollowed(_)
+            | Body::KeyRotated(_)
+            | Body::LogSucceeded(_)
+            | Body::PublishFinding(_) => {}
         }
     }
 

@@ -5,22 +5,18 @@
 use std::io;
 
 use super::super::report::Findings;
+use super::super::trust::Trust;
 use super::super::walk::Walk;
 use super::head::why;
 use crate::checkpoint::Checkpoint;
-use crate::note::Verifier;
 use crate::tiles::COSIGNED;
 
 /// Reads it, if there is one; without a key its signature is not checked, as that of the checkpoint.
-pub(super) fn read(
-    note: io::Result<Option<Vec<u8>>>,
-    key: Option<&Verifier>,
-    findings: &mut Findings,
-) -> Option<Checkpoint> {
+pub(super) fn read(note: io::Result<Option<Vec<u8>>>, trust: &Trust, findings: &mut Findings) -> Option<Checkpoint> {
     let note = note.inspect_err(|error| findings.unchecked("unread_cosigned", COSIGNED, error)).ok()??;
     let head = Checkpoint::open_unsigned(&note);
     let head = head.inspect_err(|error| findings.error("malformed_cosigned", COSIGNED, why(error))).ok()?;
-    if let Some(error) = key.and_then(|key| Checkpoint::open(&note, key).err()) {
+    if let Err(error) = trust.open_earlier(&note) {
         findings.error("cosigned_not_signed", COSIGNED, why(&error));
         return None;
     }

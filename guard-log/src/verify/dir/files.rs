@@ -12,7 +12,7 @@ use super::parts::Facts;
 use super::tolerant::Tolerant;
 use super::{Form, LogDir, blobs, lock, segments};
 use crate::checkpoint::Checkpoint;
-use crate::tiles::{CHECKPOINT, COSIGNED, Level, PRUNED, RESOURCE_MAX, Tile, decode_entries, decode_hashes};
+use crate::tiles::{CHANGES, CHECKPOINT, COSIGNED, Level, PRUNED, RESOURCE_MAX, Tile, decode_entries, decode_hashes};
 
 /// Any of the write bits.
 const WRITE: u32 = 0o222;
@@ -114,7 +114,7 @@ impl Walk<'_> {
         each(folder, &shown, findings, &mut |name, entry, findings| {
             let inner = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
             match entry.what {
-                What::File if [CHECKPOINT, COSIGNED, PRUNED].contains(&inner.as_str()) => true,
+                What::File if [CHECKPOINT, COSIGNED, PRUNED, CHANGES].contains(&inner.as_str()) => true,
                 What::File => match inner.parse::<Tile>() {
                     Ok(tile) => {
                         self.tile(&tile, entry, findings);

@@ -7,14 +7,15 @@ use std::io;
 
 use super::super::VerifyError;
 use super::super::report::Findings;
-use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::note::Verifier;
+use super::super::trust::Trust;
+use crate::checkpoint::Checkpoint;
 use crate::tiles::CHECKPOINT;
 
 /// The head that the log says it has; what it is worth is in the findings.
 pub(super) fn judge(
     note: io::Result<Option<Vec<u8>>>,
-    key: Option<&Verifier>,
+    has_key: bool,
+    trust: &Trust,
     findings: &mut Findings,
 ) -> Option<Checkpoint> {
     let note = match note {
@@ -35,19 +36,19 @@ pub(super) fn judge(
             return None;
         }
     };
-    match key.map(|key| Checkpoint::open(&note, key)) {
-        Some(Ok(_)) => {}
-        Some(Err(error)) => {
+    match trust.open(&note) {
+        Ok(_) if has_key => {}
+        Err(error) if has_key => {
             let detail = format!("{}; what follows is held to it all the same", why(&error));
             findings.error("not_signed", CHECKPOINT, detail);
         }
-        None => findings.unchecked("no_key", CHECKPOINT, "signature not checked: no key given"),
+        _ => findings.unchecked("no_key", CHECKPOINT, "signature not checked: no key given"),
     }
     Some(head)
 }
 
 /// The error without the word that says where.
-pub(super) fn why(error: &CheckpointError) -> String {
+pub(super) fn why(error: &dyn std::fmt::Display) -> String {
     let text = error.to_string();
     text.strip_prefix("checkpoint: ").unwrap_or(&text).to_owned()
 }

@@ -99,9 +99,15 @@ impl Part {
     /// The part that a kind of finding is about.
     fn of(what: &str) -> Part {
         match what {
-            "missing_checkpoint" | "unread_checkpoint" | "malformed_checkpoint" | "not_signed" | "no_key" => {
-                Part::Checkpoint
-            }
+            "missing_checkpoint"
+            | "unread_checkpoint"
+            | "malformed_checkpoint"
+            | "not_signed"
+            | "no_key"
+            | "wrong_changes"
+            | "wrong_succession"
+            | "key_rotated"
+            | "successor" => Part::Checkpoint,
             "no_quorum"
             | "unread_cosigned"
             | "malformed_cosigned"

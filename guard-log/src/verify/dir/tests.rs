@@ -8,8 +8,8 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::note::Signer;
 use crate::record::Kind;
+use crate::signer::KeyFile;
 use crate::store::Store;
 use crate::testing::{Host, Log, two_hosts};
 
@@ -50,7 +50,7 @@ impl Copy {
         records.push(host.next_of(Kind::EXEC, &body(NAMES, b"kept")));
         records.push(host.next_of(Kind::EXEC, &body(NAMES, b"erased")));
         records.push(host.next_of(Kind::EXEC, &body(ERASES, b"erased")));
-        let skey = Signer::generate("guard.test/log").unwrap().skey().to_string();
+        let skey = KeyFile::generate("guard.test/log").unwrap().skey().to_string();
         let log = Log::of(&skey, &[&records[..100], &records[100..200], &records[200..280], &records[280..]]);
         let (store, _) = Store::open(log.options(), log.signer()).unwrap();
         store.append((0..5).map(|_| host.next()).collect()).unwrap().wait().unwrap();
@@ -81,7 +81,7 @@ impl Copy {
     }
 
     fn audit_with(&self, key: Option<&Verifier>) -> DirReport {
-        let options = DirOptions { key, previous: None, lock: None, blobs: Blobs { max: BLOB_MAX, said } };
+        let options = DirOptions { key, admin: None, previous: None, lock: None, blobs: Blobs { max: BLOB_MAX, said } };
         LogDir::open(&self.log.options().dir).unwrap().audit(&options)
     }
 
@@ -136,6 +136,7 @@ fn an_exported_log_is_known_by_its_form_and_lacks_nothing() {
     let key = copy.log.signer().verifier();
     let options = DirOptions {
         key: Some(&key),
+        admin: None,
         previous: Some(copy.log.head()),
         lock: None,
         blobs: Blobs { max: BLOB_MAX, said },
@@ -188,7 +189,7 @@ const ROWS: &[(&str, Part, &str, Hurt)] = &[
     ),
     ("older checkpoint, by its files", Part::Files, "beyond_checkpoint: log/tile/0/000: ", older),
     ("checkpoint of another key", Part::Checkpoint, "not_signed: checkpoint: ", |copy| {
-        let other = Signer::generate("guard.test/log").unwrap();
+        let other = KeyFile::generate("guard.test/log").unwrap();
         copy.write("log/checkpoint", copy.log.head().sign(&other).unwrap().as_bytes());
     }),
     ("checkpoint of a size without end", Part::Entries, "missing_entries: tile/entries/", |copy| {
@@ -294,7 +295,7 @@ const ROWS: &[(&str, Part, &str, Hurt)] = &[
         cosign(copy, &Checkpoint { size: 301, ..copy.log.head() }, &copy.log.signer());
     }),
     ("cosigned checkpoint of another key", Part::Cosignatures, "cosigned_not_signed: cosigned: ", |copy| {
-        cosign(copy, &copy.log.head(), &Signer::generate("guard.test/log").unwrap());
+        cosign(copy, &copy.log.head(), &KeyFile::generate("guard.test/log").unwrap());
     }),
     ("cosigned checkpoint cut short", Part::Cosignatures, "malformed_cosigned: cosigned: ", |copy| {
         copy.write("log/cosigned", b"guard.test/log\n3");
@@ -314,7 +315,7 @@ const ROWS: &[(&str, Part, &str, Hurt)] = &[
     }),
 ];
 
-fn cosign(copy: &Copy, head: &Checkpoint, signer: &Signer) {
+fn cosign(copy: &Copy, head: &Checkpoint, signer: &KeyFile) {
     copy.write("log/cosigned", head.sign(signer).unwrap().as_bytes());
 }
 
