@@ -1,6 +1,8 @@
 //! How often Sigma rules match recorded commands, and how long one takes: `measure RULES.yml… -- COMMANDS.jsonl…`, where each line
 //! of the latter has an `argv`, and perhaps a `label`.
 
+#![allow(clippy::print_stdout, reason = "what it is for")]
+
 use std::collections::BTreeMap;
 use std::time::Instant;
 
