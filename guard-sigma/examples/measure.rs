@@ -21,14 +21,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for file in files.iter().skip(1) {
         for line in std::fs::read_to_string(file)?.lines() {
             let record: Value = serde_json::from_str(line)?;
-            let words = record["argv"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let words = record.get("argv").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
             let argv: Vec<Vec<u8>> = words.map(|word| word.as_bytes().to_vec()).collect();
             let Some(first) = argv.first() else { continue };
             let image = if first.contains(&b'/') { first.clone() } else { [b"/usr/bin/".as_slice(), first].concat() };
             let begin = Instant::now();
             let hits = rules.of(&Command::new(&image, &argv, b"/home/user/work", "user").started_by(b"/usr/bin/bash"));
             times.push(begin.elapsed());
-            let label = record["label"].as_str().unwrap_or("?").to_owned();
+            let label = record.get("label").and_then(Value::as_str).unwrap_or("?").to_owned();
             let row = seen.entry(label).or_default();
             let from = |level: Level| hits.first().is_some_and(|hit| hit.level >= level);
             let counts = [true, from(Level::Low), from(Level::Medium), from(Level::High)];
