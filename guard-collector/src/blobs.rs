@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use guard_log::frame;
 use guard_log::record::Record;
@@ -70,7 +71,8 @@ impl Blobs {
         let path = self.path(id);
         let failed = |e| BlobError::Io(path.clone(), e);
         if path.exists() {
-            return Ok(());
+            // It is named again: to retention it is as young as its newest record.
+            return File::open(&path).and_then(|file| file.set_modified(SystemTime::now())).map_err(failed);
         }
         let folder = path.parent().unwrap_or(&self.0);
         if !folder.is_dir() {
@@ -101,6 +103,29 @@ impl Blobs {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(BlobError::Io(path, e)),
         }
+    }
+
+    /// Every blob that came last before `then`.
+    pub fn older(&self, then: SystemTime) -> Result<Vec<BlobId>, BlobError> {
+        let mut found = Vec::new();
+        let folders = match fs::read_dir(&self.0) {
+            Ok(folders) => folders,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(e) => return Err(BlobError::Io(self.0.clone(), e)),
+        };
+        for folder in folders {
+            let folder = folder.map_err(|e| BlobError::Io(self.0.clone(), e))?.path();
+            let failed = |e| BlobError::Io(folder.clone(), e);
+            for entry in fs::read_dir(&folder).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let mut id = BlobId::default();
+                let named = hex::decode_to_slice(entry.file_name().as_encoded_bytes(), &mut id).is_ok();
+                if named && entry.metadata().and_then(|m| m.modified()).map_err(failed)? < then {
+                    found.push(id);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Takes a blob away for good. The caller has recorded it.

@@ -17,6 +17,7 @@ use guard_proto::v1::EntriesPruned;
 use guard_proto::v1::record_body::Body;
 use tokio::sync::watch;
 
+use crate::blobs::Blobs;
 use crate::index::Index;
 use crate::ledger::Ledger;
 use crate::proofs::Public;
@@ -57,11 +58,48 @@ pub struct Retention {
     pub index: Arc<Index>,
     /// The checkpoint that has to cover the record.
     pub published: Arc<Published>,
+    /// What only pruned records name goes with them.
+    pub blobs: Blobs,
 }
 
 impl Retention {
-    /// Completes what a crash cut short, and removes what is too old at `now`; how many bundles went. Blocks.
+    /// Completes what a crash cut short, and removes what is too old at `now`, with the blobs that nothing else names; how many
+    /// bundles went. Blocks.
     pub fn round(&self, now: SystemTime) -> Result<u64, String> {
+        let size = self.ledger.store().size();
+        let removed = self.entries(now)?;
+        if let Some(policy) = self.policy {
+            self.forget_blobs(policy, now, size)?;
+        }
+        Ok(removed)
+    }
+
+    /// Blobs are looked for on the disk, not among the records that go: so a crash leaves none for ever. Only with an index of all
+    /// `size` records: what came since names blobs that came, or came again, with it.
+    fn forget_blobs(&self, policy: Policy, now: SystemTime, size: u64) -> Result<(), String> {
+        let first = self.ledger.store().first();
+        let then = now.checked_sub(Duration::from_secs(policy.days * DAY)).ok_or("the clock is before the policy")?;
+        if first == 0 {
+            return Ok(());
+        }
+        let mut erased = 0_u64;
+        for id in self.blobs.older(then).map_err(|e| e.to_string())? {
+            let (named, covered) = self.index.names_blob(&id, first).map_err(|e| e.to_string())?;
+            if covered < size {
+                return Ok(());
+            }
+            if !named {
+                self.blobs.erase(&id).map_err(|e| e.to_string())?;
+                erased += 1;
+            }
+        }
+        if erased > 0 {
+            tracing::info!(erased, "blobs that only pruned records named were erased");
+        }
+        Ok(())
+    }
+
+    fn entries(&self, now: SystemTime) -> Result<u64, String> {
         let store = self.ledger.store();
         let completed = store.finish_pruning().map_err(|e| e.to_string())?;
         let Some(policy) = self.policy else { return Ok(completed) };

@@ -202,7 +202,8 @@ impl Parts {
     fn retention(&self, config: &Config) -> Arc<Retention> {
         let (policy, keep_segments) = (config.retention, config.keep_segments);
         let (ledger, index, published) = (self.ledger.clone(), self.index.clone(), self.published.clone());
-        Arc::new(Retention { policy, keep_segments, ledger, index, published })
+        let blobs = self.blobs.clone();
+        Arc::new(Retention { policy, keep_segments, ledger, index, published, blobs })
     }
 
     fn index_thread(&self) -> Result<std::thread::JoinHandle<()>> {

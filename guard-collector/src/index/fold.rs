@@ -86,6 +86,11 @@ impl<'a> Fold<'a> {
             self.name(view.reviewer.as_bytes())?,
         ];
         self.body(at, &view)?;
+        if !view.blob.is_empty() {
+            self.tables
+                .prepare_cached("INSERT OR REPLACE INTO blobs (id, last) VALUES (?1, ?2)")?
+                .execute((&*view.blob, sql(leaf)))?;
+        }
         Ok(Row { leaf, session: at.session, kind: header.kind.0, wall: header.wall_unix_ns, columns })
     }
 

@@ -317,6 +317,15 @@ impl Index {
         })
     }
 
+    /// Whether a record from leaf `first` on names a blob.
+    pub fn names_blob(&self, id: &[u8], first: u64) -> Result<(bool, u64)> {
+        self.answer(|asked| {
+            let mut find = asked.tables.prepare_cached("SELECT last FROM blobs WHERE id = ?1")?;
+            let last: Option<i64> = find.query_row([id], |row| row.get(0)).optional()?;
+            Ok(last.is_some_and(|last| number(last) >= first))
+        })
+    }
+
     /// Leaves of what ran in a session just before a leaf, newest first.
     pub fn before(&self, session: &str, leaf: u64) -> Result<(Vec<u64>, u64)> {
         self.answer(|asked| {

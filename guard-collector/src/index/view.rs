@@ -39,6 +39,8 @@ pub struct View<'a> {
     pub disposition: i32,
     /// Reviewer.
     pub reviewer: Cow<'a, str>,
+    /// Digest of the blob that it names, or nothing.
+    pub blob: Cow<'a, [u8]>,
     /// The whole body, of kinds of which more is wanted.
     pub rest: Option<Body>,
     /// Whether the body was understood at all.
@@ -119,7 +121,9 @@ fn quick<'a>(body: &'a [u8], kind: Kind, layout: &Layout) -> Result<View<'a>, Od
         let (n, value) = field?;
         match n {
             1 => view.owner = Some(owner(once(&mut owners, value)?)?),
-            n if n == layout.facts => (view.exec, view.program) = facts_of(once(&mut facts, value)?)?,
+            n if n == layout.facts => {
+                (view.exec, view.program, view.blob) = facts_of(once(&mut facts, value)?)?;
+            }
             n if n == layout.verdict => view.category = category_of(once(&mut verdicts, value)?)?,
             n if n == layout.exec => view.exec = Some(self::number(value)?),
             // As the generated decoder cuts it.
@@ -155,11 +159,15 @@ fn category_of(message: &[u8]) -> Result<Cow<'_, str>, Odd> {
     Ok(category)
 }
 
-fn facts_of(message: &[u8]) -> Result<(Option<u64>, Cow<'_, [u8]>), Odd> {
-    let (mut exec, mut first, mut program) = (0, None, None);
+type Facts<'a> = (Option<u64>, Cow<'a, [u8]>, Cow<'a, [u8]>);
+
+/// Number, program and blob.
+fn facts_of(message: &[u8]) -> Result<Facts<'_>, Odd> {
+    let (mut exec, mut first, mut program, mut blob) = (0, None, None, &[][..]);
     for field in Fields::of(message) {
         match field? {
             (1, value) => exec = number(value)?,
+            (24, value) => blob = bytes(value)?,
             (13, value) => {
                 let (path, role) = file(bytes(value)?)?;
                 first.get_or_insert(path);
@@ -170,7 +178,7 @@ fn facts_of(message: &[u8]) -> Result<(Option<u64>, Cow<'_, [u8]>), Odd> {
             _ => {}
         }
     }
-    Ok((Some(exec), Cow::Borrowed(program.or(first).unwrap_or_default())))
+    Ok((Some(exec), Cow::Borrowed(program.or(first).unwrap_or_default()), Cow::Borrowed(blob)))
 }
 
 /// The role of the file whose path is the exec's program; the first file's where none has it.
@@ -237,6 +245,7 @@ fn whole(body: Body) -> View<'static> {
         _ => View::default(),
     };
     (view.owner, view.understood) = (owner, true);
+    view.blob = Cow::Owned(guard_proto::named_blob(&body).map(<[u8]>::to_vec).unwrap_or_default());
     // Nothing more is wanted of the kinds that are looked at in place.
     if layout(body::kind_of(&body)).is_none() {
         view.rest = Some(body);
@@ -266,7 +275,11 @@ mod tests {
             Some(Identity { agent: owner.0, instance: owner.1, initiator: owner.2, ..Identity::default() })
         };
         let file = |path: &str, role: &str| FileFact { path: path.into(), role: role.into(), ..FileFact::default() };
-        let facts = |files| Some(ExecFacts { exec_id: 7, files, argv: vec![b"a".to_vec()], ..ExecFacts::default() });
+        let (argv, blob_sha256) = (vec![b"a".to_vec()], vec![3; 32]);
+        let facts = |files| {
+            let (argv, blob_sha256) = (argv.clone(), blob_sha256.clone());
+            Some(ExecFacts { exec_id: 7, files, argv, blob_sha256, ..ExecFacts::default() })
+        };
         let verdict = || Some(Verdict { category: "fs.read".into(), risk: 3, ..Verdict::default() });
         let exec = Exec {
             identity: identity(),

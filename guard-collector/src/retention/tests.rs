@@ -2,10 +2,12 @@
 
 use guard_log::record::{Epoch, Header, HostId, Kind, Record};
 use guard_log::verify::{AuditOptions, Folder, Severity, audit};
-use guard_proto::v1::{ExecRequest, RecordBody};
+use guard_proto::v1::{Exec, ExecFacts, ExecRequest, RecordBody};
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::blobs::BlobId;
 use crate::body;
 use crate::ledger::LedgerError;
 use crate::own::now_ns;
@@ -35,7 +37,8 @@ impl Running {
         let index = Index::open(&place.dir.path().join("index.sqlite"), ledger.store().clone(), false).expect("index");
         let published = Arc::new(Published::default());
         let (policy, keep_segments, index) = (Some(POLICY), Duration::ZERO, Arc::new(index));
-        let running = Self(Retention { policy, keep_segments, ledger, index, published });
+        let blobs = Blobs::of(&place.file(""));
+        let running = Self(Retention { policy, keep_segments, ledger, index, published, blobs });
         running.0.ledger.start(None).expect("recorded");
         running
     }
@@ -164,6 +167,43 @@ fn an_open_request_the_newest_records_and_what_is_not_indexed_stay() {
         running.0.published.publish(running.0.ledger.store()).expect("published");
     }
     assert_eq!((running.round(), running.first()), (Ok(0), 0), "nothing is indexed");
+}
+
+/// A record that names a blob, which came with it.
+fn naming(running: &Running, chain: &mut Chain, blob: &[u8]) -> BlobId {
+    let id: BlobId = Sha256::digest(blob).into();
+    let facts = ExecFacts { blob_sha256: id.to_vec(), ..ExecFacts::default() };
+    let record = chain.next(Some(Body::Exec(Exec { facts: Some(facts), ..Exec::default() })));
+    running.0.blobs.keep(&[blob.to_vec()], std::slice::from_ref(&record)).expect("kept");
+    running.ship(&[record]).expect("admitted");
+    id
+}
+
+#[test]
+fn blobs_go_with_the_last_record_that_names_them() {
+    let (place, mut chain) = (fresh(), Chain::new());
+    let running = Running::of(&place);
+    let (old, both) = (naming(&running, &mut chain, b"old"), naming(&running, &mut chain, b"both"));
+    running.fill(&mut chain, 1000);
+    assert_eq!(naming(&running, &mut chain, b"both"), both);
+    let young = naming(&running, &mut chain, b"young");
+    // What was cut short while it was written is no blob.
+    let unfinished = place.file("blobs").join(hex::encode(old).get(..2).unwrap()).join("x.new");
+    std::fs::write(&unfinished, b"x").unwrap();
+    running.0.index.step().expect("indexed");
+    let kept = |id: &BlobId| running.0.blobs.get(id).expect("read").is_some();
+    running.0.round(SystemTime::now()).expect("nothing is old");
+    assert!(kept(&old));
+    assert!(running.round().expect("pruned") > 0);
+    assert_eq!((kept(&old), kept(&both), kept(&young)), (false, true, true));
+
+    // An index that does not know all records yet decides nothing.
+    let again = naming(&running, &mut chain, b"again");
+    running.round().expect("pruned");
+    assert!(kept(&again));
+    running.0.index.step().expect("indexed");
+    running.round().expect("pruned");
+    assert_eq!((kept(&both), kept(&again)), (true, true));
 }
 
 #[test]
