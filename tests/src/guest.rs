@@ -97,6 +97,15 @@ pub fn restart_with_policy(file: &str, tables: &str) -> Result<()> {
     start_daemon()
 }
 
+/// Stop, add a setting of the journal, start.
+pub fn restart_with_journal(setting: &str) -> Result<()> {
+    let text = with(USUAL)?;
+    ensure(text.contains("[journal]\n"), "the shipped configuration has no [journal]")?;
+    stop_daemon()?;
+    std::fs::write(CONFIG, text.replace("[journal]\n", &format!("[journal]\n{setting}\n")))?;
+    start_daemon()
+}
+
 /// What most scenarios run with: short holds, so that nothing takes minutes.
 pub const USUAL: &str = "[hold]\nmax_seconds = 10\nreview_deadline_seconds = 60\ncollector_grace_seconds = 3";
 

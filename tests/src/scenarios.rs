@@ -56,7 +56,7 @@ scenarios! {
     path_probes_are_folded in usage, 60 s;
     long_argv_is_judged_and_recorded in usage, 90 s;
     secrets_in_arguments_are_written_nowhere in secrets, 120 s;
-    long_arguments_are_kept_whole_beside_the_log in secrets, 120 s;
+    long_arguments_are_kept_whole_beside_the_log in secrets, 180 s own;
     p2_arguments_that_cannot_be_kept in secrets, 120 s;
     bad_policy_is_refused_with_line in usage, 120 s;
     p2_daemon_killed_while_held in fail_closed, 150 s;
