@@ -92,6 +92,8 @@ impl Collector {
     /// Starts the one in a folder.
     pub fn serve(tools: &Tools, dir: PathBuf) -> Result<Self> {
         let mut serve = Command::new(&tools.collector);
+        // As the shipped unit does.
+        serve.env("MALLOC_ARENA_MAX", "2");
         serve.args(["serve", "--config"]).arg(dir.join("collector.toml")).stderr(Stdio::piped());
         let mut child = serve.spawn().context("starting the collector")?;
         let mut lines = BufReader::new(child.stderr.take().context("no stderr")?).lines();

@@ -44,7 +44,7 @@ use ticket::Slot;
 use wal::{FrameRef, Segment};
 
 /// Bytes that may wait for the writer; then [`Store::append`] waits too.
-const QUEUE_BYTES: usize = 64 << 20;
+const QUEUE_BYTES: usize = 16 << 20;
 /// Bytes of one group.
 const GROUP_BYTES: usize = 32 << 20;
 
