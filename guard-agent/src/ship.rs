@@ -191,7 +191,9 @@ impl Outlet for Node {
 
     fn acknowledged(&self, next_seq: u64, first_seq: u64) {
         self.blobs.acknowledged(next_seq);
-        self.blobs.gone_below(first_seq);
+        // Records go with their segment; of their blobs nothing stays where nothing shall be kept for a successor of the log.
+        let keeps = self.config.journal.keep_hours > 0;
+        self.blobs.gone_below(if keeps { first_seq } else { next_seq });
     }
 
     fn up(&self) {
