@@ -1,4 +1,4 @@
-//! How often Sigma rules match recorded commands, and how long one takes: `measure RULES.yml… -- COMMANDS.jsonl…`, where each line
+//! How often Sigma rules match recorded commands, and how long one takes: `sigma_measure RULES.yml… -- COMMANDS.jsonl…`, where each line
 //! of the latter has an `argv`, and perhaps a `label`.
 
 #![allow(clippy::print_stdout, reason = "what it is for")]
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let middle = args.iter().position(|arg| arg == "--").ok_or("usage: measure RULES.yml… -- COMMANDS.jsonl…")?;
+    let middle = args.iter().position(|arg| arg == "--").ok_or("usage: sigma_measure RULES.yml… -- COMMANDS.jsonl…")?;
     let (rules, files) = args.split_at(middle);
     let texts: Vec<String> = rules.iter().map(std::fs::read_to_string).collect::<Result<_, _>>()?;
     let sources: Vec<Source<'_>> = rules.iter().zip(&texts).map(|(name, text)| Source { name, text }).collect();
