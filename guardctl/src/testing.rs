@@ -29,6 +29,19 @@ fn identity() -> Option<Identity> {
     })
 }
 
+/// An exec in alice's repository, of the program of `/usr/bin` that it names first.
+pub fn ran(argv: &[&str]) -> ExecFacts {
+    let path = format!("/usr/bin/{}", argv.first().expect("a program")).into_bytes();
+    ExecFacts {
+        argv: bytes(argv),
+        argv_count: u32::try_from(argv.len()).expect("small"),
+        cwd: b"/home/alice/repo".to_vec(),
+        uid: 1000,
+        files: vec![FileFact { path, role: "program".into(), ..FileFact::default() }],
+        ..ExecFacts::default()
+    }
+}
+
 fn facts(exec_id: u64, argv: &[&str]) -> Option<ExecFacts> {
     Some(ExecFacts {
         exec_id,

@@ -129,14 +129,12 @@ impl Recorded {
         if let Some(Body::ExecDecision(decision)) = &entry.body
             && decision.retry_of == 0
         {
+            bounded(self.decisions.len())?;
             let told = (decision.disposition(), decision.reviewer.clone());
             self.decisions.insert(decision.request_id.clone(), told);
         }
         if matches!(entry.body, Some(Body::Exec(_) | Body::ExecRequest(_))) && wanted(&entry) {
-            if self.entries.len() >= RECORDS_MAX {
-                return Err(CliError::new(Exit::Usage, format_args!("more than {RECORDS_MAX} recorded execs"))
-                    .hint("ask for less: --since, --until, --agent or --session"));
-            }
+            bounded(self.entries.len())?;
             self.entries.push(entry);
         }
         Ok(())
@@ -192,6 +190,14 @@ fn request_of(entry: &Entry) -> Option<&str> {
         Some(Body::ExecRequest(request)) => Some(&request.request_id),
         _ => None,
     }
+}
+
+fn bounded(held: usize) -> Result<()> {
+    if held < RECORDS_MAX {
+        return Ok(());
+    }
+    Err(CliError::new(Exit::Usage, format_args!("more than {RECORDS_MAX} recorded execs"))
+        .hint("ask for less: --since, --until, --agent or --session"))
 }
 
 fn wanted(entry: &Entry, args: &RecordedArgs, since: i64, until: i64) -> bool {

@@ -164,20 +164,10 @@ fn derived_home(uid: u32, paths: &[&[u8]]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use guard_policy::Tier;
-    use guard_proto::v1::{FileFact, MaskedArg, Reason};
+    use guard_proto::v1::{MaskedArg, Reason};
 
     use super::*;
-
-    fn facts(path: &str, argv: &[&str]) -> ExecFacts {
-        ExecFacts {
-            argv: argv.iter().map(|w| w.as_bytes().to_vec()).collect(),
-            argv_count: u32::try_from(argv.len()).unwrap(),
-            cwd: b"/home/alice/repo".to_vec(),
-            uid: 1000,
-            files: vec![FileFact { path: path.into(), role: "program".into(), ..FileFact::default() }],
-            ..ExecFacts::default()
-        }
-    }
+    use crate::testing::ran;
 
     fn tier(facts: &ExecFacts, said: &v1::Verdict) -> Tier {
         let policy = Policy::load(&[]).unwrap();
@@ -187,13 +177,13 @@ mod tests {
 
     #[test]
     fn a_complete_record_is_judged_as_it_was() {
-        assert_eq!(tier(&facts("/usr/bin/ls", &["ls", "-l"]), &v1::Verdict::default()), Tier::Allow);
-        assert_eq!(tier(&facts("/usr/bin/rm", &["rm", "-rf", "/"]), &v1::Verdict::default()), Tier::Deny);
+        assert_eq!(tier(&ran(&["ls", "-l"]), &v1::Verdict::default()), Tier::Allow);
+        assert_eq!(tier(&ran(&["rm", "-rf", "/"]), &v1::Verdict::default()), Tier::Deny);
     }
 
     #[test]
     fn a_variable_without_its_value_is_never_harmless() {
-        let mut facts = facts("/usr/bin/ls", &["ls"]);
+        let mut facts = ran(&["ls"]);
         facts.env_notable = vec![b"LD_PRELOAD".to_vec()];
         assert_eq!(tier(&facts, &v1::Verdict::default()), Tier::Review);
     }
@@ -207,16 +197,16 @@ mod tests {
         };
         for evidence in ["/usr/bin/ls", "/usr/b…", "/home/***"] {
             let said = v1::Verdict { reasons: vec![reason(evidence)], ..v1::Verdict::default() };
-            assert_eq!(tier(&facts("/usr/bin/ls", &["ls"]), &said), Tier::Review, "{evidence}");
+            assert_eq!(tier(&ran(&["ls"]), &said), Tier::Review, "{evidence}");
         }
         let full = v1::Verdict { reasons: vec![Reason::default(); REASONS_FULL], ..v1::Verdict::default() };
-        assert_eq!(tier(&facts("/usr/bin/ls", &["ls"]), &full), Tier::Review);
+        assert_eq!(tier(&ran(&["ls"]), &full), Tier::Review);
     }
 
     #[test]
     fn what_a_record_does_not_hold_is_not_replayed() {
         let said = v1::Verdict::default();
-        let whole = facts("/usr/bin/ls", &["ls"]);
+        let whole = ran(&["ls"]);
         let refused = |facts: &ExecFacts| Replay::of(facts, &said, Beside::default()).err();
         let masked = ExecFacts { masked: vec![MaskedArg::default()], ..whole.clone() };
         assert_eq!(refused(&masked), Some("secrets are masked in its arguments"));

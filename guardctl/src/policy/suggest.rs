@@ -95,6 +95,8 @@ struct Suggested {
     approved: u32,
     rules: Vec<(Shape, Rule)>,
     left: BTreeMap<String, u32>,
+    /// Recorded execs that cannot be judged again: what rules would have allowed besides says nothing of them.
+    unjudged: u32,
 }
 
 impl Suggested {
@@ -103,7 +105,11 @@ impl Suggested {
         let home = args.of.home.as_deref();
         let mut suggested = Suggested { records: recorded.entries.len(), ..Suggested::default() };
         let mut rules: BTreeMap<Shape, Rule> = BTreeMap::new();
-        for exec in recorded.execs().filter_map(Result::ok) {
+        for exec in recorded.execs() {
+            let Ok(exec) = exec else {
+                suggested.unjudged += 1;
+                continue;
+            };
             let Outcome::Approved(reviewer) = exec.outcome else { continue };
             suggested.approved += 1;
             match candidate(&policy, &exec, home, args.max_risk) {
@@ -156,7 +162,10 @@ impl Suggested {
         let mut works = BTreeSet::new();
         for exec in recorded.execs().filter_map(Result::ok) {
             let beside = Beside { workspace: exec.workspace, home };
-            let Ok(replay) = Replay::of(exec.facts, exec.verdict, beside) else { continue };
+            let Ok(replay) = Replay::of(exec.facts, exec.verdict, beside) else {
+                self.unjudged += 1;
+                continue;
+            };
             let verdict = replay.judge(&policy);
             for (_, rule) in self.rules.iter_mut().filter(|(_, rule)| allows(&verdict, &rule.id)) {
                 let shown = (exec.leaf, record::command(exec.facts));
@@ -200,6 +209,11 @@ impl Suggested {
         for (why, count) in &self.left {
             text += &format!("# {count} of them lead to no rule: {why}\n");
         }
+        if self.unjudged > 0 {
+            let count = self.unjudged;
+            text +=
+                &format!("# {count} records do not hold what it takes to judge them again; no count above has them\n");
+        }
         text
     }
 
@@ -213,7 +227,7 @@ impl Suggested {
                 "would_also_allow": rule.besides, "others": shown(&rule.others)})
         });
         json!({"records": self.records, "approved": self.approved, "rules": rules.collect::<Vec<_>>(),
-            "left_out": self.left, "policy": if self.rules.is_empty() { String::new() } else { self.file(true) }})
+            "left_out": self.left, "not_judged": self.unjudged, "policy": if self.rules.is_empty() { String::new() } else { self.file(true) }})
     }
 }
 

@@ -150,6 +150,14 @@ impl Answers {
         text
     }
 
+    /// What is said where the list is missing: only a session's first record has it, and that may be pruned or lost.
+    fn no_rights(&self, i: &Identity) -> String {
+        match &self.history.start {
+            Some(_) => NOT_COVERED.to_owned(),
+            None => format!("in its first record, which is not here (digest {})", hex::encode(&i.rights_digest)),
+        }
+    }
+
     fn who_table(&self) -> Table {
         let s = &self.summary;
         let i = self.history.identity.clone().unwrap_or_default();
@@ -161,7 +169,7 @@ impl Answers {
         }
         row("agent", escape_str(&s.agent));
         row("instance", escape_str(&s.instance));
-        row("rights", rights(&i).unwrap_or_else(|| NOT_COVERED.to_owned()));
+        row("rights", rights(&i).unwrap_or_else(|| self.no_rights(&i)));
         row("host", format!("{} ({})", escape_str(&s.host_name), hex::encode(&s.host)));
         row("command", command_line(&s.argv));
         if let Some(start) = &self.history.start {
@@ -177,7 +185,7 @@ impl Answers {
     }
 }
 
-/// The categories that the session may request; `None` while no role limits it.
+/// The categories that the session may request, as its first record lists them.
 fn rights(i: &Identity) -> Option<String> {
     (!i.categories.is_empty()).then(|| escape_str(&i.categories.join(", ")))
 }
@@ -277,6 +285,17 @@ mod tests {
         assert_eq!(after("4."), Some("not covered by this version"));
         assert_eq!(after("5."), Some("not covered by this version"));
         assert_eq!(answers().json()["answers"]["anomalies"]["fired"], Value::Null);
+    }
+
+    /// Later records name the rights by their digest only: that is not the same as having none.
+    #[test]
+    fn without_the_first_record_rights_are_not_said_to_be_missing() {
+        let entries: Vec<_> = testing::session_entries()
+            .into_iter()
+            .filter(|e| !matches!(e.body, Some(guard_proto::v1::record_body::Body::SessionStart(_))))
+            .collect();
+        let text = Answers::new(testing::summaries().remove(0), History::new(&entries), 40).render(120, false);
+        assert!(text.contains("rights     in its first record, which is not here"), "{text}");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 use guard_policy::Source;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Exec, ExecFacts, FileFact, MaskedArg, SessionStart};
+use guard_proto::v1::{Exec, MaskedArg, SessionStart};
 
 use super::*;
 use crate::record::Entry;
+use crate::testing::ran;
 
 fn policy(rules: &str) -> Policy {
     let text = format!("version: 1\nextends: default\nrules:\n{rules}");
@@ -19,18 +20,6 @@ fn new() -> Policy {
 }
 
 fn exec(argv: &[&str], tier: v1::Tier, digest: &str) -> Exec {
-    let facts = ExecFacts {
-        argv: argv.iter().map(|w| w.as_bytes().to_vec()).collect(),
-        argv_count: u32::try_from(argv.len()).unwrap(),
-        cwd: b"/home/alice/repo".to_vec(),
-        uid: 1000,
-        files: vec![FileFact {
-            path: format!("/usr/bin/{}", argv[0]).into_bytes(),
-            role: "program".into(),
-            ..FileFact::default()
-        }],
-        ..ExecFacts::default()
-    };
     let verdict = v1::Verdict {
         tier: tier.into(),
         risk: 12,
@@ -38,7 +27,7 @@ fn exec(argv: &[&str], tier: v1::Tier, digest: &str) -> Exec {
         policy_digest: digest.into(),
         ..v1::Verdict::default()
     };
-    Exec { facts: Some(facts), verdict: Some(verdict), ..Exec::default() }
+    Exec { facts: Some(ran(argv)), verdict: Some(verdict), ..Exec::default() }
 }
 
 fn recorded(execs: Vec<Exec>) -> Recorded {

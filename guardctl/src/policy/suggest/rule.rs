@@ -39,6 +39,10 @@ impl Shape {
     pub fn of(read: &Reading, verdict: &Verdict, cwd: &[u8], workspace: &[u8]) -> Result<Self, String> {
         let shape = |arguments| Self { program: read.program.clone(), subcommand: read.called.clone(), arguments };
         let targets: Vec<&str> = verdict.targets.iter().map(String::as_str).collect();
+        // A rule cannot name what a flag's value has to be, but that all paths have to be inside.
+        if let Some((flag, _)) = read.flags.iter().find(|(_, value)| value.is_some()) {
+            return Err(format!("the flag {flag} has a value, and no rule can say which it may have"));
+        }
         let paths = read.operands.iter().filter(|word| targets.contains(&absolute(word, cwd).as_str())).count();
         let workspace = String::from_utf8_lossy(workspace).trim_end_matches('/').to_owned();
         let inside = |path: &&str| {

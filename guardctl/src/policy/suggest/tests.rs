@@ -1,8 +1,9 @@
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, Exec, ExecDecision, ExecFacts, ExecRequest, FileFact, SessionStart};
+use guard_proto::v1::{Disposition, Exec, ExecDecision, ExecRequest, SessionStart};
 
 use super::*;
 use crate::record::Entry;
+use crate::testing::ran;
 
 /// A log of one session in `/home/alice/repo`.
 #[derive(Default)]
@@ -28,7 +29,7 @@ impl Log {
     fn asked(&mut self, argv: &[&str], disposition: Disposition, reviewer: &str) -> &mut Self {
         let request_id = format!("r{}", self.leaf);
         let request = ExecRequest {
-            facts: Some(facts(argv)),
+            facts: Some(ran(argv)),
             verdict: Some(guard_proto::v1::Verdict::default()),
             request_id: request_id.clone(),
             ..ExecRequest::default()
@@ -50,7 +51,7 @@ impl Log {
 
     fn ran(&mut self, argv: &[&str], disposition: Disposition, request_id: &str, reviewer: &str) -> &mut Self {
         self.add(Body::Exec(Exec {
-            facts: Some(facts(argv)),
+            facts: Some(ran(argv)),
             verdict: Some(guard_proto::v1::Verdict::default()),
             disposition: disposition.into(),
             request_id: request_id.into(),
@@ -75,28 +76,13 @@ fn args() -> SuggestArgs {
     }
 }
 
-fn facts(argv: &[&str]) -> ExecFacts {
-    ExecFacts {
-        argv: argv.iter().map(|w| w.as_bytes().to_vec()).collect(),
-        argv_count: u32::try_from(argv.len()).unwrap(),
-        cwd: b"/home/alice/repo".to_vec(),
-        uid: 1000,
-        files: vec![FileFact {
-            path: format!("/usr/bin/{}", argv[0]).into_bytes(),
-            role: "program".into(),
-            ..FileFact::default()
-        }],
-        ..ExecFacts::default()
-    }
-}
-
 const DEVELOPER: &str = "version: 1\nextends: developer\n";
 
 /// What the proposed file says of a command.
 fn tier(suggested: &Suggested, argv: &[&str]) -> Tier {
     let texts = Texts(vec![("p.yaml".into(), DEVELOPER.into())]);
     let policy = with(&texts, &suggested.file(false)).unwrap();
-    let facts = facts(argv);
+    let facts = ran(argv);
     let beside = Beside { workspace: Some(b"/home/alice/repo"), home: None };
     let said = guard_proto::v1::Verdict::default();
     Replay::of(&facts, &said, beside).unwrap().judge(&policy).tier
@@ -185,4 +171,30 @@ fn the_file_is_yaml_whatever_was_in_the_arguments() {
     assert_eq!(tier(&suggested, &["npm", "run", "other"]), Tier::Review);
     assert!(!suggested.text().contains('\u{1b}'));
     assert_eq!(suggested.json()["rules"].as_array().map(Vec::len), Some(4));
+}
+
+/// The attack: approved with one folder, the rule would let it write into any other.
+#[test]
+fn a_flag_is_not_allowed_with_values_that_nobody_saw() {
+    let mut log = Log::new();
+    for _ in 0..2 {
+        log.approved(&["cargo", "build", "--features", "x"]).approved(&[
+            "cargo",
+            "test",
+            "--target-dir",
+            "/home/alice/x",
+        ]);
+        log.approved(&["cargo", "bench", "--target-dir", "out"]).approved(&["touch", "-r", "a", "b"]);
+    }
+    let suggested = log.suggest(DEVELOPER);
+    let text = suggested.text();
+    assert!(suggested.rules.is_empty() && text.contains("the flag -F has a value"), "{text}");
+    for argv in [
+        vec!["cargo", "build", "--features", "y"],
+        vec!["cargo", "test", "--target-dir", "/home/alice/x"],
+        vec!["cargo", "bench", "--target-dir", "/home/alice/x"],
+        vec!["touch", "-r", "/home/alice/x", "c"],
+    ] {
+        assert_eq!(tier(&suggested, &argv), Tier::Review, "{argv:?}: {text}");
+    }
 }
