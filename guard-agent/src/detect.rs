@@ -123,7 +123,8 @@ impl Detections {
         let parent = facts.ancestry.first().map(|(process, _)| process.exe.as_slice()).unwrap_or_default();
         let hits = self.rules.of(&command.started_by(parent));
         for hit in &hits {
-            tracing::warn!(session = %session.id, rule = hit.rule, title = hit.title, level = hit.level.as_str(), "a Sigma rule matched");
+            // The record says it; a session could fill the log with matches.
+            tracing::debug!(session = %session.id, rule = hit.rule, title = hit.title, level = hit.level.as_str(), "a Sigma rule matched");
         }
         add(&hits, self.review_from, entry, said);
     }

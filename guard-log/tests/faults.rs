@@ -16,3 +16,5 @@ mod crash;
 mod driver;
 #[path = "faults/inject.rs"]
 mod inject;
+#[path = "faults/strace.rs"]
+mod strace;

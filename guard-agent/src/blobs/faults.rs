@@ -4,9 +4,8 @@
 //! What was promised is there with its blob, no record names a blob that is not there, and the next start goes on.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::BufRead as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,6 +15,9 @@ use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Exec, ExecFacts, RecordBody};
 
 use super::*;
+
+#[path = "../../../guard-log/tests/faults/strace.rs"]
+mod strace;
 
 /// Names the folder; only a child process has it.
 const PLACE: &str = "GUARD_BLOB_FAULT_FOLDER";
@@ -107,30 +109,7 @@ fn folder() -> tempfile::TempDir {
 
 /// Runs the driver under `strace` with more arguments; its lines.
 fn under_strace(dir: &Path, arguments: &[&str]) -> Vec<String> {
-    let mut driver = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "blobs::faults::driver", "--ignored", "--nocapture", "--test-threads=1"])
-        .env(PLACE, dir)
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.ends_with("ready")), "the driver does not start");
-    let mut strace = Command::new("strace")
-        .args(["-f", "-p", &driver.id().to_string()])
-        .args(arguments)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("strace is needed: apt-get install strace");
-    let mut words = BufReader::new(strace.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(words.any(|line| line.contains("attached")), "strace may not attach to a child of this process");
-    std::thread::spawn(move || words.for_each(drop));
-    driver.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    let said = lines.collect();
-    let _ = (driver.wait(), strace.wait());
-    said
+    strace::drive("blobs::faults::driver", (PLACE, dir), arguments)
 }
 
 /// What is wrong with what the driver left.
@@ -184,21 +163,9 @@ fn fail_each(how: &str) {
     let said = under_strace(dir.path(), &["-e", &format!("trace={CALLS}"), "-o", trace.to_str().unwrap()]);
     assert!(said.iter().any(|line| line == "end") && !said.iter().any(|line| line.starts_with("error")), "{said:?}");
     assert_eq!(wrong(dir.path(), &said), None);
-    let text = fs::read_to_string(trace).unwrap();
-    let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.contains("resumed>")) {
-        let Some((thread, rest)) = line.split_once(' ') else { continue };
-        if let Some((call, _)) = rest.trim_start().split_once('(') {
-            *counts.entry((call, thread)).or_default() += 1;
-        }
-    }
-    let mut most: BTreeMap<&str, u32> = BTreeMap::new();
-    counts.iter().for_each(|((call, _), count)| {
-        let known = most.entry(call).or_default();
-        *known = (*count).max(*known);
-    });
-    assert!(["fsync", "rename", "unlink", "fdatasync"].iter().all(|call| most.contains_key(call)), "{most:?}");
-    let points = Mutex::new(most.iter().flat_map(|(call, count)| (1..=*count).map(move |when| (*call, when))));
+    let most = strace::calls(&trace);
+    assert!(["fsync", "rename", "unlink", "fdatasync"].iter().all(|call| most.contains_key(*call)), "{most:?}");
+    let points = Mutex::new(most.iter().flat_map(|(call, count)| (1..=*count).map(move |when| (call.as_str(), when))));
     let (found, tried) = (Mutex::new(Vec::new()), Mutex::new(0));
     let work = || {
         while let Some((call, when)) = { points.lock().unwrap().next() } {

@@ -5,15 +5,14 @@
 //! is what failing the call after it comes to: a rename whose folder cannot be synced, a write whose sync fails.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use guard_log::signer::KeyFile;
 
 use crate::check::{self, Said};
 use crate::driver::FOLDER;
+use crate::strace;
 
 /// Calls that only look or let go.
 const LOOKING: &str = "read,pread64,getdents64,statx,close,flock,lseek";
@@ -32,29 +31,7 @@ pub fn folder() -> tempfile::TempDir {
 
 /// Drives a journal and a log in a folder under `strace` with more arguments. What it said.
 fn drive(dir: &Path, arguments: &[&str]) -> Said {
-    let mut driver = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "driver::driver", "--ignored", "--nocapture", "--test-threads=1"])
-        .env(FOLDER, dir)
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.ends_with("ready")), "the driver does not start");
-    let mut strace = Command::new("strace")
-        .args(["-f", "-p", &driver.id().to_string()])
-        .args(arguments)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("strace is needed: apt-get install strace");
-    let mut words = BufReader::new(strace.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(words.any(|line| line.contains("attached")), "strace may not attach to a child of this process");
-    std::thread::spawn(move || words.for_each(drop));
-    driver.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    let said: Vec<String> = lines.collect();
-    let _ = (driver.wait(), strace.wait());
+    let said = strace::drive("driver::driver", (FOLDER, dir), arguments);
     Said::parse(said.iter().map(String::as_str))
 }
 
@@ -67,20 +44,7 @@ fn count() -> BTreeMap<String, u32> {
     assert!(said.ended && said.errors.is_empty(), "{said:?}");
     check::journal(dir.path(), &said).unwrap();
     check::store(dir.path(), &said).unwrap();
-    let text = std::fs::read_to_string(trace).unwrap();
-    let mut counts: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.contains("resumed>")) {
-        let Some((thread, rest)) = line.split_once(' ') else { continue };
-        if let Some((call, _)) = rest.trim_start().split_once('(') {
-            *counts.entry((thread, call)).or_default() += 1;
-        }
-    }
-    let mut most: BTreeMap<String, u32> = BTreeMap::new();
-    for ((_, call), count) in counts {
-        let known = most.entry(call.to_owned()).or_default();
-        *known = count.max(*known);
-    }
-    most
+    strace::calls(&trace)
 }
 
 /// Fails one call; what is wrong then.
