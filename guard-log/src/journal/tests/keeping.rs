@@ -83,7 +83,8 @@ fn what_is_kept_takes_half_at_most_and_refuses_nothing_that_is_new() {
         assert!(on_disk() <= 60_000 + 2000, "{}", on_disk());
     }
     assert!(taken * 228 > 55_000, "{taken}");
-    let full = journal.append(entry("x")).err().unwrap();
+    // As long as those: how much room the last one leaves depends on how many shared a frame.
+    let full = journal.append(entry(&"x".repeat(100))).err().unwrap();
     assert!(matches!(full, JournalError::Full { .. }), "{full}");
     assert_eq!(journal.state().kept_bytes, 0);
 }
