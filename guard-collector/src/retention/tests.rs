@@ -47,11 +47,15 @@ impl Running {
     fn fill(&self, chain: &mut Chain, count: u64) {
         for _ in 0..count / 50 {
             self.ship(&chain.take(50)).expect("admitted");
-            let size = self.0.ledger.state().size;
-            assert!(self.0.ledger.store().size() == size || self.0.ledger.store().wait_past(size - 1, DURABLE_WAIT));
+            self.durable();
             self.0.published.publish(self.0.ledger.store()).expect("published");
         }
         while self.0.index.step().expect("indexed") {}
+    }
+
+    fn durable(&self) {
+        let (store, size) = (self.0.ledger.store(), self.0.ledger.state().size);
+        assert!(store.size() == size || store.wait_past(size - 1, DURABLE_WAIT));
     }
 
     fn ship(&self, records: &[Record]) -> Result<u64, LedgerError> {
@@ -176,6 +180,7 @@ fn naming(running: &Running, chain: &mut Chain, blob: &[u8]) -> BlobId {
     let record = chain.next(Some(Body::Exec(Exec { facts: Some(facts), ..Exec::default() })));
     running.0.blobs.keep(&[blob.to_vec()], std::slice::from_ref(&record)).expect("kept");
     running.ship(&[record]).expect("admitted");
+    running.durable();
     id
 }
 
@@ -190,7 +195,7 @@ fn blobs_go_with_the_last_record_that_names_them() {
     // What was cut short while it was written is no blob.
     let unfinished = place.file("blobs").join(hex::encode(old).get(..2).unwrap()).join("x.new");
     std::fs::write(&unfinished, b"x").unwrap();
-    running.0.index.step().expect("indexed");
+    while running.0.index.step().expect("indexed") {}
     let kept = |id: &BlobId| running.0.blobs.get(id).expect("read").is_some();
     running.0.round(SystemTime::now()).expect("nothing is old");
     assert!(kept(&old));
@@ -201,7 +206,7 @@ fn blobs_go_with_the_last_record_that_names_them() {
     let again = naming(&running, &mut chain, b"again");
     running.round().expect("pruned");
     assert!(kept(&again));
-    running.0.index.step().expect("indexed");
+    while running.0.index.step().expect("indexed") {}
     running.round().expect("pruned");
     assert_eq!((kept(&both), kept(&again)), (true, true));
 }
