@@ -236,10 +236,16 @@ fn earlier(state: &State, key: &Key, source: &dyn Source, head: &Checkpoint) -> 
     Ok(known.into_iter().filter(|before| before.size <= head.size).max_by_key(|before| before.size))
 }
 
+/// An exported log, or the folder of a collector's data with the log in it.
+fn open_folder(dir: &Path) -> std::io::Result<Folder> {
+    let inner = dir.join("log");
+    Folder::open(if inner.join(CHECKPOINT).exists() { &inner } else { dir })
+}
+
 /// A folder is held against what was verified of this log earlier, if it is at least as long.
 fn verify_folder(dir: &Path, held: &Held, config: &Config) -> Result<Verified> {
     let unreadable = |e: &dyn std::fmt::Display| CliError::new(Exit::No, format_args!("{}: {e}", dir.display()));
-    let folder = Folder::open(dir).map_err(|e| unreadable(&e))?;
+    let folder = open_folder(dir).map_err(|e| unreadable(&e))?;
     let note = folder.fetch(CHECKPOINT).map_err(|e| unreadable(&e))?;
     let note = note.ok_or_else(|| unreadable(&VerifyError::NoCheckpoint))?;
     let origin = origin(&note);

@@ -58,8 +58,11 @@ impl Publisher {
         let locked = lock.read()?;
         let path = root.join(CHECKPOINT);
         let note = read_limited(&path, 1 << 20)?.ok_or(StoreError::Missing(path.clone()))?;
-        let wrong = |cause| StoreError::Checkpoint { path: path.clone(), cause };
-        let public = Checkpoint::open_any(&note, &signers.verifiers()).map_err(wrong)?;
+        let public = Checkpoint::open_any(&note, &signers.verifiers()).map_err(|cause| StoreError::Disagree {
+            path: path.clone(),
+            what: format!("is no checkpoint of this log's key: {cause}"),
+            advice: "the folder may be a copy from before the key was rotated: put the newest copy back; without one, `guard-collector succeed` goes on from this",
+        })?;
         if locked.origin != public.origin {
             let what = format!("belongs to log {:?}, the folder to {:?}", locked.origin, public.origin);
             return Err(StoreError::Disagree {

@@ -5,11 +5,11 @@
 use std::path::Path;
 
 use guard_log::tiles::{CHECKPOINT, Level, Tile, decode_entries};
-use guard_log::verify::{AuditOptions, Folder, Source, audit};
+use guard_log::verify::{AuditOptions, Source, audit};
 use guard_proto::v1::LogEntry;
 
 use super::state::State;
-use super::{key, origin};
+use super::{key, open_folder, origin};
 use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
 use crate::record::Entry;
@@ -21,9 +21,7 @@ pub fn of_folder(
     config: &Config,
     each: &mut dyn FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
-    let inner = dir.join("log");
-    let dir = if inner.join(CHECKPOINT).exists() { inner.as_path() } else { dir };
-    let folder = Folder::open(dir)
+    let folder = open_folder(dir)
         .map_err(|e| CliError::new(Exit::Unavailable, format_args!("cannot open {}: {e}", dir.display())))?;
     let unreadable = |e: guard_log::verify::SourceError| CliError::new(Exit::Unavailable, e);
     let note = folder.fetch(CHECKPOINT).map_err(unreadable)?;

@@ -13,13 +13,13 @@ use guard_log::note::Verifier;
 use guard_log::proof::{self, FILE_MAX, Growth, Receipt, ReceiptError, RecordId};
 use guard_log::record::{RECORD_MAX, Record};
 use guard_log::tiles::CHECKPOINT;
-use guard_log::verify::{Folder, Source};
+use guard_log::verify::Source;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
 use super::source::Remote;
 use super::state::State;
-use super::{Held, Log, cannot_write, cosigned, family, key, origin};
+use super::{Held, Log, cannot_write, cosigned, family, key, open_folder, origin};
 use crate::args::{ConsistencyArgs, LogArgs, ProveArgs};
 use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
@@ -65,7 +65,7 @@ async fn over<T: Send + 'static>(
     work: impl FnOnce(&dyn Source, &Verifier) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     if let Some(dir) = &of.dir {
-        let folder = Folder::open(dir)
+        let folder = open_folder(dir)
             .map_err(|e| CliError::new(Exit::Unavailable, format_args!("cannot open {}: {e}", dir.display())))?;
         let note = folder.fetch(CHECKPOINT).map_err(|e| failed(e.into()))?;
         let note = note.ok_or_else(|| failed(ReceiptError::NoCheckpoint))?;
