@@ -138,6 +138,9 @@ pub struct PolicyConfig {
     /// Read in this order.
     #[serde(default)]
     pub files: Vec<PathBuf>,
+    /// Whether signed bundles from the collector take their place.
+    #[serde(default)]
+    pub from_collector: bool,
 }
 
 /// Sigma rules that execs are matched against.
@@ -370,6 +373,10 @@ impl Config {
         }
         if let Err(reason) = self.collector.admin_key() {
             return wrong("collector.admin_vkey", reason);
+        }
+        if self.policy.from_collector && self.collector.admin_vkey.is_none() {
+            let reason = "bundles count by the admin key's signature alone: set collector.admin_vkey";
+            return wrong("policy.from_collector", reason.into());
         }
         if let Err(reason) = crate::network::check(&self.profiles, &self.control.socket) {
             return wrong("profile", reason);

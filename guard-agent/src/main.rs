@@ -35,6 +35,7 @@ mod mounts;
 mod network;
 mod node;
 mod outcome;
+mod policies;
 mod preflight;
 mod processes;
 mod profile;

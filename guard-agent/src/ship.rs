@@ -9,15 +9,15 @@ use std::{io, thread};
 
 use guard_log::record::{Record, SessionId};
 use guard_proto::GRPC_MESSAGE_MAX;
-use guard_proto::v1::DecisionsRequest;
 use guard_proto::v1::node_service_client::NodeServiceClient;
 use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{DecisionsRequest, PoliciesRequest};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::config::CollectorConfig;
 use crate::kernel::time;
 use crate::node::Node;
-use crate::status;
+use crate::{policies, status};
 
 mod stream;
 
@@ -141,12 +141,13 @@ async fn connect(config: &CollectorConfig) -> Result<NodeServiceClient<Channel>,
         .max_encoding_message_size(GRPC_MESSAGE_MAX))
 }
 
-/// Runs the three conversations until one of them ends, and says why.
+/// Runs the conversations until one of them ends, and says why.
 async fn converse(node: &Arc<Node>, client: NodeServiceClient<Channel>) -> String {
     let shipper = shipper(node);
     tokio::select! {
         error = stream::ship(&shipper, client.clone()) => format!("shipping: {error}"),
         error = decisions(node, client.clone()) => format!("decisions: {error}"),
+        error = policies(node, client.clone()) => format!("policies: {error}"),
         error = report(node, client) => format!("reporting: {error}"),
     }
 }
@@ -162,6 +163,34 @@ async fn decisions(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> 
             Ok(Some(decision)) => node.approvals.decide(node, &decision),
             Ok(None) => return "the collector ended the stream".into(),
             Err(status) => return status.message().to_owned(),
+        }
+    }
+}
+
+/// Takes signed bundles, where the host shall. An older collector has none: that is no reason to leave it.
+async fn policies(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> String {
+    if !node.config.policy.from_collector {
+        return std::future::pending().await;
+    }
+    let request = PoliciesRequest { host: node.host.0.to_vec(), serial: node.policies.serial() };
+    let mut stream = match client.policies(request).await {
+        Ok(reply) => reply.into_inner(),
+        Err(status) if status.code() == tonic::Code::Unimplemented => {
+            tracing::warn!("policy.from_collector is set, but this collector hands on no policy");
+            return std::future::pending().await;
+        }
+        Err(status) => return status.message().to_owned(),
+    };
+    loop {
+        let bundle = match stream.message().await {
+            Ok(Some(bundle)) => bundle,
+            Ok(None) => return "the collector ended the stream".into(),
+            Err(status) => return status.message().to_owned(),
+        };
+        let node = Arc::clone(node);
+        // Loading takes its time, and waits for the disk.
+        if let Err(error) = tokio::task::spawn_blocking(move || policies::arrived(&node, bundle)).await {
+            return format!("taking a policy bundle: {error}");
         }
     }
 }

@@ -64,8 +64,10 @@ pub fn report(node: &Node) -> NodeReport {
         journal_backlog: journal.next_seq.saturating_sub(journal.acked_next_seq),
         counters,
         policy_digest: node.policy().digest.clone(),
-        policy_error: node.policy_error(),
+        policy_error: node.policies.error(),
         roles_digest: node.policy().roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
+        bundle_serial: node.policies.serial(),
+        takes_bundles: node.config.policy.from_collector,
         held: u32::try_from(node.approvals.held()).unwrap_or(u32::MAX),
         support: Some(preflight::support(&node.config, node.kernel.instructions().len(), node.kernel.missing())),
     }

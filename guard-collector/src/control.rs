@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::access::Access;
 use crate::blobs::Blobs;
+use crate::bundles::Bundles;
 use crate::hub::Hub;
 use crate::identity::{Caller, Right};
 use crate::index::{Filter, Index, IndexError, SessionFilter};
@@ -69,6 +70,8 @@ pub struct Control {
     pub witnesses: Option<Arc<Witnesses>>,
     /// What roles give callers.
     pub access: Arc<Access>,
+    /// The newest policy bundle.
+    pub bundles: Arc<Bundles>,
     /// How long an approval may be used.
     pub approval: Duration,
     /// How long entries stay; for ever if none.
@@ -371,6 +374,21 @@ impl ControlService for Control {
         let (store, leaf) = (self.ledger.store().clone(), r.into_inner().leaf);
         let (receipt, record) = blocking(move || proofs::receipt(&store, leaf)).await?;
         Ok(Response::new(ProveReply { receipt: receipt.to_string(), record }))
+    }
+
+    async fn publish_policy(&self, r: Request<PublishPolicyRequest>) -> Result<Response<PublishPolicyReply>, Status> {
+        let caller = Caller::of(&r, Right::Erase)?;
+        self.access.check(&caller, roles::Right::Administer)?;
+        let bundle = r.into_inner().bundle.unwrap_or_default();
+        let (leaf, digest) = self.bundles.publish(&self.ledger, &caller.name, bundle).await?;
+        Ok(Response::new(PublishPolicyReply { leaf, digest }))
+    }
+
+    async fn get_policy(&self, r: Request<GetPolicyRequest>) -> Result<Response<PolicyBundle>, Status> {
+        self.reader(&r)?;
+        let newest = self.bundles.newest();
+        let newest = newest.ok_or_else(|| Status::not_found("no policy bundle was published at this collector"))?;
+        Ok(Response::new(newest.bytes().clone()))
     }
 
     async fn get_blob(&self, r: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {

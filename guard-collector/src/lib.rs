@@ -8,6 +8,7 @@ pub mod access;
 pub mod admit;
 pub mod blobs;
 pub mod body;
+pub mod bundles;
 pub mod config;
 pub mod control;
 pub mod exit;

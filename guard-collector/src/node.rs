@@ -16,14 +16,15 @@ use guard_log::record::{Epoch, HostId, Record};
 use guard_log::store::Store;
 use guard_proto::v1::node_service_server::NodeService;
 use guard_proto::v1::{
-    Decision, DecisionsRequest, LogChange, NodeReport, NodeReportReply, ShipAck, ShipBatch, ShipHello, ShipReply,
-    ShipRequest, ShipWelcome, ship_reply, ship_request,
+    Decision, DecisionsRequest, LogChange, NodeReport, NodeReportReply, PoliciesRequest, PolicyBundle, ShipAck,
+    ShipBatch, ShipHello, ShipReply, ShipRequest, ShipWelcome, ship_reply, ship_request,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::blobs::Blobs;
+use crate::bundles::Bundles;
 use crate::hub::Hub;
 use crate::identity::{Caller, Right};
 use crate::ledger::{Admitted, Durable, Ledger, LedgerError};
@@ -60,6 +61,8 @@ pub struct Nodes {
     pub quotas: Arc<Quotas>,
     /// Who cosigns the log.
     pub witnesses: Option<Arc<Witnesses>>,
+    /// The newest policy bundle.
+    pub bundles: Arc<Bundles>,
     /// Becomes true when the collector stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -390,6 +393,7 @@ fn bounded(report: &NodeReport) -> Result<(), Status> {
 impl NodeService for Nodes {
     type ShipStream = Replies<ShipReply>;
     type DecisionsStream = Replies<Decision>;
+    type PoliciesStream = Replies<PolicyBundle>;
 
     async fn ship(&self, request: Request<Streaming<ShipRequest>>) -> Result<Response<Self::ShipStream>, Status> {
         let caller = Caller::of(&request, Right::Node)?;
@@ -404,6 +408,16 @@ impl NodeService for Nodes {
         self.bound(&caller.name, host)?;
         let (out, stream) = mpsc::channel(IN_FLIGHT);
         tokio::spawn(self.clone().run_decisions(host, caller.name, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn policies(&self, request: Request<PoliciesRequest>) -> Result<Response<Self::PoliciesStream>, Status> {
+        let caller = Caller::of(&request, Right::Node)?;
+        let asked = request.into_inner();
+        self.bound(&caller.name, host_id(&asked.host)?)?;
+        let (out, stream) = mpsc::channel(1);
+        let (bundles, stopping) = (self.bundles.clone(), self.stopping.clone());
+        tokio::spawn(async move { bundles.feed(asked.serial, out, stopping).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

@@ -19,6 +19,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::access::{self, Access};
 use crate::blobs::Blobs;
+use crate::bundles::Bundles;
 use crate::config::Config;
 use crate::control::Control;
 use crate::exit::{CollectorError, Exit, Result};
@@ -118,7 +119,10 @@ pub async fn serve(config: Config) -> Result<()> {
     let access = Access::open(config.roles.clone())
         .map_err(|e| CollectorError::new(Exit::Config, format_args!("roles: {e}")))?;
     let access = Arc::new(access);
-    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, stopping };
+    let bundles = Bundles::open(&config.store.dir, &config.folder).map_err(|e| CollectorError::new(Exit::Config, e))?;
+    let bundles = Arc::new(bundles);
+    let parts =
+        Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, bundles, stopping };
     let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));
     let indexing = parts.index_thread()?;
     let publishing = tokio::spawn(publish::run(
@@ -166,6 +170,7 @@ struct Parts {
     quotas: Arc<Quotas>,
     witnesses: Option<Arc<Witnesses>>,
     access: Arc<Access>,
+    bundles: Arc<Bundles>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -173,8 +178,8 @@ impl Parts {
     fn nodes(&self) -> NodeServiceServer<Nodes> {
         let (ledger, hub) = (self.ledger.clone(), self.hub.clone());
         let (blobs, quotas, stopping) = (self.blobs.clone(), self.quotas.clone(), self.stopping.clone());
-        let witnesses = self.witnesses.clone();
-        NodeServiceServer::new(Nodes { ledger, hub, blobs, quotas, witnesses, stopping })
+        let (witnesses, bundles) = (self.witnesses.clone(), self.bundles.clone());
+        NodeServiceServer::new(Nodes { ledger, hub, blobs, quotas, witnesses, bundles, stopping })
             .max_decoding_message_size(GRPC_MESSAGE_MAX)
     }
 
@@ -187,6 +192,7 @@ impl Parts {
             published: self.published.clone(),
             witnesses: self.witnesses.clone(),
             access: self.access.clone(),
+            bundles: self.bundles.clone(),
             approval: config.approval,
             retention: config.retention,
             stopping: self.stopping.clone(),

@@ -37,6 +37,8 @@ mod decisions;
 mod faults;
 #[path = "collector/growth.rs"]
 mod growth;
+#[path = "collector/policies.rs"]
+mod policies;
 #[path = "collector/retention.rs"]
 mod retention;
 #[path = "collector/roles.rs"]

@@ -176,6 +176,18 @@ pub enum PolicyCommand {
     Diff(crate::policy::DiffArgs),
     /// Propose allow rules from what people approved
     Suggest(crate::policy::SuggestArgs),
+    /// Sign policy files as a bundle, with the admin key
+    Sign(crate::policy::SignArgs),
+    /// Show a bundle: the collector's newest, or a file
+    Bundle(crate::policy::BundleArgs),
+    /// Hand a signed bundle to the hosts
+    Publish {
+        /// What `policy sign` wrote
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// What a bundle in the stage shadow would have changed
+    Shadow(crate::policy::RecordedArgs),
     /// Print the JSON schema of policy files
     Schema,
 }

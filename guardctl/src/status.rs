@@ -166,7 +166,10 @@ fn node_row(table: &mut Table, node: &NodeState, now: i64) {
         Cell::toned(node.findings.to_string(), if node.findings > 0 { Tone::Bad } else { Tone::Plain }),
     ]);
     let link = if node.connected { "connected" } else { "NOT connected" };
-    let versions = format!("guard-agent {}, kernel {}", escape_str(&report.version), escape_str(&report.kernel));
+    let mut versions = format!("guard-agent {}, kernel {}", escape_str(&report.version), escape_str(&report.kernel));
+    if report.takes_bundles {
+        versions.push_str(&format!(", policy bundle {}", report.bundle_serial));
+    }
     let host = format!("host {} {}", escape_str(&report.host_name), hex::encode(&report.host));
     let seen = age_text(node.seen_unix_ns, now);
     let tone = if node.connected { Tone::Dim } else { Tone::Warn };
@@ -219,7 +222,7 @@ fn report_json(r: &NodeReport, now: i64) -> Value {
         "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
         "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
         "roles_digest": Some(&r.roles_digest).filter(|d| !d.is_empty()),
-        "policy_digest": r.policy_digest, "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
+        "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
         "support": r.support.as_ref().map(support_json),
     })
 }
@@ -251,7 +254,12 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
             row("", Cell::toned(escape_str(warning), Tone::Warn));
         }
     }
-    row("policy", escape_str(&r.policy_digest).into());
+    let bundle = match (r.takes_bundles, r.bundle_serial) {
+        (false, _) => String::new(),
+        (true, 0) => ", no bundle yet".to_owned(),
+        (true, serial) => format!(", bundle {serial}"),
+    };
+    row("policy", format!("{}{bundle}", escape_str(&r.policy_digest)).into());
     row("roles", roles(&r.roles_digest));
     if !r.policy_error.is_empty() {
         row("", Cell::toned(format!("refused: {}", escape_str(&r.policy_error)), Tone::Bad));

@@ -93,6 +93,7 @@ fn verdict(tier: Tier, category: &str, risk: u32, rule: &str) -> Option<Verdict>
         targets: vec!["/home/alice/repo/build".into()],
         anomalies: vec![],
         anomalies_covered: false,
+        shadow: None,
     })
 }
 
@@ -357,6 +358,8 @@ pub fn status() -> (StatusReply, i64) {
         counters: [("ring_dropped".to_owned(), 0), ("probe_misses".to_owned(), 3)].into(),
         policy_digest: "0123abcd".into(),
         roles_digest: String::new(),
+        bundle_serial: 7,
+        takes_bundles: true,
         policy_error: String::new(),
         support: Some(KernelSupport {
             programs: 31,

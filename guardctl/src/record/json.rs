@@ -52,7 +52,9 @@ pub fn body(body: &Body) -> (&'static str, Value) {
             "policy_loaded",
             json!({"digest": b.digest, "source": b.source, "rules": b.rules, "refused": b.refused, "error": b.error,
                 "roles_digest": some(&b.roles_digest), "roles_source": some(&b.roles_source),
-                "sigma_rules": b.sigma_rules, "sigma_set_aside": b.sigma_set_aside, "sigma_digest": some(&b.sigma_digest)}),
+                "sigma_rules": b.sigma_rules, "sigma_set_aside": b.sigma_set_aside, "sigma_digest": some(&b.sigma_digest),
+                "bundle": (b.bundle_serial > 0).then_some(b.bundle_serial), "bundle_digest": some(&b.bundle_digest),
+                "stages": b.stages}),
         ),
         Body::CollectorStart(b) => (
             "collector_start",
@@ -87,6 +89,11 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         Body::LogSucceeded(b) => {
             ("log_succeeded", json!({"statement": text_value(&b.statement), "kept": text_value(&b.kept)}))
         }
+        Body::PolicyPublished(b) => (
+            "policy_published",
+            json!({"serial": b.serial, "digest": b.digest, "by": b.by, "stages": b.stages, "files": b.files,
+                "admin_key": b.admin_key, "made": rfc3339(b.made_unix_ns)}),
+        ),
         Body::PublishFinding(b) => ("publish_finding", json!({"what": b.what, "detail": b.detail})),
         Body::BlobErased(b) => {
             ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))
@@ -207,7 +214,9 @@ pub fn verdict(b: &Verdict) -> Value {
     let reasons = b.reasons.iter().map(|r| json!({"rule": r.rule_id, "text": r.text, "evidence": r.evidence}));
     json!({"tier": tier_word(b.tier), "category": b.category, "categories": b.categories, "risk": b.risk, "reasons": reasons.collect::<Vec<_>>(),
         "policy_digest": b.policy_digest, "targets": b.targets,
-        "anomalies": b.anomalies_covered.then_some(&b.anomalies)})
+        "anomalies": b.anomalies_covered.then_some(&b.anomalies),
+        "shadow": b.shadow.as_ref().map(|s| json!({"tier": tier_word(s.tier), "rule": some(&s.rule_id), "text": some(&s.text),
+            "risk": s.risk, "policy_digest": s.policy_digest, "bundle": s.serial}))})
 }
 
 fn texts(list: &[Vec<u8>]) -> Vec<Value> {

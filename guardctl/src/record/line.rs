@@ -82,7 +82,8 @@ fn describe(body: &Body) -> Line {
             line("policy", Tone::Bad, format!("refused {}: {}", escape_str(&b.source), escape_str(&b.error)))
         }
         Body::PolicyLoaded(b) => {
-            line("policy", Tone::Plain, format!("{} rules from {}", b.rules, escape_str(&b.source)))
+            let bundle = if b.bundle_serial > 0 { format!(", bundle {}", b.bundle_serial) } else { String::new() };
+            line("policy", Tone::Plain, format!("{} rules from {}{bundle}", b.rules, escape_str(&b.source)))
         }
         Body::CollectorStart(b) => {
             line("collector", Tone::Plain, format!("started at log size {} {}", b.log_size, escape_str(&b.detail)))
@@ -150,6 +151,11 @@ fn describe(body: &Body) -> Line {
             ),
         ),
         Body::LogSucceeded(b) => line("successor", Tone::Warn, statement(&b.statement)),
+        Body::PolicyPublished(b) => line(
+            "policy",
+            Tone::Plain,
+            format!("bundle {} published by {}: {}", b.serial, escape_str(&b.by), escape_str(&b.stages.join(", "))),
+        ),
         Body::PublishFinding(b) => line(
             "publish",
             if b.what == "back" { Tone::Good } else { Tone::Bad },

@@ -207,6 +207,14 @@ impl ControlService for Service {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn publish_policy(&self, _: Request<PublishPolicyRequest>) -> Result<Response<PublishPolicyReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn get_policy(&self, _: Request<GetPolicyRequest>) -> Result<Response<PolicyBundle>, Status> {
+        Err(Status::not_found("no policy bundle was published at this collector"))
+    }
+
     async fn get_blob(&self, _: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
