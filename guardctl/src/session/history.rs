@@ -129,7 +129,10 @@ impl History {
             | Body::LogFollowed(_)
             | Body::KeyRotated(_)
             | Body::LogSucceeded(_)
-            | Body::PublishFinding(_) => {}
+            | Body::PublishFinding(_)
+            | Body::CertificateIssued(_)
+            | Body::CertificateRevoked(_)
+            | Body::CertificateEnding(_) => {}
         }
     }
 
