@@ -39,7 +39,7 @@ pub struct Issued {
 pub struct Revocation {
     /// Its leaf.
     pub leaf: u64,
-    /// When it was written, in seconds since 1970.
+    /// When it was written, in nanoseconds since 1970.
     pub at: i64,
     /// The end of the certificate that it names; not known: 0.
     until: i64,
@@ -61,9 +61,9 @@ impl Certificates {
         if !KINDS.contains(&arrival.header.kind.0) {
             return;
         }
-        let at = arrival.header.wall_unix_ns / 1_000_000_000;
+        let at = arrival.header.wall_unix_ns;
         match body::parse(&arrival.record) {
-            Some(Body::CertificateIssued(issued)) => self.issue(leaf, at, issued),
+            Some(Body::CertificateIssued(issued)) => self.issue(leaf, at / 1_000_000_000, issued),
             Some(Body::CertificateRevoked(revoked)) => self.revoke(leaf, at, revoked),
             _ => {}
         }

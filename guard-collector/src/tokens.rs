@@ -18,6 +18,7 @@ use x509_parser::pem::parse_x509_pem;
 
 use crate::exit::{CollectorError, Exit, Result};
 use crate::identity::Role;
+use crate::own::now_ns;
 use crate::pki;
 
 /// Bytes of a token's id.
@@ -44,9 +45,9 @@ pub struct Kept {
     pub digest: String,
     /// Who made it.
     pub by: String,
-    /// When, in seconds since 1970.
+    /// When, in nanoseconds since 1970.
     pub made: i64,
-    /// Its end.
+    /// Its end, in seconds.
     pub expires: i64,
     /// What it was used for.
     pub used: Option<Used>,
@@ -159,8 +160,8 @@ impl Tokens {
         let (mut id, mut secret) = ([0; ID_BYTES], [0; SECRET_BYTES]);
         pki::random(&mut id)?;
         pki::random(&mut secret)?;
-        let made = pki::now();
-        let expires = made.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
+        let made = now_ns();
+        let expires = pki::now().saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
         let digest = hex::encode(Sha256::digest(secret));
         let kept = Kept { name: node.name.clone(), digest, by: by.to_owned(), made, expires, used: None };
         let ca = hex::encode(fingerprint(ca_pem)?);

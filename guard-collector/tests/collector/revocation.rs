@@ -92,7 +92,6 @@ async fn a_revoked_node_is_cut_and_refused_also_after_a_restart() {
     let refused = ask(&world, &early, csr).await.expect_err("made before");
     assert!(refused.contains("was revoked after the token was made"), "{refused}");
     // Whoever enrols it again means it.
-    tokio::time::sleep(Duration::from_millis(1100)).await;
     enrol(&world, "box7").await;
     world.node("box7").await.report(report).await.expect("taken");
     let logged = world.records().await.iter().filter(|r| r.header().host == host.id).count();
