@@ -143,11 +143,15 @@ impl CollectorConfig {
         const FILE_MAX: u64 = 64 << 10;
         let Some(path) = &self.pins else { return Ok(self.clone()) };
         let text = guard_log::frame::read_text(path, FILE_MAX).map_err(|e| {
-            format!("collector.pins: {}: {e}; `guard-agent enroll` writes it; a host that does not enrol has no such key", path.display())
+            format!(
+                "collector.pins: {}: {e}; `guard-agent enroll` writes it; a host that does not enrol has no such key",
+                path.display()
+            )
         })?;
         let pins: Pins = toml::from_str(&text).map_err(|e| format!("collector.pins: {}: {e}", path.display()))?;
         let (log_vkey, admin_vkey) = (self.log_vkey.clone(), self.admin_vkey.clone());
-        let pinned = Self { log_vkey: log_vkey.or(pins.log_vkey), admin_vkey: admin_vkey.or(pins.admin_vkey), ..self.clone() };
+        let pinned =
+            Self { log_vkey: log_vkey.or(pins.log_vkey), admin_vkey: admin_vkey.or(pins.admin_vkey), ..self.clone() };
         pinned.log_key()?;
         pinned.admin_key()?;
         Ok(pinned)

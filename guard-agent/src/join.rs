@@ -148,8 +148,7 @@ async fn exchange(address: &str, token: &Token, csr: Vec<u8>) -> Result<Enrolled
     let stream = TcpStream::connect(address).await.map_err(|e| format!("{address}: {e}"))?;
     let connector = TlsConnector::from(Arc::new(tls(token.ca)?));
     let mut stream = connector.connect(name, stream).await.map_err(|e| untrusted(address, &e.to_string()))?;
-    let request =
-        EnrolRequest { token: token.id.clone(), secret: token.secret.clone(), name: token.name.clone(), csr };
+    let request = EnrolRequest { token: token.id.clone(), secret: token.secret.clone(), name: token.name.clone(), csr };
     let reply = talk(&mut stream, &request.encode_to_vec()).await.map_err(|e| {
         format!("{address} broke off: {e}; run the same command again, the token is good for the same key")
     })?;
@@ -197,7 +196,9 @@ mod tests {
         assert_eq!((token.name.as_str(), token.ca), ("box7", [0xef; 32]));
         assert!(!format!("{token:?}").contains("cd"));
         let cut = &good[..good.len() - 2];
-        for wrong in ["", "x", JOIN_TOKEN, cut, &good.replace("box7", ""), &good.replace('c', "g"), &format!("{good}:1")] {
+        for wrong in
+            ["", "x", JOIN_TOKEN, cut, &good.replace("box7", ""), &good.replace('c', "g"), &format!("{good}:1")]
+        {
             assert!(wrong.parse::<Token>().expect_err("refused").contains("copy what"), "{wrong}");
         }
     }

@@ -33,7 +33,8 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const BLOB_BYTES: usize = 8 << 20;
 const KEY_MAX: u64 = 64 << 10;
 /// What somebody has to do for a node whose certificate counts no more.
-const ENROL_AGAIN: &str = "enrol again: `guard-collector node token NAME` at the collector, then `guard-agent enroll --again` here";
+const ENROL_AGAIN: &str =
+    "enrol again: `guard-collector node token NAME` at the collector, then `guard-agent enroll --again` here";
 
 /// Whether the collector can be reached, and how the certificate for it stands.
 pub struct Link(Mutex<LinkState>, Renewal);
@@ -129,8 +130,9 @@ fn tell_of_its_end(node: &Node, error: &str) {
 
 /// Checks that certificate and key can be used, without connecting.
 pub fn endpoint(config: &CollectorConfig) -> Result<(Endpoint, Facts), String> {
-    let ca = crate::files::read_bounded(&config.ca, KEY_MAX)
-        .map_err(|e| format!("collector.ca: {}: {e}; a host without it enrols: guard-agent enroll", config.ca.display()))?;
+    let ca = crate::files::read_bounded(&config.ca, KEY_MAX).map_err(|e| {
+        format!("collector.ca: {}: {e}; a host without it enrols: guard-agent enroll", config.ca.display())
+    })?;
     let pair = config.files().read().map_err(|e| {
         format!("collector.cert and collector.key: {e}; a host without them enrols: guard-agent enroll")
     })?;

@@ -241,12 +241,7 @@ impl Config {
                 ca_key: at(&raw.ca_key),
                 dir: at(&raw.dir),
                 enrol_listen: raw.enrol_listen,
-                node_ttl: Duration::from_secs(within(
-                    "certificates.node_seconds",
-                    raw.node_seconds,
-                    5,
-                    365 * 86_400,
-                )?),
+                node_ttl: Duration::from_secs(within("certificates.node_seconds", raw.node_seconds, 5, 365 * 86_400)?),
             })
         };
         let minimum = within("retention.minimum_records", raw.retention.minimum_records, 0, 1 << 48)?;

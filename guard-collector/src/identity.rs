@@ -174,8 +174,7 @@ impl Certificate {
         let needed = || Status::unauthenticated("a client certificate is needed");
         let certificates = request.peer_certs().ok_or_else(needed)?;
         let first = certificates.first().ok_or_else(needed)?;
-        Self::parse(first)
-            .map_err(|e| Status::unauthenticated(format!("the client certificate was not accepted: {e}")))
+        Self::parse(first).map_err(|e| Status::unauthenticated(format!("the client certificate was not accepted: {e}")))
     }
 }
 
@@ -198,7 +197,10 @@ mod tests {
         assert_eq!(Caller::from_certificate(&der(&issued.cert)), Ok(bob.clone()));
         let read = Certificate::parse(&der(&issued.cert)).expect("read");
         let about = &issued.about;
-        assert_eq!((read.serial, read.not_after, read.public_key), (about.serial.clone(), about.not_after_unix, about.public_key.clone()));
+        assert_eq!(
+            (read.serial, read.not_after, read.public_key),
+            (about.serial.clone(), about.not_after_unix, about.public_key.clone())
+        );
         assert!(Caller::from_certificate(&der(&own.cert)).expect_err("a CA is nobody").starts_with("no role"));
         assert!(Caller::from_certificate(b"x").is_err());
     }
@@ -218,7 +220,10 @@ mod tests {
         let (_, parsed) = X509Certificate::from_der(&cert).expect("parsed");
         assert!(!parsed.is_ca());
         assert_eq!(parsed.subject_alternative_name().expect("names").expect("names").value.general_names.len(), 1);
-        assert!(parsed.validity().not_before.timestamp() <= now - 600, "a host whose clock is ten minutes late takes it");
+        assert!(
+            parsed.validity().not_before.timestamp() <= now - 600,
+            "a host whose clock is ten minutes late takes it"
+        );
         // Who signed the request must have its key.
         let mut forged = csr.clone();
         *forged.last_mut().expect("bytes") ^= 1;

@@ -152,7 +152,11 @@ impl Issuing {
         let used = match kept.used.take() {
             Some(used) if used.public_key == hex::encode(&public_key) => used,
             Some(used) => {
-                tracing::warn!(node = name, serial = used.serial, "a join token was used a second time, with another key");
+                tracing::warn!(
+                    node = name,
+                    serial = used.serial,
+                    "a join token was used a second time, with another key"
+                );
                 let text = format!(
                     "the token for {name} was used already, by another key (serial {}): {}; if nobody of yours did that, \
                      `guard-collector revoke {name}`",
@@ -191,12 +195,7 @@ impl Issuing {
     }
 
     /// Makes the certificate and marks the token.
-    fn use_up(
-        &self,
-        id: &[u8; ID_BYTES],
-        kept: &mut Kept,
-        csr: &Csr,
-    ) -> std::result::Result<Used, EnrolRefused> {
+    fn use_up(&self, id: &[u8; ID_BYTES], kept: &mut Kept, csr: &Csr) -> std::result::Result<Used, EnrolRefused> {
         let caller = Caller { name: kept.name.clone(), role: Role::Node };
         let (certificate, about) = self.authority.sign(csr, &caller, self.node_ttl).map_err(unavailable)?;
         let used = Used {
@@ -256,10 +255,8 @@ impl Issuing {
                  and enrolling again end that"
             )));
         }
-        let (certificate, about) = self
-            .authority
-            .sign(&csr, &old.caller, self.node_ttl)
-            .map_err(|e| Status::internal(e.to_string()))?;
+        let (certificate, about) =
+            self.authority.sign(&csr, &old.caller, self.node_ttl).map_err(|e| Status::internal(e.to_string()))?;
         let about = About { how: "renewed".into(), by: name.clone(), replaces: old.serial.clone(), ..about };
         let serial = about.serial.clone();
         issued(&self.ledger, about)?;

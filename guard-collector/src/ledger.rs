@@ -19,8 +19,8 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
-use crate::certificates::Certificates;
 use crate::admit::{Admit, Arrival, Item, OlderDigests, Plan, Refusal};
+use crate::certificates::Certificates;
 use crate::identity::Caller;
 use crate::own::{Own, now_ns};
 use crate::reviews::Reviews;

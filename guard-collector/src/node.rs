@@ -16,8 +16,8 @@ use guard_log::record::{Epoch, HostId, Record};
 use guard_log::store::Store;
 use guard_proto::v1::node_service_server::NodeService;
 use guard_proto::v1::{
-    Decision, DecisionsRequest, LogChange, NodeReport, NodeReportReply, ShipAck, ShipBatch, ShipHello, ShipReply,
-    RenewReply, RenewRequest, ShipRequest, ShipWelcome, ship_reply, ship_request,
+    Decision, DecisionsRequest, LogChange, NodeReport, NodeReportReply, RenewReply, RenewRequest, ShipAck, ShipBatch,
+    ShipHello, ShipReply, ShipRequest, ShipWelcome, ship_reply, ship_request,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;

@@ -201,11 +201,7 @@ impl Authority {
         let key = KeyPair::generate().map_err(wrong)?;
         let (params, mut about) = self.of_caller(caller, ttl)?;
         about.public_key = digest(&key);
-        Ok(Issued {
-            cert: params.signed_by(&key, &self.issuer).map_err(wrong)?.pem(),
-            key: key.serialize_pem(),
-            about,
-        })
+        Ok(Issued { cert: params.signed_by(&key, &self.issuer).map_err(wrong)?.pem(), key: key.serialize_pem(), about })
     }
 
     /// The same for a key that its owner keeps.

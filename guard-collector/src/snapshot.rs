@@ -212,8 +212,7 @@ pub fn read(path: &Path, store: &Store) -> Result<Option<State>, String> {
     }
     let snapshot = decode(path)?;
     // Where the log itself says all, it is read whole rather than trusting that no certificate was on record.
-    let usable = snapshot.version == VERSION
-        || (snapshot.version == WITHOUT_CERTIFICATES && store.pruned().is_some());
+    let usable = snapshot.version == VERSION || (snapshot.version == WITHOUT_CERTIFICATES && store.pruned().is_some());
     if !usable || snapshot.origin != store.origin() {
         return Err(format!("it is of version {} and log {:?}", snapshot.version, snapshot.origin));
     }

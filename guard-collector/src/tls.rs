@@ -110,8 +110,9 @@ impl ServerCertificate {
         let (serial, not_after) = (about.serial.clone(), about.not_after_unix);
         let said = ledger.say(SessionId::NONE, Body::CertificateIssued(about));
         said.map_err(|e| internal(e.to_string()))?.1.block().map_err(|e| internal(e.to_string()))?;
-        frame::replace(&self.cert, cert.as_bytes())
-            .map_err(|e| CollectorError::io(Exit::Unavailable, format_args!("tls.cert: {}", self.cert.display()), &e))?;
+        frame::replace(&self.cert, cert.as_bytes()).map_err(|e| {
+            CollectorError::io(Exit::Unavailable, format_args!("tls.cert: {}", self.cert.display()), &e)
+        })?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
         tracing::info!(serial, not_after, "the server's certificate is renewed");
         Ok(())

@@ -2,9 +2,7 @@
 //!
 //! It must not keep a token: it is printed and nothing else. Fails: see `client`.
 
-use guard_proto::v1::{
-    CertificateState, CreateJoinTokenRequest, ListCertificatesRequest, RevokeCertificateRequest,
-};
+use guard_proto::v1::{CertificateState, CreateJoinTokenRequest, ListCertificatesRequest, RevokeCertificateRequest};
 use serde_json::{Value, json};
 
 use crate::args::{CertificateCommand, NodeCommand};

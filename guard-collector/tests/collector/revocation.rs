@@ -129,7 +129,8 @@ async fn people_are_cut_by_an_admin_and_by_serial() {
     ask(&world, &made.token, csr).await.expect("enrolled");
 
     let mut carl = world.control("carl").await;
-    let mut tail = carl.tail(TailRequest { from_now: true, ..TailRequest::default() }).await.expect("tail").into_inner();
+    let mut tail =
+        carl.tail(TailRequest { from_now: true, ..TailRequest::default() }).await.expect("tail").into_inner();
     let begun = Instant::now();
     admin.revoke_certificate(request(&serial.to_uppercase())).await.expect("revoked");
     assert_revoked(&last(&mut tail).await);

@@ -98,10 +98,9 @@ pub fn body(body: &Body) -> (&'static str, Value) {
             "certificate_revoked",
             json!({"name": some(&b.name), "serial": some(&b.serial), "by": b.by, "reason": b.reason}),
         ),
-        Body::CertificateEnding(b) => (
-            "certificate_ending",
-            json!({"serial": b.serial, "not_after": unix(b.not_after_unix), "error": b.error}),
-        ),
+        Body::CertificateEnding(b) => {
+            ("certificate_ending", json!({"serial": b.serial, "not_after": unix(b.not_after_unix), "error": b.error}))
+        }
         Body::BlobErased(b) => {
             ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))
         }

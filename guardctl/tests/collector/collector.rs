@@ -211,15 +211,24 @@ impl ControlService for Service {
         Err(Status::unimplemented("not in this test"))
     }
 
-    async fn create_join_token(&self, _: Request<CreateJoinTokenRequest>) -> Result<Response<CreateJoinTokenReply>, Status> {
+    async fn create_join_token(
+        &self,
+        _: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 
-    async fn revoke_certificate(&self, _: Request<RevokeCertificateRequest>) -> Result<Response<RevokeCertificateReply>, Status> {
+    async fn revoke_certificate(
+        &self,
+        _: Request<RevokeCertificateRequest>,
+    ) -> Result<Response<RevokeCertificateReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 
-    async fn list_certificates(&self, _: Request<ListCertificatesRequest>) -> Result<Response<ListCertificatesReply>, Status> {
+    async fn list_certificates(
+        &self,
+        _: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 }
