@@ -227,7 +227,7 @@ async fn a_certificate_is_renewed_while_records_are_shipped_each_once() {
     let fill = async {
         let end = Instant::now() + Duration::from_secs(40);
         // And some more with the last one.
-        while renewals.get() < 2 || daemon.records().len() % 100 != 0 {
+        while renewals.get() < 2 || !daemon.records().len().is_multiple_of(100) {
             assert!(Instant::now() < end);
             daemon.fill(1);
             tokio::time::sleep(Duration::from_millis(5)).await;
