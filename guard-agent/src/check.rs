@@ -42,7 +42,12 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     if let Ok(Some(sigma)) = loaded.as_ref().map(|p| p.newest().sigma.as_ref()) {
         report.add("sigma", Ok(sigma.describe()));
     }
-    report.add("collector certificates", ship::endpoint(&config.collector).map(|_| config.collector.address.clone()));
+    let collector = ship::endpoint(&config.collector)
+        .map(|(_, facts)| format!("{}, this node's ends at {}", config.collector.address, facts.end));
+    report.add("collector certificates", collector);
+    if let Some(pins) = &config.collector.pins {
+        report.add("collector pins", config.collector.pinned().map(|_| pins.display().to_string()));
+    }
     report.add(
         "kernel programs",
         match object::bytes().len() {

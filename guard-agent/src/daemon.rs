@@ -64,12 +64,14 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
 }
 
 fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Failure> {
+    config.collector.files().settle().map_err(failed(Code::Config))?;
     ship::endpoint(&config.collector).map_err(failed(Code::Config))?;
+    let collector = config.collector.pinned().map_err(failed(Code::Config))?;
     let policies = policies::load(config).map_err(failed(Code::Config))?;
     let host = host_id(&config.node.state_dir)?;
     let (journal, opened) = open_journal(config, host)?;
     let kept = open_blobs(config, &journal).map_err(failed(Code::Unavailable))?;
-    let (pinned, admin) = (config.collector.log_key(), config.collector.admin_key());
+    let (pinned, admin) = (collector.log_key(), collector.admin_key());
     let (pinned, admin) = (pinned.map_err(failed(Code::Config))?, admin.map_err(failed(Code::Config))?);
     let seen = Seen::open(&config.node.state_dir, pinned.as_ref(), admin.as_ref()).map_err(failed(Code::Config))?;
     let found = kept::read(&config.node.state_dir);

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use guard_bundle::{Bundle, Manifest, Stage};
 use guard_log::frame;
+use guard_log::note::Verifier;
 use guard_log::record::SessionId;
 use guard_policy::roles::Roles;
 use guard_policy::{Policy, Source};
@@ -176,7 +177,7 @@ pub fn arrived(node: &Node, bytes: PolicyBundle) {
 
 /// Checks a bundle, keeps it, records it, puts it in force.
 fn take(node: &Node, bytes: PolicyBundle) -> Result<(), (u64, String)> {
-    let admin = node.config.collector.admin_key().map_err(|e| (0, e))?.ok_or((0, NO_ADMIN.to_owned()))?;
+    let admin = admin_key(&node.config).map_err(|e| (0, e))?;
     let bundle = Bundle::open(bytes, &admin).map_err(|e| (0, e.to_string()))?;
     let serial = bundle.manifest().serial();
     let told = |error: String| (serial, error);
@@ -241,12 +242,17 @@ pub fn load(config: &Config) -> Result<Policies, String> {
     Ok(Policies { candidate, ..alone(base) })
 }
 
+/// The key that bundles count by: of the configuration, or what enrolment pinned.
+fn admin_key(config: &Config) -> Result<Verifier, String> {
+    config.collector.pinned()?.admin_key()?.ok_or_else(|| NO_ADMIN.to_owned())
+}
+
 fn kept(config: &Config, name: &str) -> Result<Option<Bundle>, String> {
     let path = config.node.state_dir.join(name);
     let told = |error: &dyn std::fmt::Display| {
         format!("{}: {error}: take the file away, and the collector sends the newest bundle again", path.display())
     };
-    let admin = config.collector.admin_key()?.ok_or(NO_ADMIN)?;
+    let admin = admin_key(config)?;
     let bytes = match frame::read_bounded(&path, BUNDLE_MAX) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -51,7 +51,10 @@ pub fn report(node: &Node) -> NodeReport {
         COUNTERS.iter().map(|(name, counter)| ((*name).to_owned(), node.kernel.counter(*counter))).collect();
     counters.insert("journal_bytes".into(), journal.bytes);
     counters.insert("journal_kept_bytes".into(), journal.kept_bytes);
+    let (not_after, certificate_error) = node.link.certificate();
     NodeReport {
+        certificate_not_after_unix_ns: not_after.saturating_mul(1_000_000_000),
+        certificate_error,
         host: node.host.0.to_vec(),
         host_name: node.config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),

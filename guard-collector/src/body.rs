@@ -71,7 +71,10 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::KeyRotated(_)
         | Body::LogSucceeded(_)
         | Body::PublishFinding(_)
-        | Body::PolicyPublished(_) => None,
+        | Body::PolicyPublished(_)
+        | Body::CertificateIssued(_)
+        | Body::CertificateRevoked(_)
+        | Body::CertificateEnding(_) => None,
     }
 }
 

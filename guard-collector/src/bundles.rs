@@ -100,7 +100,7 @@ impl Bundles {
     pub async fn feed(
         &self,
         mut have: u64,
-        out: mpsc::Sender<Result<PolicyBundle, Status>>,
+        out: &mpsc::Sender<Result<PolicyBundle, Status>>,
         stopping: watch::Receiver<bool>,
     ) {
         let mut newest = self.newest.subscribe();

@@ -361,6 +361,8 @@ pub fn status() -> (StatusReply, i64) {
         bundle_serial: 7,
         takes_bundles: true,
         policy_error: String::new(),
+        certificate_not_after_unix_ns: NOON + 57_600_000_000_000,
+        certificate_error: String::new(),
         support: Some(KernelSupport {
             programs: 31,
             missing: vec!["guard_ioctl_compat".into()],
@@ -372,6 +374,7 @@ pub fn status() -> (StatusReply, i64) {
     };
     let gone = NodeReport {
         host_name: "buildbox".into(),
+        certificate_error: "the certificate of buildbox (serial 4a01) is revoked".into(),
         policy_error: "default.yaml:12:5: unknown tier `ask`".into(),
         support: Some(KernelSupport {
             warnings: vec!["fs.fanotify.max_user_groups is 16, 80 needed: raise it".into()],

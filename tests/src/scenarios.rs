@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 mod detect;
+mod enrol;
 mod fail_closed;
 mod floods;
 mod identity;
@@ -108,6 +109,7 @@ scenarios! {
     strict_profile_refuses_mappings in mappings, 120 s own;
     p4_collector_killed_again_and_again in log, 180 s;
     p4_collector_absent_then_back in log, 180 s;
+    p4_certificate_renewed_and_revoked in enrol, 240 s own;
     p5_older_copy_of_the_log_is_not_believed in log, 180 s;
     p6_neighbours in neighbours, 120 s;
     p7_identity in identity, 90 s;

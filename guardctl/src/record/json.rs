@@ -95,10 +95,28 @@ pub fn body(body: &Body) -> (&'static str, Value) {
                 "admin_key": b.admin_key, "made": rfc3339(b.made_unix_ns)}),
         ),
         Body::PublishFinding(b) => ("publish_finding", json!({"what": b.what, "detail": b.detail})),
+        Body::CertificateIssued(b) => (
+            "certificate_issued",
+            json!({"name": b.name, "role": b.role, "serial": b.serial, "how": b.how, "by": b.by,
+                "not_before": unix(b.not_before_unix), "not_after": unix(b.not_after_unix),
+                "public_key": hex::encode(&b.public_key), "token": some(&b.token), "replaces": some(&b.replaces)}),
+        ),
+        Body::CertificateRevoked(b) => (
+            "certificate_revoked",
+            json!({"name": some(&b.name), "serial": some(&b.serial), "by": b.by, "reason": b.reason}),
+        ),
+        Body::CertificateEnding(b) => {
+            ("certificate_ending", json!({"serial": b.serial, "not_after": unix(b.not_after_unix), "error": b.error}))
+        }
         Body::BlobErased(b) => {
             ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))
         }
     }
+}
+
+/// A point in time given in seconds.
+fn unix(seconds: i64) -> Value {
+    json!(rfc3339(seconds.saturating_mul(1_000_000_000)))
 }
 
 fn identity(identity: &Option<Identity>) -> Value {

@@ -130,7 +130,10 @@ impl History {
             | Body::KeyRotated(_)
             | Body::LogSucceeded(_)
             | Body::PublishFinding(_)
-            | Body::PolicyPublished(_) => {}
+            | Body::PolicyPublished(_)
+            | Body::CertificateIssued(_)
+            | Body::CertificateRevoked(_)
+            | Body::CertificateEnding(_) => {}
         }
     }
 

@@ -222,4 +222,25 @@ impl ControlService for Service {
     async fn erase_blob(&self, _: Request<EraseBlobRequest>) -> Result<Response<EraseBlobReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
+
+    async fn create_join_token(
+        &self,
+        _: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn revoke_certificate(
+        &self,
+        _: Request<RevokeCertificateRequest>,
+    ) -> Result<Response<RevokeCertificateReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn list_certificates(
+        &self,
+        _: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 }

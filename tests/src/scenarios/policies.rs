@@ -6,8 +6,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::guest::{self, ensure, output, seconds, until_true};
+use crate::guest::{self, ensure};
 use crate::session::{self, ALICE};
+use crate::wait::{output, seconds, until_true};
 use crate::{attacks, ctl};
 
 const ADMIN: &str = "/var/lib/guard/collector/admin";
@@ -22,8 +23,17 @@ fn sign(serial: u32, policy: &str, stage: &str) -> Result<String> {
     let (file, to) = (format!("{FOLDER}/team.yaml"), format!("{FOLDER}/{serial}.bundle"));
     std::fs::write(&file, policy)?;
     let args = [
-        "policy", "sign", &file, "--admin-key", &format!("{ADMIN}.skey"), "--serial", &serial.to_string(), "--stage", stage,
-        "--to", &to,
+        "policy",
+        "sign",
+        &file,
+        "--admin-key",
+        &format!("{ADMIN}.skey"),
+        "--serial",
+        &serial.to_string(),
+        "--stage",
+        stage,
+        "--to",
+        &to,
     ];
     let out = output(&mut ctl::command("admin", &args), seconds(20))?;
     if !out.status.success() {
