@@ -8,6 +8,8 @@
 mod acts;
 mod adopt;
 mod approvals;
+mod backoff;
+mod ballot;
 mod blobs;
 mod capabilities;
 mod check;
@@ -48,6 +50,7 @@ mod script;
 mod seen;
 mod session;
 mod ship;
+mod standing;
 mod status;
 mod supervisor;
 mod sweep;

@@ -294,13 +294,13 @@ impl ControlService for Control {
         let caller = Caller::of(&r, Right::Decide)?;
         let wanted = r.into_inner();
         short(&[("request_id", &wanted.request_id)])?;
-        let expires = now_ns().saturating_add(i64::try_from(self.approval.as_nanos()).unwrap_or(i64::MAX));
+        let expires = self.approval_until();
         let (ledger, asked) = (Arc::clone(&self.ledger), wanted.clone());
         let (name, access) = (caller.name.clone(), Arc::clone(&self.access));
         let decided = blocking(move || {
             // A role that was taken away between showing and deciding counts no more.
             access.refresh(false);
-            ledger.decide(&asked, &caller, expires, |request| access.may_decide(&caller, request, &asked))
+            ledger.decide(&asked, &caller, expires, |open| access.may_decide(&caller, open, &asked))
         })
         .await;
         let (leaf, body, durable) = match decided {
@@ -317,6 +317,13 @@ impl ControlService for Control {
         }
         let review = self.review(&wanted.request_id).await.ok();
         Ok(Response::new(DecideReply { leaf, review }))
+    }
+
+    async fn revoke(&self, r: Request<RevokeRequest>) -> Result<Response<RevokeReply>, Status> {
+        let caller = Caller::of(&r, Right::Decide)?;
+        let wanted = r.into_inner();
+        short(&[("request_id", &wanted.request_id)])?;
+        Ok(Response::new(RevokeReply { leaf: self.revoke_approval(&caller, wanted).await? }))
     }
 
     async fn query(&self, r: Request<QueryRequest>) -> Result<Response<Entries>, Status> {

@@ -52,6 +52,9 @@ pub enum Command {
     /// List, show, approve and deny requests for review
     #[command(subcommand)]
     Review(ReviewCommand),
+    /// Make and show the key that signs the caller's decisions
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Show nodes with their measured mode, and the collector
     Status(StatusArgs),
     /// Show who the collector takes the caller for, and which rights that gives
@@ -70,6 +73,23 @@ pub enum Command {
     /// Show and erase what records keep outside the log: long arguments, salts of masked secrets
     #[command(subcommand)]
     Blob(BlobCommand),
+}
+
+/// What to do with a reviewer's key.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key in the state folder, and print the line that an admin puts into the role files
+    New(KeyArgs),
+    /// Print that line again
+    Show(KeyArgs),
+}
+
+/// Arguments of `key`.
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    /// The reviewer's name, as `guardctl whoami` shows it [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 /// What to do with a journal.
@@ -325,6 +345,8 @@ pub enum ReviewCommand {
     Approve(ApproveArgs),
     /// Deny one request
     Deny(DenyArgs),
+    /// End at once what an approval still allows; what runs by then goes on
+    Revoke(RevokeArgs),
 }
 
 /// Arguments of `review list`.
@@ -349,6 +371,8 @@ pub struct ReviewListArgs {
 pub enum Scope {
     /// This exec only.
     Once,
+    /// This exact command for the rest of the session, as often as named.
+    Session,
     /// This exec and what it starts, within the categories and the count named.
     Root,
 }
@@ -367,7 +391,7 @@ pub struct ApproveArgs {
     /// With --scope root: a category that what it starts may have; may be given several times
     #[arg(long = "category", value_name = "ID")]
     pub categories: Vec<String>,
-    /// With --scope root: how many execs it covers
+    /// With --scope root or session: how many execs it covers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_execs: Option<u32>,
     /// Refuse unless the request's digest is this one
@@ -384,6 +408,16 @@ pub struct DenyArgs {
     /// Request id
     pub id: String,
     /// Why; recorded and told to the agent
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+/// Arguments of `review revoke`.
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// Request id
+    pub id: String,
+    /// Why; recorded
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
 }

@@ -357,6 +357,7 @@ pub fn status() -> (StatusReply, i64) {
         counters: [("ring_dropped".to_owned(), 0), ("probe_misses".to_owned(), 3)].into(),
         policy_digest: "0123abcd".into(),
         roles_digest: String::new(),
+        decisions: "signed".into(),
         policy_error: String::new(),
         support: Some(KernelSupport {
             programs: 31,

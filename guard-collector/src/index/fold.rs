@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use guard_log::record::{Header, HostId, Kind, Record, SessionId};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{ExecDecision, ExecRequest, ReviewDecision, SessionEnd, SessionStart};
+use guard_proto::v1::{DecisionFinding, ExecDecision, ExecRequest, ReviewDecision, SessionEnd, SessionStart};
 use prost::Message;
 use rusqlite::{OptionalExtension, Transaction};
 
@@ -190,6 +190,7 @@ impl<'a> Fold<'a> {
                 Ok(())
             }
             (Some(Body::ReviewDecision(b)), _) => self.review_decision(b),
+            (Some(Body::DecisionFinding(b)), _) if b.what == "refused" => self.refused(at, b),
             // Requests count whether or not they name a session; what follows belongs to a session.
             (Some(Body::ExecRequest(b)), _) => self.request(at, b, view.exec),
             (Some(Body::ExecDecision(b)), _) => self.decision(at, b),
@@ -343,7 +344,22 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
+    /// A decision that the host did not take is none: the request waits again.
+    fn refused(&self, at: At<'_>, b: &DecisionFinding) -> Result<()> {
+        self.tables
+            .prepare_cached(
+                "UPDATE reviews SET state = '', reviewer = '', reason = ''
+                 WHERE request = ?1 AND host = ?2 AND closed = 0 AND state = 'approved'",
+            )?
+            .execute((&b.request_id, at.header.host.0.as_slice()))?;
+        Ok(())
+    }
+
     fn review_decision(&self, b: &ReviewDecision) -> Result<()> {
+        // One of several approvals ends nothing, nor does the end of an approval.
+        if b.revoke || (b.approve && b.given < b.needed) {
+            return Ok(());
+        }
         let word = if b.approve { "approved" } else { "denied" };
         self.tables
             .prepare_cached(
