@@ -326,6 +326,13 @@ impl ControlService for Control {
         Ok(Response::new(RevokeReply { leaf: self.revoke_approval(&caller, wanted).await? }))
     }
 
+    async fn review_stats(&self, r: Request<ReviewStatsRequest>) -> Result<Response<ReviewStatsReply>, Status> {
+        self.reader(&r)?;
+        let since_unix_ns = r.into_inner().since_unix_ns;
+        let (reviewers, log_size) = self.ask(move |index| index.review_stats(since_unix_ns)).await?;
+        Ok(Response::new(ReviewStatsReply { reviewers, log_size, since_unix_ns }))
+    }
+
     async fn query(&self, r: Request<QueryRequest>) -> Result<Response<Entries>, Status> {
         let caller = self.reader(&r)?;
         let r = r.into_inner();

@@ -347,6 +347,8 @@ pub enum ReviewCommand {
     Deny(DenyArgs),
     /// End at once what an approval still allows; what runs by then goes on
     Revoke(RevokeArgs),
+    /// Show how each reviewer decides: how many, how often yes, how fast
+    Stats(StatsArgs),
 }
 
 /// Arguments of `review list`.
@@ -397,6 +399,9 @@ pub struct ApproveArgs {
     /// Refuse unless the request's digest is this one
     #[arg(long, value_name = "HEX")]
     pub digest: Option<String>,
+    /// Those that wait for the identical command in the same session too, each by a decision of its own
+    #[arg(long)]
+    pub identical: bool,
     /// Do not ask again on a terminal
     #[arg(long, short)]
     pub yes: bool,
@@ -410,6 +415,17 @@ pub struct DenyArgs {
     /// Why; recorded and told to the agent
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
+    /// Those that wait for the identical command in the same session too, each by a decision of its own
+    #[arg(long)]
+    pub identical: bool,
+}
+
+/// Arguments of `review stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Decisions not before this time, or so long ago
+    #[arg(long, value_name = "TIME", default_value = "30d")]
+    pub since: String,
 }
 
 /// Arguments of `review revoke`.

@@ -24,7 +24,9 @@ use crate::text::escape_str;
 use crate::time;
 
 pub mod decide;
+mod identical;
 mod show;
+mod stats;
 
 use decide::{Choice, Sent, get};
 
@@ -45,6 +47,7 @@ pub async fn run(command: &ReviewCommand, config: &Config, out: &Out) -> Result<
         }
         ReviewCommand::Approve(args) => approve(&mut client, config, args, out).await,
         ReviewCommand::Deny(args) => deny(&mut client, config, args, out).await,
+        ReviewCommand::Stats(args) => stats::run(&mut client, args, out).await,
         ReviewCommand::Revoke(args) => revoke(&mut client, args, out).await,
     }
 }
@@ -106,7 +109,7 @@ fn list_table(reviews: &[Review], now_ns: i64) -> Table {
         right("RISK", 4),
         grow("CATEGORY, AGENT, INITIATOR"),
     ]);
-    for review in reviews {
+    for (review, like) in identical::grouped(reviews) {
         let request = review.request.clone().unwrap_or_default();
         let (identity, verdict) = (request.identity.unwrap_or_default(), request.verdict.unwrap_or_default());
         table.row([
@@ -123,6 +126,10 @@ fn list_table(reviews: &[Review], now_ns: i64) -> Table {
             .into(),
         ]);
         table.below(request.facts.as_ref().map(command).unwrap_or_default());
+        if !like.is_empty() {
+            let ids: Vec<String> = like.iter().map(|r| escape_str(&id(r))).collect();
+            table.below(Cell::toned(format!("and {} identical: {}", ids.len(), ids.join(", ")), Tone::Warn));
+        }
         if let Some(progress) = progress(review) {
             table.below(Cell::toned(progress, Tone::Warn));
         }
@@ -181,15 +188,32 @@ async fn approve(client: &mut Client, config: &Config, args: &ApproveArgs, out: 
     };
     let choice =
         Choice { approve: true, reason: args.reason.clone(), scope: scope.to_owned(), categories, max_execs };
-    let sent = decide::send(client, config, &review, choice).await?;
-    decided(&sent, out)
+    answer(client, config, (&review, args.identical), choice, out).await
+}
+
+/// Decides a request, and those that are identical, if that is wanted: each by a decision of its own.
+async fn answer(
+    client: &mut Client,
+    config: &Config,
+    (review, identical): (&Review, bool),
+    choice: Choice,
+    out: &Out,
+) -> Result<()> {
+    let mut all = vec![review.clone()];
+    if identical {
+        all.extend(identical::others(client, review).await?);
+    }
+    for review in &all {
+        let sent = decide::send(client, config, review, choice.clone()).await?;
+        decided(&sent, out)?;
+    }
+    Ok(())
 }
 
 async fn deny(client: &mut Client, config: &Config, args: &DenyArgs, out: &Out) -> Result<()> {
     let review = get(client, &args.id).await?;
     let choice = Choice { reason: args.reason.clone(), scope: "once".to_owned(), ..Choice::default() };
-    let sent = decide::send(client, config, &review, choice).await?;
-    decided(&sent, out)
+    answer(client, config, (&review, args.identical), choice, out).await
 }
 
 async fn revoke(client: &mut Client, args: &RevokeArgs, out: &Out) -> Result<()> {

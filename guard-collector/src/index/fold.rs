@@ -189,7 +189,7 @@ impl<'a> Fold<'a> {
                     .execute("INSERT OR REPLACE INTO hosts (host, node) VALUES (?1, ?2)", (&b.host, &b.detail))?;
                 Ok(())
             }
-            (Some(Body::ReviewDecision(b)), _) => self.review_decision(b),
+            (Some(Body::ReviewDecision(b)), _) => self.review_decision(at, b),
             (Some(Body::DecisionFinding(b)), _) if b.what == "refused" => self.refused(at, b),
             // Requests count whether or not they name a session; what follows belongs to a session.
             (Some(Body::ExecRequest(b)), _) => self.request(at, b, view.exec),
@@ -355,9 +355,19 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    fn review_decision(&self, b: &ReviewDecision) -> Result<()> {
-        // One of several approvals ends nothing, nor does the end of an approval.
-        if b.revoke || (b.approve && b.given < b.needed) {
+    fn review_decision(&self, at: At<'_>, b: &ReviewDecision) -> Result<()> {
+        // The end of an approval is no answer to its request.
+        if b.revoke {
+            return Ok(());
+        }
+        self.tables
+            .prepare_cached(
+                "INSERT OR REPLACE INTO decisions (leaf, reviewer, at, approve, waited)
+                 SELECT ?1, ?2, ?3, ?4, max(?3 - opened, 0) FROM reviews WHERE request = ?5 AND host = ?6",
+            )?
+            .execute((sql(at.leaf), &b.reviewer, at.header.wall_unix_ns, b.approve, &b.request_id, &b.host))?;
+        // Nor does one of several approvals end anything.
+        if b.approve && b.given < b.needed {
             return Ok(());
         }
         let word = if b.approve { "approved" } else { "denied" };

@@ -240,6 +240,12 @@ async fn two_reviewers_are_counted_from_the_log_and_again_by_the_host() {
     }
     let review = get(&mut admin).await;
     assert_eq!((review.state.as_str(), review.reviewer.as_str(), review.given.len()), ("approved", "admin", 2));
+    let size = world.records().await.len() as u64;
+    admin.list_sessions(ListSessionsRequest { at_least: size, ..Default::default() }).await.expect("indexed");
+    let stats = admin.review_stats(ReviewStatsRequest::default()).await.expect("stats").into_inner().reviewers;
+    let counts: Vec<_> = stats.iter().map(|s| (s.reviewer.as_str(), s.decisions, s.approved)).collect();
+    assert_eq!(counts, [("admin", 1, 1), ("bob", 1, 1)]);
+    assert!(stats.iter().all(|s| s.median_ns > 0 && s.median_ns == s.p90_ns), "{stats:?}");
 }
 
 #[tokio::test]
