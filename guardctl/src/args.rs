@@ -347,6 +347,8 @@ pub enum ReviewCommand {
     Deny(DenyArgs),
     /// End at once what an approval still allows; what runs by then goes on
     Revoke(RevokeArgs),
+    /// Check the signatures of a session's approvals with a role file at hand; needs no trust in collector or host
+    Verify(VerifyDecisionsArgs),
     /// Show how each reviewer decides: how many, how often yes, how fast
     Stats(StatsArgs),
 }
@@ -418,6 +420,16 @@ pub struct DenyArgs {
     /// Those that wait for the identical command in the same session too, each by a decision of its own
     #[arg(long)]
     pub identical: bool,
+}
+
+/// Arguments of `review verify`.
+#[derive(Debug, Args)]
+pub struct VerifyDecisionsArgs {
+    /// Session id
+    pub session: String,
+    /// The role file with the reviewers' keys
+    #[arg(long, value_name = "FILE")]
+    pub roles: PathBuf,
 }
 
 /// Arguments of `review stats`.

@@ -27,6 +27,7 @@ pub mod decide;
 mod identical;
 mod show;
 mod stats;
+mod verify;
 
 use decide::{Choice, Sent, get};
 
@@ -47,6 +48,7 @@ pub async fn run(command: &ReviewCommand, config: &Config, out: &Out) -> Result<
         }
         ReviewCommand::Approve(args) => approve(&mut client, config, args, out).await,
         ReviewCommand::Deny(args) => deny(&mut client, config, args, out).await,
+        ReviewCommand::Verify(args) => verify::run(&mut client, args, out).await,
         ReviewCommand::Stats(args) => stats::run(&mut client, args, out).await,
         ReviewCommand::Revoke(args) => revoke(&mut client, args, out).await,
     }
