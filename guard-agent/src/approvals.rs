@@ -16,13 +16,13 @@ use sha2::{Digest, Sha256};
 
 use crate::backoff::{self, Backoff, Like};
 use crate::ballot::{Agreed, Ballot, Question, Taken, Trust};
+use crate::config::Signed;
 use crate::deletes;
 use crate::facts::Facts;
 use crate::hold::{self, Opening};
 use crate::judge::{self, Cover, Judged};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
-use crate::config::Signed;
 use crate::node::{InForce, Node};
 use crate::record;
 use crate::requests;
@@ -406,12 +406,8 @@ impl Approvals {
         tracing::info!(request = id, by = decision.reviewer, unused, "an approval is revoked");
         let why = if decision.reason.is_empty() { String::new() } else { format!(": {}", decision.reason) };
         session.say("denied", format!("{} revoked an approval{why}", decision.reviewer), id);
-        let found = DecisionFinding {
-            what: "revoked".into(),
-            detail: decision.reason.clone(),
-            unused,
-            ..finding(decision)
-        };
+        let found =
+            DecisionFinding { what: "revoked".into(), detail: decision.reason.clone(), unused, ..finding(decision) };
         note(node, session, found);
     }
 

@@ -113,8 +113,7 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
-    const PAUSES: Pauses =
-        Pauses { denials: 3, first: Duration::from_secs(60), longest: Duration::from_secs(200) };
+    const PAUSES: Pauses = Pauses { denials: 3, first: Duration::from_secs(60), longest: Duration::from_secs(200) };
 
     fn command(n: u8) -> impl Iterator<Item = Like> + Clone {
         likes([n; 32], 0, 5)

@@ -216,7 +216,10 @@ impl Ballot {
         };
         let key = roles.signed(&statement, &decision.signature, now_unix_ns).map_err(|e| e.to_string())?;
         if decision.record_sha256 != self.question.record {
-            return Err(format!("{} was shown another request than the one that this host recorded", decision.reviewer));
+            return Err(format!(
+                "{} was shown another request than the one that this host recorded",
+                decision.reviewer
+            ));
         }
         self.check_reviewer(decision, roles)?;
         self.check_times(decision, now_unix_ns)?;
@@ -457,7 +460,8 @@ mod tests {
         let expired = roles_with(|text| text.replacen("'}], bob", "', until: 2020-01-01}], bob", 1));
         assert!(why(&expired, &by("alice")).contains("counted until 2020-01-01"));
         assert!(why(&roles(), &by("alice")).contains("started the session"));
-        let wide = Decision { scope: "root".into(), categories: vec!["fs.delete".into()], max_execs: 3, ..unsigned("bob") };
+        let wide =
+            Decision { scope: "root".into(), categories: vec!["fs.delete".into()], max_execs: 3, ..unsigned("bob") };
         assert!(why(&roles(), &signed(wide, "bob")).contains("bob may not review fs.delete"));
     }
 

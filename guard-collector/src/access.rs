@@ -189,7 +189,9 @@ impl Access {
 
     /// Whether the caller's roles cover every part of a request.
     pub fn may_review(&self, caller: &Caller, request: &ExecRequest) -> Result<(), Status> {
-        categories(request).into_iter().try_for_each(|(category, risk)| self.check(caller, Right::Review(category, risk)))
+        categories(request)
+            .into_iter()
+            .try_for_each(|(category, risk)| self.check(caller, Right::Review(category, risk)))
     }
 
     /// How many different reviewers must approve a request.

@@ -320,9 +320,7 @@ impl Reviews {
         let open = self.open.get(id).filter(|o| o.leaf < durable).ok_or_else(not_open)?;
         let not_so = |why: String| Err(Status::failed_precondition(why));
         if wanted.digest != open.request.digest {
-            return not_so(format!(
-                "the digest is not that of request {id}: nothing was decided; look at it again"
-            ));
+            return not_so(format!("the digest is not that of request {id}: nothing was decided; look at it again"));
         }
         if !wanted.record_sha256.is_empty() && wanted.record_sha256 != open.record_sha256 {
             return not_so(format!("the record that was shown is not that of request {id}: nothing was decided"));
@@ -375,7 +373,11 @@ impl Reviews {
             decided_unix_ns: wanted.decided_unix_ns,
             record_sha256: wanted.record_sha256.clone(),
             revoke: false,
-            given: if wanted.approve { u32::try_from(open.decided.len()).unwrap_or(u32::MAX).saturating_add(1) } else { 0 },
+            given: if wanted.approve {
+                u32::try_from(open.decided.len()).unwrap_or(u32::MAX).saturating_add(1)
+            } else {
+                0
+            },
             needed: if wanted.approve { permit.needed.max(1) } else { 0 },
         };
         Ok(Decided { session: open.session, body })

@@ -201,7 +201,7 @@ mod tests {
     fn the_bytes_are_what_every_version_must_sign() {
         let categories = ["vcs.write".to_owned()];
         let digest = hex::encode(Sha256::digest(statement(&categories).bytes()));
-        assert_eq!(digest, "unset");
+        assert_eq!(digest, "7f87c25e84cf2f1a1b9f7268e222679285a200a7dae9da99ba7114dcbafd2180");
     }
 
     #[test]
@@ -248,11 +248,14 @@ mod tests {
         let again = ReviewSigner::parse(&signer.secret()).unwrap();
         assert_eq!(again.public(), signer.public());
         assert_eq!(ReviewKey::parse(&signer.public().text()).unwrap().id(), signer.public().id());
-        let weak = format!("ed25519:{}", STANDARD.encode({
-            let mut point = [0; 32];
-            point[0] = 1;
-            point
-        }));
+        let weak = format!(
+            "ed25519:{}",
+            STANDARD.encode({
+                let mut point = [0; 32];
+                point[0] = 1;
+                point
+            })
+        );
         for (text, why) in [
             ("", "begins with"),
             ("ed25519:AAAA", "32 bytes"),

@@ -40,7 +40,8 @@ pub fn run(command: &KeyCommand, config: &Config, out: &Out) -> Result<()> {
     let name = args.name.clone().or_else(|| env::var("USER").ok()).unwrap_or_else(|| "NAME".to_owned());
     let (key, id) = (signer.public().text(), signer.public().id());
     if out.is_json() {
-        return out.json(&json!({"file": path.display().to_string(), "name": name, "key": key, "key_id": hex::encode(id)}));
+        return out
+            .json(&json!({"file": path.display().to_string(), "name": name, "key": key, "key_id": hex::encode(id)}));
     }
     out.print(&format!(
         "key {} in {}\nan admin puts this under `keys` into the role file of the collector and of every host:\n\n  {}:\n  - \
@@ -62,10 +63,8 @@ fn create(path: &Path) -> Result<ReviewSigner> {
         .map_err(|e| CliError::new(Exit::Internal, format_args!("no random bytes for a key: {e}")))?;
     let signer = ReviewSigner::from_seed(&seed);
     write(path, signer.secret().as_bytes()).map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => {
-            CliError::new(Exit::No, format_args!("{} is there already", path.display()))
-                .hint("`guardctl key show` prints its line; move the file away to make another key")
-        }
+        io::ErrorKind::AlreadyExists => CliError::new(Exit::No, format_args!("{} is there already", path.display()))
+            .hint("`guardctl key show` prints its line; move the file away to make another key"),
         _ => unusable(path, &e.to_string()),
     })?;
     Ok(signer)

@@ -188,8 +188,7 @@ async fn approve(client: &mut Client, config: &Config, args: &ApproveArgs, out: 
         Scope::Session => ("session", args.max_execs.unwrap_or(EXECS)),
         Scope::Root => ("root", args.max_execs.unwrap_or(EXECS)),
     };
-    let choice =
-        Choice { approve: true, reason: args.reason.clone(), scope: scope.to_owned(), categories, max_execs };
+    let choice = Choice { approve: true, reason: args.reason.clone(), scope: scope.to_owned(), categories, max_execs };
     answer(client, config, (&review, args.identical), choice, out).await
 }
 
@@ -241,7 +240,9 @@ fn decided(sent: &Sent, out: &Out) -> Result<()> {
             "approvals": after.given.len(), "needed": after.needed}));
     }
     let scope = match decision.scope.as_str() {
-        "root" => format!(", with up to {} execs of {}", decision.max_execs, escape_str(&decision.categories.join(", "))),
+        "root" => {
+            format!(", with up to {} execs of {}", decision.max_execs, escape_str(&decision.categories.join(", ")))
+        }
         "session" => format!(", this exact command up to {} times in this session", decision.max_execs),
         _ => String::new(),
     };

@@ -107,7 +107,10 @@ fn approvals_are_revoked_and_reviewers_have_figures() {
     assert_eq!((&revoked["decision"], &revoked["leaf"]), (&"revoked".into(), &78.into()));
     assert_eq!(guardctl(&collector, &["review", "revoke", "nothing"]).status.code(), Some(1));
     let stats = json(&guardctl(&collector, &["review", "stats", "--since", "7d", "-o", "json"]));
-    assert_eq!((&stats["reviewers"][0]["reviewer"], &stats["reviewers"][0]["approve_rate"]), (&"bob".into(), &0.75.into()));
+    assert_eq!(
+        (&stats["reviewers"][0]["reviewer"], &stats["reviewers"][0]["approve_rate"]),
+        (&"bob".into(), &0.75.into())
+    );
 }
 
 #[test]

@@ -95,15 +95,14 @@ impl Control {
 
     /// One, with what ran before it.
     pub(super) async fn review(&self, id: &str) -> Result<Review, Status> {
-        let open =
-            {
-                let state = self.ledger.state();
-                let durable = self.ledger.store().size();
-                state.reviews.get(id).filter(|o| o.leaf < durable).map(|o| {
-                    let host_name = state.admit.node_of(o.host).unwrap_or_default();
-                    (self.open_review(o, host_name, now_ns()), o.session.to_string())
-                })
-            };
+        let open = {
+            let state = self.ledger.state();
+            let durable = self.ledger.store().size();
+            state.reviews.get(id).filter(|o| o.leaf < durable).map(|o| {
+                let host_name = state.admit.node_of(o.host).unwrap_or_default();
+                (self.open_review(o, host_name, now_ns()), o.session.to_string())
+            })
+        };
         let (mut review, session) = match open {
             Some(open) => open,
             None => self.closed_review(id).await?,

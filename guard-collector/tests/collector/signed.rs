@@ -146,7 +146,13 @@ async fn only_what_a_reviewer_signed_is_taken_and_the_host_can_check_it() {
     let decision = next(&mut live).await;
     assert_eq!(decision.leaf, leaf);
     // A collector that changes what was signed, or makes one up, gets nowhere.
-    let wider = Decision { scope: "root".into(), max_execs: 100, categories: vec!["fs.delete".into()], leaf: 8, ..decision.clone() };
+    let wider = Decision {
+        scope: "root".into(),
+        max_execs: 100,
+        categories: vec!["fs.delete".into()],
+        leaf: 8,
+        ..decision.clone()
+    };
     assert!(matches!(take(&mut ballot, &wider, &file), Taken::Refused(_)));
     let made_up = Decision { signature: vec![], leaf: 9, ..decision.clone() };
     assert!(matches!(take(&mut ballot, &made_up, &file), Taken::Refused(_)));
@@ -284,6 +290,7 @@ async fn a_revoked_approval_reaches_its_host_until_that_says_so() {
     let found = DecisionFinding { what: "revoked".into(), request_id: REQUEST.into(), ..DecisionFinding::default() };
     host.append(host.session, Body::DecisionFinding(found));
     host.ship(&world.node("node-box").await).await;
-    let silence = tokio::time::timeout(std::time::Duration::from_millis(300), listen(&world, &host).await.message()).await;
+    let silence =
+        tokio::time::timeout(std::time::Duration::from_millis(300), listen(&world, &host).await.message()).await;
     assert!(silence.is_err(), "it knows");
 }

@@ -324,7 +324,10 @@ mod tests {
             ("approvals: {needed: [{risk_from: 101, reviewers: 2}]}".to_owned(), "0 to 100"),
         ] {
             let error = load(&rest).unwrap_err();
-            assert!(error.contains(why) && error.starts_with("roles.yaml:4:") || error.starts_with("roles.yaml:6:"), "{rest}: {error}");
+            assert!(
+                error.contains(why) && error.starts_with("roles.yaml:4:") || error.starts_with("roles.yaml:6:"),
+                "{rest}: {error}"
+            );
         }
     }
 

@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    CanaryResult, DecisionFinding, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, GuardAct,
-    Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot, SessionEnd, SessionStart, Timing, Verdict,
+    CanaryResult, DecisionFinding, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged,
+    FileFact, GuardAct, Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot, SessionEnd, SessionStart,
+    Timing, Verdict,
 };
 use serde_json::{Value, json};
 

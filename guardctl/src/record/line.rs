@@ -237,7 +237,9 @@ fn unjudged(b: &ExecUnjudged) -> Line {
 fn decision_finding(b: &DecisionFinding) -> Line {
     let (id, by) = (escape_str(&b.request_id), escape_str(&b.reviewer));
     match b.what.as_str() {
-        "counted" => line("counted", Tone::Warn, format!("approval of request {id} by {by}: {} of {}", b.have, b.needed)),
+        "counted" => {
+            line("counted", Tone::Warn, format!("approval of request {id} by {by}: {} of {}", b.have, b.needed))
+        }
         "revoked" => {
             let reason = if b.detail.is_empty() { String::new() } else { format!(": {}", escape_str(&b.detail)) };
             line("revoked", Tone::Bad, format!("approval of request {id} by {by}, {} execs unused{reason}", b.unused))

@@ -122,7 +122,8 @@ fn as_shown(fetched: &Review, shown: &ExecRequest) -> Result<[u8; 32]> {
 
 /// The request in a record, and the digest of the record's body.
 fn of_record(record: &[u8]) -> Result<(ExecRequest, [u8; 32])> {
-    let odd = |why: &str| CliError::new(Exit::Internal, format_args!("the collector sent no record of a request: {why}"));
+    let odd =
+        |why: &str| CliError::new(Exit::Internal, format_args!("the collector sent no record of a request: {why}"));
     let record = Record::parse(record.to_vec()).map_err(|e| odd(&e.to_string()))?;
     let body = RecordBody::decode(record.body()).map_err(|e| odd(&e.to_string()))?.body;
     match body {

@@ -64,7 +64,10 @@ fn head(sheet: &mut Sheet, review: &Review, request: &ExecRequest, now_ns: i64) 
             [] => "not signed".to_owned(),
             id => format!("signed with key {}", roles::short(id)),
         };
-        sheet.row("", format!("{}, {}, {key}, leaf {}", escape_str(&given.reviewer), escape_str(&given.scope), given.leaf));
+        sheet.row(
+            "",
+            format!("{}, {}, {key}, leaf {}", escape_str(&given.reviewer), escape_str(&given.scope), given.leaf),
+        );
     }
     for refused in &review.refused {
         sheet.toned("not taken", escape_str(refused), Tone::Bad);

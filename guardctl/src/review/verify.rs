@@ -34,7 +34,9 @@ pub async fn run(client: &mut Client, args: &VerifyDecisionsArgs, out: &Out) -> 
     let wrong = checks.iter().filter(|c| c.why.is_some()).count();
     if out.is_json() {
         let decisions: Vec<Value> = checks.iter().map(Check::json).collect();
-        out.json(&json!({"session": args.session, "roles_digest": roles.digest(), "ok": wrong == 0, "decisions": decisions}))?;
+        out.json(
+            &json!({"session": args.session, "roles_digest": roles.digest(), "ok": wrong == 0, "decisions": decisions}),
+        )?;
     } else if checks.is_empty() {
         out.print("nobody approved anything in this session\n")?;
     } else {
@@ -104,11 +106,25 @@ fn check(entries: &[LogEntry], roles: &Roles) -> Result<Vec<Check>> {
                     held.insert(entry.leaf, b.request_id.clone());
                 }
                 let (key, why) = (found.as_ref().ok().copied(), found.err());
-                checks.push(Check { leaf: entry.leaf, request: b.request_id, by: b.reviewer, what: "decision", key, why });
+                checks.push(Check {
+                    leaf: entry.leaf,
+                    request: b.request_id,
+                    by: b.reviewer,
+                    what: "decision",
+                    key,
+                    why,
+                });
             }
             Some(Body::ExecDecision(b)) if b.disposition == i32::from(Disposition::Approved) => {
                 let why = approved(&b, &held);
-                checks.push(Check { leaf: entry.leaf, request: b.request_id, by: b.reviewer, what: "host", key: None, why });
+                checks.push(Check {
+                    leaf: entry.leaf,
+                    request: b.request_id,
+                    by: b.reviewer,
+                    what: "host",
+                    key: None,
+                    why,
+                });
             }
             _ => {}
         }
@@ -230,7 +246,11 @@ mod tests {
             decision_leaves: vec![5],
             ..ExecDecision::default()
         };
-        vec![entry(4, Body::ExecRequest(request)), entry(5, Body::ReviewDecision(decision)), entry(6, Body::ExecDecision(host))]
+        vec![
+            entry(4, Body::ExecRequest(request)),
+            entry(5, Body::ReviewDecision(decision)),
+            entry(6, Body::ExecDecision(host)),
+        ]
     }
 
     fn holds(entries: &[LogEntry], roles: &Roles) -> Vec<bool> {

@@ -122,7 +122,10 @@ fn recorded(records: &[Value], id: &str) -> Result<()> {
     ensure(found == ["refused", "refused", "revoked"], format!("{found:?}"))?;
     let details: Vec<String> =
         ctl::of_kind(records, "decision_finding").iter().map(|r| r["body"]["detail"].to_string()).collect();
-    ensure(details[0].contains("is not signed") && details[1].contains("not one of bob's keys"), format!("{details:?}"))?;
+    ensure(
+        details[0].contains("is not signed") && details[1].contains("not one of bob's keys"),
+        format!("{details:?}"),
+    )?;
     let decided = ctl::of_kind(records, "exec_decision");
     let approved = decided.iter().find(|r| r["body"]["disposition"] == "approved").context("no approval")?;
     ensure(approved["body"]["key_ids"][0] == id && approved["body"]["reviewer"] == "bob", approved)?;
