@@ -1,7 +1,7 @@
 //! Requests for review on this host: from the question to the decision, the end of the hold, the deadline.
 //!
-//! It must not believe a decision that names another request digest, comes after the deadline or after the session's end.
-//! Fails: no decision in time, no collector, no record: denied.
+//! It must not believe a decision by itself: what counts is for [`Ballot`] to say, and nothing counts after the deadline or the
+//! session's end. Fails: no decision in time, no collector, no record: denied.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,10 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Decision, Disposition, ExecDecision, ExecFacts, ExecRequest, Verdict};
+use guard_proto::v1::{Decision, DecisionFinding, Disposition, ExecDecision, ExecFacts, ExecRequest, Verdict};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
+use crate::backoff::{self, Backoff, Like};
+use crate::ballot::{Agreed, Ballot, Question, Taken, Trust};
+use crate::config::Signed;
 use crate::deletes;
 use crate::facts::Facts;
 use crate::hold::{self, Opening};
@@ -21,13 +24,16 @@ use crate::judge::{self, Cover, Judged};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
 use crate::node::Node;
+use crate::policies::InForce;
+use crate::record;
 use crate::requests;
 use crate::session::{RootApproval, Session, Stage};
+use crate::standing::{Right, Rights};
 
 /// A right that came after the hold lasts at least this long.
 const RIGHT_MIN_NS: u64 = 60_000_000_000;
-/// Most execs that one root's approval can cover.
-const ROOT_EXECS_MAX: u32 = 1000;
+/// Execs that an approval for a root covers when it names no number.
+const ROOT_EXECS: u32 = 20;
 
 struct Waiter {
     facts: Arc<Facts>,
@@ -39,6 +45,7 @@ struct Waiter {
 struct Pending {
     session: Arc<Session>,
     digest: [u8; 32],
+    ballot: Ballot,
     first_exec: u64,
     root: u64,
     category: String,
@@ -55,42 +62,25 @@ struct Pending {
     blob: Vec<u8>,
 }
 
+impl Pending {
+    /// What it is like, for the pause after repeated denials.
+    fn likes(&self) -> impl Iterator<Item = Like> + use<> {
+        backoff::likes(self.digest, self.root, self.first_exec)
+    }
+}
+
 /// What a request about deletions needs to know when it is approved.
 struct Deleting {
     /// Digest of the identical command, should it have ended by then.
     command: Option<[u8; 32]>,
 }
 
-/// An approval that waits for the identical exec.
-#[derive(Clone, Debug)]
-pub struct Right {
-    /// The request.
-    pub request_id: String,
-    /// Who approved it.
-    pub reviewer: String,
-    /// For descendants, if the scope says so.
-    pub root: Option<RootApproval>,
-    digest: [u8; 32],
-    session: String,
-    until_boot_ns: u64,
-}
-
-impl Right {
-    /// Opens the root's approval for the exec that uses this right.
-    pub fn open_root(&self, session: &Session, root: u64) {
-        if let Some(approval) = &self.root
-            && root != 0
-        {
-            session.approve_root(root, approval.clone());
-        }
-    }
-}
-
 /// All of them.
 #[derive(Default)]
 pub struct Approvals {
     pending: Mutex<HashMap<String, Pending>>,
-    rights: Mutex<Vec<Right>>,
+    rights: Mutex<Rights>,
+    backoff: Mutex<Backoff>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -116,6 +106,10 @@ impl Approvals {
     /// Asks a person, or joins the question that is open for the identical exec.
     pub fn ask(&self, node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, judged: Judged, held: Held) {
         let digest = facts.digest(&session.identity.session_id);
+        let likes = backoff::likes(digest, judged.root, facts.attempt.exec);
+        if let Some(paused) = lock(&self.backoff).paused(session.key, likes, time::boot_ns()) {
+            return judge::deny(node, session, &facts, held, &judged, &paused.text(), "");
+        }
         let hold_until = time::boot_ns() + ns(node.config.hold.max());
         let waiter = Waiter { facts, judged, held, hold_until };
         if let Some(waiter) = self.join(node, session, &digest, waiter) {
@@ -170,6 +164,7 @@ impl Approvals {
         let pending = Pending {
             session: Arc::clone(session),
             digest,
+            ballot: Ballot::default(),
             first_exec: waiter.facts.attempt.exec,
             root: waiter.judged.root,
             category: waiter.judged.verdict.category.clone(),
@@ -181,17 +176,35 @@ impl Approvals {
             first_held: true,
             deletes: None,
         };
+        self.post(node, session, record, pending, text, Some((tid, exec)));
+    }
+
+    /// Keeps, records and so asks a question. `task` is whom it holds.
+    fn post(
+        &self,
+        node: &Arc<Node>,
+        session: &Arc<Session>,
+        record: ExecRequest,
+        mut pending: Pending,
+        text: String,
+        task: Option<(u32, u64)>,
+    ) {
+        let (id, exec, opened) = (record.request_id.clone(), pending.first_exec, pending.shown_unix_ns);
+        let asked = record.clone();
+        let entry = record::fitting(session.id, Body::ExecRequest(record));
+        pending.ballot = Ballot::new(Question::of(&asked, &entry.body, opened));
         // Known before it is durable: a decision may come as soon as it is.
         lock(&self.pending).insert(id.clone(), pending);
         if let Err(error) = keep(node, session, &id, exec) {
             return self.drop_unrecorded(node, &id, &error.to_string());
         }
-        if node.kernel.attempt(tid).is_none_or(|a| a.exec != exec) {
+        if let Some((tid, exec)) = task
+            && node.kernel.attempt(tid).is_none_or(|a| a.exec != exec)
+        {
             // Killed while facts were gathered: its end was seen before the request was there.
             self.task_gone(exec);
         }
-        let recorded = node.append(session.id, Body::ExecRequest(record));
-        match recorded {
+        match node.append_entry(session.id, entry) {
             Ok(ticket) => {
                 let (node, session) = (Arc::clone(node), Arc::clone(session));
                 ticket.on_done(move |done| match done {
@@ -229,6 +242,7 @@ impl Approvals {
         let pending = Pending {
             session: Arc::clone(session),
             digest,
+            ballot: Ballot::default(),
             first_exec: facts.exec_id,
             root,
             category: verdict.category.clone(),
@@ -251,21 +265,7 @@ impl Approvals {
             digest: digest.to_vec(),
             timing: None,
         };
-        let exec = pending.first_exec;
-        lock(&self.pending).insert(id.clone(), pending);
-        if let Err(error) = keep(node, session, &id, exec) {
-            return self.drop_unrecorded(node, &id, &error.to_string());
-        }
-        match node.append(session.id, Body::ExecRequest(record)) {
-            Ok(ticket) => {
-                let (node, session) = (Arc::clone(node), Arc::clone(session));
-                ticket.on_done(move |done| match done {
-                    Ok(_) => session.say("review", text, &id),
-                    Err(error) => node.approvals.drop_unrecorded(&node, &id, &error.to_string()),
-                });
-            }
-            Err(error) => self.drop_unrecorded(node, &id, &error.to_string()),
-        }
+        self.post(node, session, record, pending, text, None);
     }
 
     fn drop_unrecorded(&self, node: &Node, id: &str, why: &str) {
@@ -280,13 +280,9 @@ impl Approvals {
         }
     }
 
-    /// A one-use right for this exec, if there is one.
+    /// A right for this exec, if there is one.
     pub fn use_right(&self, session: &str, digest: &[u8; 32]) -> Option<Right> {
-        let mut rights = lock(&self.rights);
-        let now = time::boot_ns();
-        rights.retain(|r| r.until_boot_ns > now);
-        let place = rights.iter().position(|r| r.digest == *digest && r.session == session)?;
-        Some(rights.swap_remove(place))
+        lock(&self.rights).take(session, digest, time::boot_ns())
     }
 
     /// Ends holds and requests whose time is over. To be called often.
@@ -343,7 +339,8 @@ impl Approvals {
         for id in ids {
             self.close(node, &id, disposition, "", &format!("the session ended: {reason}"));
         }
-        lock(&self.rights).retain(|r| r.session != session.identity.session_id);
+        lock(&self.rights).session_ended(&session.identity.session_id);
+        lock(&self.backoff).session_ended(session.key);
     }
 
     /// Releases everything that is held, unjudged: enforcement is lifted.
@@ -357,39 +354,78 @@ impl Approvals {
 
     /// Takes a decision from the collector.
     pub fn decide(&self, node: &Arc<Node>, decision: &Decision) {
-        let fits = lock(&self.pending)
-            .get(&decision.request_id)
-            .map(|p| p.digest.as_slice() == decision.digest.as_slice() && time::boot_ns() < p.deadline_boot_ns);
-        match fits {
-            None => tracing::debug!(request = decision.request_id, "a decision for a request that is not open"),
-            Some(false) => {
-                tracing::warn!(request = decision.request_id, "a decision with another digest or after the deadline");
-            }
-            Some(true) if decision.approve => self.approve(node, decision),
-            Some(true) => {
+        if decision.revoke {
+            return self.revoke(node, decision);
+        }
+        // Whoever takes it out has it: of two decisions at once, one ends the request.
+        let (taken, session, approved) = {
+            let mut pending = lock(&self.pending);
+            let open = pending.get_mut(&decision.request_id).filter(|p| time::boot_ns() < p.deadline_boot_ns);
+            let Some(open) = open else {
+                return tracing::debug!(request = decision.request_id, "a decision for a request that is not open");
+            };
+            let (in_force, _) = node.policies.of(&open.session.identity.agent);
+            let taken = open.ballot.take(decision, trust(node, &in_force), time::wall_unix_ns());
+            let session = Arc::clone(&open.session);
+            let ends = matches!(taken, Taken::Approved(_));
+            (taken, session, ends.then(|| pending.remove(&decision.request_id)).flatten())
+        };
+        match (taken, approved) {
+            (Taken::Approved(agreed), Some(pending)) => self.approve(node, pending, &decision.request_id, agreed),
+            (Taken::Denied, _) => {
                 self.close(node, &decision.request_id, Disposition::Denied, &decision.reviewer, &decision.reason)
             }
+            (Taken::Refused(why), _) => {
+                let reviewer = &decision.reviewer;
+                tracing::warn!(request = decision.request_id, reviewer, why, "a decision is not taken");
+                session.say("review", format!("an approval by {reviewer} is not taken: {why}"), &decision.request_id);
+                note(node, &session, DecisionFinding { what: "refused".into(), detail: why, ..finding(decision) });
+            }
+            (Taken::Counted { key_id, have, needed }, _) => {
+                let text = format!("approved by {}: {have} of {needed} that it takes", decision.reviewer);
+                session.say("review", text, &decision.request_id);
+                let found = DecisionFinding { what: "counted".into(), key_id, have, needed, ..finding(decision) };
+                note(node, &session, found);
+            }
+            (Taken::Ignored | Taken::Approved(_), _) => {}
         }
     }
 
-    fn approve(&self, node: &Arc<Node>, decision: &Decision) {
-        let Some(mut pending) = lock(&self.pending).remove(&decision.request_id) else { return };
+    /// Ends what an approval still allows. Processes that run go on; what they start is asked about again.
+    fn revoke(&self, node: &Arc<Node>, decision: &Decision) {
+        let id = decision.request_id.as_str();
+        let mut ended: Vec<(Arc<Session>, u32)> = Vec::new();
+        if let Some((session, left)) = lock(&self.rights).revoke(id)
+            && let Some(session) = node.session_by_id(&session)
+        {
+            ended.push((session, left));
+        }
+        ended.extend(node.sessions().into_iter().filter_map(|s| s.revoke_roots(id).map(|left| (s, left))));
+        let Some((session, _)) = ended.first() else { return };
+        let unused = ended.iter().map(|(_, left)| left).sum();
+        tracing::info!(request = id, by = decision.reviewer, unused, "an approval is revoked");
+        let why = if decision.reason.is_empty() { String::new() } else { format!(": {}", decision.reason) };
+        session.say("denied", format!("{} revoked an approval{why}", decision.reviewer), id);
+        let found =
+            DecisionFinding { what: "revoked".into(), detail: decision.reason.clone(), unused, ..finding(decision) };
+        note(node, session, found);
+    }
+
+    fn approve(&self, node: &Arc<Node>, mut pending: Pending, id: &str, agreed: Agreed) {
         let session = Arc::clone(&pending.session);
-        let approval = root_approval(decision, &pending);
+        lock(&self.backoff).approved(session.key, pending.likes());
+        let approval = root_approval(&agreed, id, &pending);
         let first = pending.first_held.then(|| pending.waiters.pop()).flatten();
         let record = ExecDecision {
             waited_ns: time::boot_ns().saturating_sub(pending.opened_boot_ns),
             held: first.is_some(),
-            decision_leaf: decision.leaf,
-            ..decision_record(
-                &pending,
-                &decision.request_id,
-                Disposition::Approved,
-                &decision.reviewer,
-                &decision.reason,
-            )
+            decision_leaf: agreed.leaves.last().copied().unwrap_or_default(),
+            reviewers: agreed.reviewers.clone(),
+            key_ids: agreed.key_ids.clone(),
+            decision_leaves: agreed.leaves.clone(),
+            ..decision_record(&pending, id, Disposition::Approved, &agreed.names(), &agreed.reason)
         };
-        let recorded = Closing::of(node, &decision.request_id);
+        let recorded = Closing::of(node, id);
         let ticket = match node.append(session.id, Body::ExecDecision(record)) {
             Ok(ticket) => ticket,
             Err(error) => {
@@ -400,9 +436,9 @@ impl Approvals {
         };
         if let Some(deleting) = &pending.deletes {
             let (node, root, command) = (Arc::clone(node), pending.root, deleting.command);
-            // `once` names no number; with `root` the bound on execs is one on files.
-            let files = (decision.scope == "root").then_some(decision.max_execs);
-            let id = decision.request_id.clone();
+            // `once` names no number; else the bound on execs is one on files.
+            let files = (agreed.scope != "once").then_some(agreed.max_execs);
+            let id = id.to_owned();
             ticket.on_done(move |done| {
                 if done.is_ok() {
                     deletes::approved(&node, &session, root, command, files);
@@ -413,6 +449,11 @@ impl Approvals {
         }
         if let Some(waiter) = first {
             deletes::approved_exec(node, &session, pending.root, &pending.category);
+            let right = right(&agreed, id, &pending, approval.clone());
+            if right.for_session {
+                let left = right.left.saturating_sub(1);
+                lock(&self.rights).add(Right { left, ..right }, time::boot_ns());
+            }
             if let Some(approval) = approval.filter(|_| pending.root != 0) {
                 session.approve_root(pending.root, approval);
             }
@@ -425,21 +466,16 @@ impl Approvals {
             return;
         }
         ticket.on_done(move |done| recorded.done(done.is_ok()));
-        let right = Right {
-            request_id: decision.request_id.clone(),
-            reviewer: decision.reviewer.clone(),
-            root: approval,
-            digest: pending.digest,
-            session: session.identity.session_id.clone(),
-            until_boot_ns: pending.deadline_boot_ns.max(time::boot_ns() + RIGHT_MIN_NS).min(session.expires_boot_ns),
-        };
+        let mut right = right(&agreed, id, &pending, approval);
         match pending.waiters.pop() {
             Some(waiter) => {
+                right.left = right.left.saturating_sub(1);
+                lock(&self.rights).add(right.clone(), time::boot_ns());
                 judge::admit(node, &session, &waiter.facts, waiter.held, &waiter.judged, &Cover::Right(right))
             }
             None => {
-                session.say("approved", "approved: run the same command again".into(), &decision.request_id);
-                lock(&self.rights).push(right);
+                session.say("approved", "approved: run the same command again".into(), id);
+                lock(&self.rights).add(right, time::boot_ns());
             }
         }
     }
@@ -453,6 +489,10 @@ impl Approvals {
             ..decision_record(&pending, id, disposition, reviewer, why)
         };
         let session = Arc::clone(&pending.session);
+        if disposition == Disposition::Denied && !reviewer.is_empty() {
+            let pauses = node.config.reviews.pauses();
+            lock(&self.backoff).denied(session.key, pending.likes(), pauses, time::boot_ns());
+        }
         session.denied.fetch_add(1, Ordering::Relaxed);
         let said = match disposition {
             Disposition::TimedOut => "denied: nobody decided in time".to_owned(),
@@ -528,21 +568,61 @@ fn decision_record(
     }
 }
 
-/// The bounds that a reviewer set for a root's descendants. Without any: its own category, twenty execs.
-fn root_approval(decision: &Decision, pending: &Pending) -> Option<RootApproval> {
-    if decision.scope != "root" {
+/// Whom this host believes now.
+pub fn trust<'a>(node: &Node, in_force: &'a InForce) -> Trust<'a> {
+    Trust { roles: in_force.roles.as_ref(), required: node.config.reviews.signed == Signed::Required }
+}
+
+fn finding(decision: &Decision) -> DecisionFinding {
+    DecisionFinding {
+        request_id: decision.request_id.clone(),
+        reviewer: decision.reviewer.clone(),
+        decision_leaf: decision.leaf,
+        ..DecisionFinding::default()
+    }
+}
+
+fn note(node: &Node, session: &Session, found: DecisionFinding) {
+    node.keep(session.id, Body::DecisionFinding(DecisionFinding { identity: Some(session.chain.clone()), ..found }));
+}
+
+/// When an approval ends, by the clock that nobody sets.
+fn until_boot_ns(agreed: &Agreed, session: &Session) -> u64 {
+    let left_ns = u64::try_from(agreed.expires_unix_ns.saturating_sub(time::wall_unix_ns())).unwrap_or(0);
+    let until = if agreed.expires_unix_ns == 0 { u64::MAX } else { time::boot_ns().saturating_add(left_ns) };
+    until.min(session.expires_boot_ns)
+}
+
+/// The right to the identical exec: once more, or for the rest of the session.
+fn right(agreed: &Agreed, id: &str, pending: &Pending, root: Option<RootApproval>) -> Right {
+    let session = &pending.session;
+    let for_session = Right::is_for_session(agreed);
+    let once = pending.deadline_boot_ns.max(time::boot_ns() + RIGHT_MIN_NS).min(session.expires_boot_ns);
+    Right {
+        request_id: id.to_owned(),
+        reviewer: agreed.names(),
+        root,
+        for_session,
+        digest: pending.digest.to_vec(),
+        session: session.identity.session_id.clone(),
+        left: if for_session { agreed.max_execs } else { 1 },
+        until_boot_ns: if for_session { until_boot_ns(agreed, session) } else { once },
+    }
+}
+
+/// The bounds that reviewers set for a root's descendants. Without any: its own category, twenty execs.
+fn root_approval(agreed: &Agreed, id: &str, pending: &Pending) -> Option<RootApproval> {
+    if agreed.scope != "root" {
         return None;
     }
     let categories =
-        if decision.categories.is_empty() { vec![pending.category.clone()] } else { decision.categories.clone() };
-    let left_ns = u64::try_from(decision.expires_unix_ns.saturating_sub(time::wall_unix_ns())).unwrap_or(0);
-    let until = if decision.expires_unix_ns == 0 { u64::MAX } else { time::boot_ns().saturating_add(left_ns) };
+        if agreed.categories.is_empty() { vec![pending.category.clone()] } else { agreed.categories.clone() };
     Some(RootApproval {
-        request_id: decision.request_id.clone(),
-        reviewer: decision.reviewer.clone(),
+        request_id: id.to_owned(),
+        reviewer: agreed.names(),
         categories,
-        left: if decision.max_execs == 0 { 20 } else { decision.max_execs.min(ROOT_EXECS_MAX) },
-        until_boot_ns: until.min(pending.session.expires_boot_ns),
+        left: if agreed.max_execs == 0 { ROOT_EXECS } else { agreed.max_execs },
+        until_boot_ns: until_boot_ns(agreed, &pending.session),
         shown_unix_ns: pending.shown_unix_ns,
         tgid: 0,
     })

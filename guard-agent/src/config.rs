@@ -10,6 +10,7 @@ use guard_log::note::Verifier;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::backoff::Pauses;
 use crate::certificate::Files;
 use crate::profile::Profiles;
 
@@ -67,6 +68,9 @@ pub struct Config {
     /// Holding and review.
     #[serde(default)]
     pub hold: HoldConfig,
+    /// Whose decisions count, and when nobody is asked.
+    #[serde(default)]
+    pub reviews: ReviewsConfig,
     /// Sessions.
     #[serde(default)]
     pub session: SessionConfig,
@@ -245,6 +249,45 @@ impl Default for HoldConfig {
     }
 }
 
+/// When an approval needs a reviewer's own signature.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Signed {
+    /// As soon as the role file names any reviewer's key.
+    #[default]
+    WithKeys,
+    /// Always: without a key in the role file nothing is approved.
+    Required,
+}
+
+/// Whose decisions count, and when nobody is asked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReviewsConfig {
+    /// When an approval needs a signature.
+    pub signed: Signed,
+    /// Denials of the same after which nobody is asked for a while; 0: never.
+    pub denials_before_pause: u32,
+    /// How long the first time.
+    pub pause_seconds: u64,
+    /// How long at most: each pause is twice as long as the one before.
+    pub pause_max_seconds: u64,
+}
+
+impl Default for ReviewsConfig {
+    fn default() -> Self {
+        Self { signed: Signed::default(), denials_before_pause: 3, pause_seconds: 60, pause_max_seconds: 3600 }
+    }
+}
+
+impl ReviewsConfig {
+    /// When to pause.
+    pub fn pauses(&self) -> Pauses {
+        let (first, longest) = (Duration::from_secs(self.pause_seconds), Duration::from_secs(self.pause_max_seconds));
+        Pauses { denials: self.denials_before_pause, first, longest }
+    }
+}
+
 impl Config {
     /// Name and content of the profile that an agent's sessions have.
     pub fn profile(&self, agent: &str) -> (String, crate::profile::Profile) {
@@ -398,6 +441,9 @@ impl Config {
         within("hold.max_seconds", self.hold.max_seconds, 1, 300)?;
         within("hold.review_deadline_seconds", self.hold.review_deadline_seconds, 1, 86_400)?;
         within("hold.collector_grace_seconds", self.hold.collector_grace_seconds, 0, 300)?;
+        within("reviews.denials_before_pause", self.reviews.denials_before_pause.into(), 0, 1000)?;
+        within("reviews.pause_seconds", self.reviews.pause_seconds, 1, 86_400)?;
+        within("reviews.pause_max_seconds", self.reviews.pause_max_seconds, self.reviews.pause_seconds, 86_400)?;
         within("session.max_ttl_seconds", self.session.max_ttl_seconds, 1, 7 * 86_400)?;
         within("session.default_ttl_seconds", self.session.default_ttl_seconds, 1, self.session.max_ttl_seconds)?;
         within("session.max_sessions", self.session.max_sessions as u64, 1, 1000)?;
@@ -519,6 +565,7 @@ mod tests {
         let shipped = parse(include_str!("../../deploy/agent.toml")).unwrap();
         let least = parse(LEAST).unwrap();
         assert_eq!(format!("{:?}", shipped.hold), format!("{:?}", least.hold));
+        assert_eq!(format!("{:?}", shipped.reviews), format!("{:?}", least.reviews));
         assert_eq!(format!("{:?}", shipped.session), format!("{:?}", least.session));
         assert_eq!(shipped.profile("any"), least.profile("any"));
         assert_eq!(format!("{:?}", shipped.kernel), format!("{:?}", least.kernel));

@@ -9,7 +9,6 @@ use guard_policy::{Tier, secrets};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, Exec, Reason, Shadow, Timing, Verdict};
 
-use crate::approvals::Right;
 use crate::deletes;
 use crate::facts::{Facts, ForRecord};
 use crate::hold::{self, Opening};
@@ -19,6 +18,7 @@ use crate::node::Node;
 use crate::policies::InForce;
 use crate::roles;
 use crate::session::{RootApproval, Session, Stage};
+use crate::standing::Right;
 
 /// What policy made of an exec.
 pub struct Judged {
@@ -181,7 +181,7 @@ pub enum Cover {
     Observed(guard_proto::v1::Tier),
     /// A root's approval, which covers its descendants.
     Root(u64, RootApproval),
-    /// A one-use right for the identical exec.
+    /// A right to the identical exec.
     Right(Right),
 }
 
@@ -237,7 +237,10 @@ pub fn admit(node: &Arc<Node>, session: &Arc<Session>, facts: &Facts, held: Held
             record.set_disposition(Disposition::Approved);
             record.request_id.clone_from(&right.request_id);
             record.reviewer.clone_from(&right.reviewer);
-            record.detail = "the identical exec, tried again after its request was approved".into();
+            record.detail = match right.for_session {
+                true => format!("this exact command is approved for the session, {} more times", right.left),
+                false => "the identical exec, tried again after its request was approved".into(),
+            };
             right.open_root(session, judged.root);
             deletes::approved_exec(node, session, judged.root, &judged.verdict.category);
         }

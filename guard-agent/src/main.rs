@@ -9,6 +9,8 @@
 mod acts;
 mod adopt;
 mod approvals;
+mod backoff;
+mod ballot;
 mod blobs;
 mod capabilities;
 mod certificate;
@@ -53,6 +55,7 @@ mod script;
 mod seen;
 mod session;
 mod ship;
+mod standing;
 mod status;
 mod supervisor;
 mod sweep;

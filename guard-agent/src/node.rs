@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use guard_log::journal::{Appended, Journal, JournalError, Ticket};
+use guard_log::journal::{Appended, Entry, Journal, JournalError, Ticket};
 use guard_log::record::{HostId, SessionId};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, Gap, SessionExited};
@@ -151,7 +151,12 @@ impl Node {
     /// Queues a record. One that is too long for the log is cut down to what identifies it, and says so; one that finds no
     /// room is counted for its session.
     pub fn append(&self, session: SessionId, body: Body) -> Result<Ticket, JournalError> {
-        let queued = self.journal.append(record::fitting(session, body));
+        self.append_entry(session, record::fitting(session, body))
+    }
+
+    /// As [`Self::append`], of a record that is made already.
+    pub fn append_entry(&self, session: SessionId, entry: Entry) -> Result<Ticket, JournalError> {
+        let queued = self.journal.append(entry);
         if queued.is_err() {
             self.give_back_lost_records(session, 1);
         }

@@ -713,6 +713,15 @@ impl Session {
         lock(&self.roots).insert(root, approval);
     }
 
+    /// Ends what a request's approval still allows descendants: how many execs that would have been.
+    pub fn revoke_roots(&self, request_id: &str) -> Option<u32> {
+        let ended = |roots: &mut HashMap<u64, RootApproval>| {
+            roots.extract_if(|_, approval| approval.request_id == request_id).map(|(_, approval)| approval.left).sum()
+        };
+        let mut roots = lock(&self.roots);
+        roots.values().any(|approval| approval.request_id == request_id).then(|| ended(&mut roots))
+    }
+
     /// Uses one exec of a root's approval, if it covers this category and `fresh_file` says no.
     pub fn inherit(&self, root: u64, category: &str, newest_writable_unix_ns: i64) -> Option<RootApproval> {
         let mut roots = lock(&self.roots);

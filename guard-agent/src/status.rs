@@ -39,6 +39,11 @@ pub fn mode(node: &Node) -> (&'static str, String) {
     }
 }
 
+/// Whether only reviewers' signatures approve.
+fn decisions(node: &Node) -> &'static str {
+    if crate::approvals::trust(node, &node.policy()).signs() { "signed" } else { "not_signed" }
+}
+
 /// All of it.
 pub fn report(node: &Node) -> NodeReport {
     let journal = node.journal.state();
@@ -71,6 +76,7 @@ pub fn report(node: &Node) -> NodeReport {
         roles_digest: node.policy().roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
         bundle_serial: node.policies.serial(),
         takes_bundles: node.config.policy.from_collector,
+        decisions: decisions(node).into(),
         held: u32::try_from(node.approvals.held()).unwrap_or(u32::MAX),
         support: Some(preflight::support(&node.config, node.kernel.instructions().len(), node.kernel.missing())),
     }

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::identity::Caller;
+use crate::own::now_ns;
+use crate::reviews::{Open, Permit};
 use crate::ticks::Ticks;
 
 mod answer;
@@ -83,6 +85,24 @@ fn categories(request: &ExecRequest) -> Vec<(&str, u32)> {
         found.push(("unknown", verdict.risk));
     }
     found
+}
+
+fn needed(roles: &Roles, request: &ExecRequest) -> u32 {
+    let parts = categories(request);
+    roles.reviewers_needed(parts.iter().map(|(category, _)| *category), parts.first().map_or(100, |(_, risk)| *risk))
+}
+
+/// Id of the caller's key that signed the decision. Where the file names keys, an approval needs that; a signature that
+/// does not hold is refused in any case.
+fn signed_by(roles: &Roles, caller: &Caller, open: &Open, wanted: &DecideRequest) -> Result<Vec<u8>, Status> {
+    if !roles.signs() || (!wanted.approve && wanted.signature.is_empty()) {
+        return Ok(vec![]);
+    }
+    let statement = open.statement(wanted, &caller.name);
+    roles.signed(&statement, &wanted.signature, now_ns()).map(Vec::from).map_err(|why| {
+        tracing::warn!(caller = %caller.name, request = %wanted.request_id, "a decision is refused: {why}");
+        Status::permission_denied(why.to_string())
+    })
 }
 
 // === impl Access ===
@@ -155,14 +175,28 @@ impl Access {
         may(Right::Query) || request.is_some_and(covers)
     }
 
-    /// Whether the caller's roles cover a request, and what an approval of it would let through.
-    pub fn may_decide(&self, caller: &Caller, request: &ExecRequest, wanted: &DecideRequest) -> Result<(), Status> {
-        for (category, risk) in categories(request) {
-            self.check(caller, Right::Review(category, risk))?;
-        }
+    /// Whether the caller's roles cover a request, and what an approval of it would let through; whether the caller signed it; and
+    /// how many must approve it.
+    pub fn may_decide(&self, caller: &Caller, open: &Open, wanted: &DecideRequest) -> Result<Permit, Status> {
+        self.may_review(caller, &open.request)?;
         let more = if wanted.approve { wanted.categories.as_slice() } else { &[] };
-        let risk = request.verdict.as_ref().map_or(100, |v| v.risk);
-        more.iter().try_for_each(|category| self.check(caller, Right::Review(category, risk)))
+        let risk = open.request.verdict.as_ref().map_or(100, |v| v.risk);
+        more.iter().try_for_each(|category| self.check(caller, Right::Review(category, risk)))?;
+        let Some(roles) = self.roles() else { return Ok(Permit { needed: 1, ..Permit::default() }) };
+        let key_id = signed_by(&roles, caller, open, wanted)?;
+        Ok(Permit { needed: needed(&roles, &open.request), key_id })
+    }
+
+    /// Whether the caller's roles cover every part of a request.
+    pub fn may_review(&self, caller: &Caller, request: &ExecRequest) -> Result<(), Status> {
+        categories(request)
+            .into_iter()
+            .try_for_each(|(category, risk)| self.check(caller, Right::Review(category, risk)))
+    }
+
+    /// How many different reviewers must approve a request.
+    pub fn needed(&self, request: &ExecRequest) -> u32 {
+        self.roles().map_or(1, |roles| needed(&roles, request))
     }
 
     /// The caller's roles in full.

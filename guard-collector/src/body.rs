@@ -53,6 +53,7 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         Body::ExecOutcome(b) => b.identity.as_ref(),
         Body::ExecUnjudged(b) => b.identity.as_ref(),
         Body::GuardRefusal(b) | Body::GuardObservation(b) => b.identity.as_ref(),
+        Body::DecisionFinding(b) => b.identity.as_ref(),
         Body::NodeStart(_)
         | Body::NodeStop(_)
         | Body::Gap(_)

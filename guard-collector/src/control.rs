@@ -305,13 +305,13 @@ impl ControlService for Control {
         let caller = Caller::of(&r, Right::Decide)?;
         let wanted = r.into_inner();
         short(&[("request_id", &wanted.request_id)])?;
-        let expires = now_ns().saturating_add(i64::try_from(self.approval.as_nanos()).unwrap_or(i64::MAX));
+        let expires = self.approval_until();
         let (ledger, asked) = (Arc::clone(&self.ledger), wanted.clone());
         let (name, access) = (caller.name.clone(), Arc::clone(&self.access));
         let decided = blocking(move || {
             // A role that was taken away between showing and deciding counts no more.
             access.refresh(false);
-            ledger.decide(&asked, &caller, expires, |request| access.may_decide(&caller, request, &asked))
+            ledger.decide(&asked, &caller, expires, |open| access.may_decide(&caller, open, &asked))
         })
         .await;
         let (leaf, body, durable) = match decided {
@@ -328,6 +328,20 @@ impl ControlService for Control {
         }
         let review = self.review(&wanted.request_id).await.ok();
         Ok(Response::new(DecideReply { leaf, review }))
+    }
+
+    async fn revoke(&self, r: Request<RevokeRequest>) -> Result<Response<RevokeReply>, Status> {
+        let caller = Caller::of(&r, Right::Decide)?;
+        let wanted = r.into_inner();
+        short(&[("request_id", &wanted.request_id)])?;
+        Ok(Response::new(RevokeReply { leaf: self.revoke_approval(&caller, wanted).await? }))
+    }
+
+    async fn review_stats(&self, r: Request<ReviewStatsRequest>) -> Result<Response<ReviewStatsReply>, Status> {
+        self.reader(&r)?;
+        let since_unix_ns = r.into_inner().since_unix_ns;
+        let (reviewers, log_size) = self.ask(move |index| index.review_stats(since_unix_ns)).await?;
+        Ok(Response::new(ReviewStatsReply { reviewers, log_size, since_unix_ns }))
     }
 
     async fn query(&self, r: Request<QueryRequest>) -> Result<Response<Entries>, Status> {

@@ -44,7 +44,7 @@ const READERS: usize = 4;
 /// Parts that one reader keeps open.
 const OPEN_PARTS: usize = 16;
 /// Changes with every change of the tables or of what is written into them.
-const SCHEMA: i64 = 4;
+const SCHEMA: i64 = 5;
 /// Memory of SQLite for the pages of one writing connection, in KiB.
 const CACHE_KIB: i64 = 24 << 10;
 /// Pages of the write-ahead file that are moved into the database together.
@@ -67,6 +67,8 @@ CREATE TABLE reviews (request TEXT PRIMARY KEY, host BLOB NOT NULL, leaf INTEGER
     opened INTEGER NOT NULL, deadline INTEGER NOT NULL, state TEXT NOT NULL, reviewer TEXT NOT NULL,
     reason TEXT NOT NULL, closed INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX reviews_leaf ON reviews (leaf);
+CREATE TABLE decisions (leaf INTEGER PRIMARY KEY, reviewer TEXT NOT NULL, at INTEGER NOT NULL, approve INTEGER NOT NULL,
+    waited INTEGER NOT NULL);
 CREATE TABLE blobs (id BLOB PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
 ";
 

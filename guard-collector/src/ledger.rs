@@ -14,7 +14,7 @@ use std::time::Duration;
 use guard_log::record::{Epoch, HostId, Record, SessionId};
 use guard_log::store::{Store, StoreError};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{CollectorStart, DecideRequest, ExecRequest, LogSucceeded, ReviewDecision};
+use guard_proto::v1::{CollectorStart, DecideRequest, LogSucceeded, ReviewDecision};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
@@ -23,7 +23,7 @@ use crate::admit::{Admit, Arrival, Item, OlderDigests, Plan, Refusal};
 use crate::certificates::Certificates;
 use crate::identity::Caller;
 use crate::own::{Own, now_ns};
-use crate::reviews::Reviews;
+use crate::reviews::{Open, Permit, Reviews};
 use crate::snapshot::{self, Snapshot};
 
 /// Records read at a time when the log is folded.
@@ -336,18 +336,16 @@ impl Ledger {
     }
 
     /// Checks and appends a reviewer's decision: its leaf, its body, and when it is durable. `permit` says whether the caller's
-    /// roles cover the request now.
+    /// roles cover the request now, and how many must approve it.
     pub fn decide(
         &self,
         wanted: &DecideRequest,
         caller: &Caller,
         expires: i64,
-        permit: impl FnOnce(&ExecRequest) -> Result<(), Status>,
+        permit: impl FnOnce(&Open) -> Result<Permit, Status>,
     ) -> Result<(u64, ReviewDecision, Durable), Status> {
         let mut state = self.state();
-        let decided = state.reviews.check(wanted, caller, (self.store.size(), now_ns(), expires))?;
-        let open = state.reviews.get(&wanted.request_id).ok_or_else(|| Status::not_found("the request is not open"))?;
-        permit(&open.request)?;
+        let decided = state.reviews.check(wanted, caller, (self.store.size(), now_ns(), expires), permit)?;
         let sealed = state.own.clone().seal(decided.session, Body::ReviewDecision(decided.body.clone()));
         let record = sealed.map_err(LedgerError::Own)?;
         let (leaf, durable) = self.append(&mut state, vec![record.into()])?;

@@ -1,14 +1,17 @@
 //! Requests that wait for a person, derived from the log, and what a decision must satisfy.
 //!
 //! Holds what is still open: a request leaves when its host has recorded what became of it. Closed ones are answered by the
-//! index. It must not decide on anything but the log's records and the caller's certificate. Fails closed: a decision that does
-//! not fit exactly is refused; a request beyond the bounds below is logged but cannot be approved.
+//! index. Approvals of which a request needs several are counted from the log; a decision that the host did not take counts no
+//! more. It must not decide on anything but the log's records, the caller's certificate and what roles say of it. Fails closed: a
+//! decision that does not fit exactly is refused; a request beyond the bounds below is logged but cannot be approved.
 
 use std::collections::HashMap;
 
 use guard_log::record::{HostId, Kind, Record, SessionId};
+use guard_policy::decision::Statement;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{DecideRequest, Decision, ExecRequest, Review, ReviewDecision};
+use guard_proto::v1::{DecideRequest, Decision, DecisionFinding, ExecRequest, GivenDecision, Review, ReviewDecision};
+use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use crate::body;
@@ -22,11 +25,20 @@ const OPEN_MAX: usize = 16_384;
 const GRACE_NS: i64 = 5_000_000_000;
 /// Requests whose host stays silent are forgotten so long after their deadline.
 const FORGET_NS: i64 = 3_600_000_000_000;
-/// Most execs that an approval with scope `root` may cover.
+/// Most execs that an approval with scope `root` or `session` may cover.
 pub const EXECS_MAX: u32 = 1_000;
+/// A signed approval may expire so much later than one that the collector dates: the reviewer was shown the time a while ago.
+const SLACK_NS: i64 = 5_000_000_000;
+/// Refusals of its host that are shown with a request.
+const REFUSED_MAX: usize = 8;
+/// Revocations of one host that are sent again when it comes back.
+const REVOKED_MAX: usize = 256;
+/// And for how long: longer than any approval or session lasts.
+const REVOKED_NS: i64 = 7 * 86_400_000_000_000;
 const CATEGORIES_MAX: usize = 32;
 const CATEGORY_MAX: usize = 64;
-const REASON_MAX: usize = 2_000;
+/// Longest reason.
+pub const REASON_MAX: usize = 2_000;
 const REQUEST_ID_MAX: usize = 64;
 
 /// An open request.
@@ -42,14 +54,37 @@ pub struct Open {
     pub request: ExecRequest,
     /// Host's wall clock at the request.
     pub opened: i64,
-    /// The reviewer's decision and its leaf.
-    pub decided: Option<(u64, ReviewDecision)>,
+    /// SHA-256 of the body of its record.
+    pub record_sha256: [u8; 32],
+    /// Reviewers' decisions with their leaves: approvals, or one denial at the end.
+    pub decided: Vec<(u64, ReviewDecision)>,
+    /// Decisions that the host did not take: leaf of its record, and why.
+    pub refused: Vec<(u64, String)>,
 }
 
 /// All open requests.
 #[derive(Debug, Default)]
 pub struct Reviews {
     open: HashMap<String, Open>,
+    /// Revocations that their host may not have heard of, by leaf.
+    revoked: Vec<Revoked>,
+}
+
+#[derive(Clone, Debug)]
+struct Revoked {
+    leaf: u64,
+    host: HostId,
+    at: i64,
+    decision: ReviewDecision,
+}
+
+/// What roles say of a decision.
+#[derive(Clone, Debug, Default)]
+pub struct Permit {
+    /// Different reviewers who must approve.
+    pub needed: u32,
+    /// Id of the key that signed it; empty: it is not signed, or there is no key here to check with.
+    pub key_id: Vec<u8>,
 }
 
 /// A decision that may be appended.
@@ -71,16 +106,27 @@ pub fn undecided(deadline_ns: i64, now_ns: i64) -> &'static str {
 impl Open {
     /// Its state in one word.
     pub fn state(&self, now_ns: i64) -> &'static str {
-        match &self.decided {
+        match self.ending() {
             Some((_, decision)) if decision.approve => "approved",
             Some(_) => "denied",
             None => undecided(self.request.deadline_unix_ns, now_ns),
         }
     }
 
+    /// The decision that ends it: a denial, or the last approval that was needed.
+    fn ending(&self) -> Option<&(u64, ReviewDecision)> {
+        let approvals = u32::try_from(self.decided.len()).unwrap_or(u32::MAX);
+        self.decided.last().filter(|(_, last)| !last.approve || approvals >= last.needed)
+    }
+
+    /// Who has approved it, if that is not the end.
+    fn approved_by(&self, reviewer: &str) -> bool {
+        self.decided.iter().any(|(_, d)| d.approve && d.reviewer == reviewer)
+    }
+
     /// As the control service shows it; `before` is left empty.
     pub fn review(&self, host_name: &str, now_ns: i64) -> Review {
-        let decision = self.decided.as_ref().map(|(_, d)| d);
+        let decision = self.ending().map(|(_, d)| d);
         Review {
             request: Some(self.request.clone()),
             host: self.host.0.to_vec(),
@@ -90,8 +136,38 @@ impl Open {
             reviewer: decision.map(|d| d.reviewer.clone()).unwrap_or_default(),
             reason: decision.map(|d| d.reason.clone()).unwrap_or_default(),
             opened_unix_ns: self.opened,
-            before: vec![],
+            given: self.decided.iter().filter(|(_, d)| d.approve).map(|(leaf, d)| given(*leaf, d)).collect(),
+            refused: self.refused.iter().map(|(_, why)| why.clone()).collect(),
+            ..Review::default()
         }
+    }
+
+    /// What a reviewer signs.
+    pub fn statement<'a>(&'a self, wanted: &'a DecideRequest, reviewer: &'a str) -> Statement<'a> {
+        Statement {
+            request_id: &self.request.request_id,
+            digest: &self.request.digest,
+            record_sha256: &self.record_sha256,
+            approve: wanted.approve,
+            scope: &wanted.scope,
+            categories: &wanted.categories,
+            max_execs: wanted.max_execs,
+            expires_unix_ns: wanted.expires_unix_ns,
+            reason: &wanted.reason,
+            reviewer,
+            decided_unix_ns: wanted.decided_unix_ns,
+        }
+    }
+}
+
+fn given(leaf: u64, d: &ReviewDecision) -> GivenDecision {
+    GivenDecision {
+        reviewer: d.reviewer.clone(),
+        leaf,
+        key_id: d.key_id.clone(),
+        scope: d.scope.clone(),
+        categories: d.categories.clone(),
+        max_execs: d.max_execs,
     }
 }
 
@@ -101,7 +177,9 @@ impl Reviews {
     /// Takes a record of the log, in order.
     pub fn fold(&mut self, leaf: u64, record: &Record) {
         let header = record.header();
-        if ![Kind::EXEC_REQUEST, Kind::EXEC_DECISION, Kind::REVIEW_DECISION].contains(&header.kind) {
+        const KINDS: [Kind; 4] =
+            [Kind::EXEC_REQUEST, Kind::EXEC_DECISION, Kind::REVIEW_DECISION, Kind::DECISION_FINDING];
+        if !KINDS.contains(&header.kind) {
             return;
         }
         match body::parse(record) {
@@ -112,22 +190,54 @@ impl Reviews {
                     session: header.session,
                     request,
                     opened: header.wall_unix_ns,
-                    decided: None,
+                    record_sha256: Sha256::digest(record.body()).into(),
+                    decided: vec![],
+                    refused: vec![],
                 };
                 self.open_request(new);
             }
             Some(Body::ExecDecision(end)) if self.open.get(&end.request_id).is_some_and(|o| o.host == header.host) => {
                 self.open.remove(&end.request_id);
             }
+            Some(Body::DecisionFinding(found)) => self.found(leaf, header.host, &found),
+            Some(Body::ReviewDecision(decision)) if decision.revoke => self.revoke(leaf, header.wall_unix_ns, decision),
             Some(Body::ReviewDecision(decision)) => {
                 if let Some(open) = self.open.get_mut(&decision.request_id)
                     && open.host.0 == decision.host.as_slice()
                 {
-                    open.decided = Some((leaf, decision));
+                    open.decided.push((leaf, decision));
                 }
             }
             _ => {}
         }
+    }
+
+    /// What the host made of a decision: one that it refused is none, and the request waits again.
+    fn found(&mut self, leaf: u64, host: HostId, found: &DecisionFinding) {
+        match (found.what.as_str(), self.open.get_mut(&found.request_id)) {
+            ("refused", Some(open)) if open.host == host => {
+                open.decided.retain(|(of, _)| *of != found.decision_leaf);
+                if open.refused.len() < REFUSED_MAX {
+                    open.refused.push((leaf, format!("{}: {}", found.reviewer, found.detail)));
+                }
+            }
+            ("revoked", _) => {
+                self.revoked.retain(|r| r.host != host || r.decision.request_id != found.request_id);
+            }
+            _ => {}
+        }
+    }
+
+    fn revoke(&mut self, leaf: u64, at: i64, decision: ReviewDecision) {
+        let Some(host) = HostId::from_slice(&decision.host) else { return };
+        let old = at.saturating_sub(REVOKED_NS);
+        self.revoked.retain(|r| r.at > old && (r.host != host || r.decision.request_id != decision.request_id));
+        if self.revoked.iter().filter(|r| r.host == host).count() >= REVOKED_MAX
+            && let Some(first) = self.revoked.iter().position(|r| r.host == host)
+        {
+            self.revoked.remove(first);
+        }
+        self.revoked.push(Revoked { leaf, host, at, decision });
     }
 
     fn open_request(&mut self, new: Open) {
@@ -155,8 +265,12 @@ impl Reviews {
 
     /// Leaves of open requests and of their decisions, in order: folding them again gives the same.
     pub fn leaves(&self) -> Vec<u64> {
-        let both = |o: &Open| [Some(o.leaf), o.decided.as_ref().map(|(leaf, _)| *leaf)];
-        let mut leaves: Vec<u64> = self.open.values().flat_map(both).flatten().collect();
+        let mut leaves: Vec<u64> = self.revoked.iter().map(|r| r.leaf).collect();
+        for open in self.open.values() {
+            leaves.push(open.leaf);
+            leaves.extend(open.decided.iter().map(|(leaf, _)| *leaf));
+            leaves.extend(open.refused.iter().map(|(leaf, _)| *leaf));
+        }
         leaves.sort_unstable();
         leaves
     }
@@ -182,40 +296,41 @@ impl Reviews {
 
     /// Durable decisions for requests of a host that it has not closed, in log order.
     pub fn decisions(&self, host: HostId, durable: u64) -> Vec<Decision> {
-        let mut found: Vec<Decision> = self
-            .of_host(host)
-            .filter_map(|o| o.decided.as_ref())
+        let revoked = self.revoked.iter().filter(|r| r.host == host).map(|r| (r.leaf, &r.decision));
+        let decided = self.of_host(host).flat_map(|o| o.decided.iter().map(|(leaf, decision)| (*leaf, decision)));
+        let mut found: Vec<Decision> = decided
+            .chain(revoked)
             .filter(|(leaf, _)| *leaf < durable)
-            .map(|(leaf, decision)| decision_of(*leaf, decision))
+            .map(|(leaf, decision)| decision_of(leaf, decision))
             .collect();
         found.sort_by_key(|d| d.leaf);
         found
     }
 
-    /// Checks a decision against the request and makes the record's body.
+    /// Checks a decision against the request and makes the record's body. `permit` says what roles say of it.
     pub fn check(
         &self,
         wanted: &DecideRequest,
         caller: &Caller,
         (durable, now_ns, expires): (u64, i64, i64),
+        permit: impl FnOnce(&Open) -> Result<Permit, Status>,
     ) -> Result<Decided, Status> {
         let id = &wanted.request_id;
         let not_open = || Status::not_found(format!("no open request {id:?}"));
         let open = self.open.get(id).filter(|o| o.leaf < durable).ok_or_else(not_open)?;
+        let not_so = |why: String| Err(Status::failed_precondition(why));
         if wanted.digest != open.request.digest {
-            return Err(Status::failed_precondition(format!(
-                "the digest is not that of request {id}: nothing was decided; look at it again"
-            )));
+            return not_so(format!("the digest is not that of request {id}: nothing was decided; look at it again"));
         }
-        if let Some((leaf, decision)) = &open.decided {
+        if !wanted.record_sha256.is_empty() && wanted.record_sha256 != open.record_sha256 {
+            return not_so(format!("the record that was shown is not that of request {id}: nothing was decided"));
+        }
+        if let Some((leaf, decision)) = open.ending() {
             let word = if decision.approve { "approved" } else { "denied" };
-            return Err(Status::failed_precondition(format!(
-                "request {id} was {word} by {} at leaf {leaf}",
-                decision.reviewer
-            )));
+            return not_so(format!("request {id} was {word} by {} at leaf {leaf}", decision.reviewer));
         }
         if now_ns > open.request.deadline_unix_ns {
-            return Err(Status::failed_precondition(format!("the deadline of request {id} has passed")));
+            return not_so(format!("the deadline of request {id} has passed"));
         }
         let identity = open.request.identity.clone().unwrap_or_default();
         if caller.name == identity.initiator || caller.name == identity.started_by {
@@ -224,7 +339,22 @@ impl Reviews {
                 caller.name, identity.session_id
             )));
         }
+        if wanted.approve && open.approved_by(&caller.name) {
+            return not_so(format!("{} has approved request {id} already; it takes somebody else too", caller.name));
+        }
         let (scope, categories, max_execs) = bounds(wanted)?;
+        let expires = expiry(wanted, now_ns, expires)?;
+        let permit = permit(open)?;
+        if let Some((_, first)) = open.decided.first()
+            && wanted.approve
+            && (&first.scope, &first.categories, first.max_execs) != (&scope, &categories, max_execs)
+        {
+            return not_so(format!(
+                "{} approved request {id} with {}; approve the same, or deny it",
+                first.reviewer,
+                spelled(first)
+            ));
+        }
         let body = ReviewDecision {
             request_id: id.clone(),
             digest: open.request.digest.clone(),
@@ -238,9 +368,43 @@ impl Reviews {
             host: open.host.0.to_vec(),
             session_id: identity.session_id,
             agent: identity.agent,
+            signature: wanted.signature.clone(),
+            key_id: permit.key_id,
+            decided_unix_ns: wanted.decided_unix_ns,
+            record_sha256: wanted.record_sha256.clone(),
+            revoke: false,
+            given: if wanted.approve {
+                u32::try_from(open.decided.len()).unwrap_or(u32::MAX).saturating_add(1)
+            } else {
+                0
+            },
+            needed: if wanted.approve { permit.needed.max(1) } else { 0 },
         };
         Ok(Decided { session: open.session, body })
     }
+}
+
+/// How far an approval reaches, as the command line says it.
+fn spelled(d: &ReviewDecision) -> String {
+    match d.scope.as_str() {
+        "root" => format!("scope root, {} execs of {}", d.max_execs, d.categories.join(", ")),
+        "session" => format!("scope session, {} execs", d.max_execs),
+        scope => format!("scope {scope}"),
+    }
+}
+
+/// When the approval ends: what the reviewer signed, if it is signed, else the collector's time.
+fn expiry(wanted: &DecideRequest, now_ns: i64, latest: i64) -> Result<i64, Status> {
+    if wanted.expires_unix_ns == 0 && wanted.signature.is_empty() {
+        return Ok(latest);
+    }
+    let accepted = now_ns..=latest.saturating_add(SLACK_NS);
+    if !wanted.approve || accepted.contains(&wanted.expires_unix_ns) {
+        return Ok(wanted.expires_unix_ns);
+    }
+    Err(Status::invalid_argument(
+        "expires_unix_ns: not between now and the longest life of an approval (review.approval_seconds of the collector)",
+    ))
 }
 
 /// Scope, categories and number of execs as recorded.
@@ -249,6 +413,14 @@ fn bounds(wanted: &DecideRequest) -> Result<(String, Vec<String>, u32), Status> 
     if wanted.reason.len() > REASON_MAX {
         return refuse(format!("reason: at most {REASON_MAX} bytes"));
     }
+    if ![0, 64].contains(&wanted.signature.len()) || ![0, 32].contains(&wanted.record_sha256.len()) {
+        return refuse("signature and record_sha256: 64 and 32 bytes are accepted, or none".to_owned());
+    }
+    if !wanted.approve && !wanted.signature.is_empty() {
+        // What was signed is recorded as it was.
+        let plain = wanted.scope == "once" && wanted.categories.is_empty() && wanted.max_execs == 0;
+        return if plain { Ok(("once".to_owned(), vec![], 0)) } else { refuse("a denial has scope once".to_owned()) };
+    }
     if !wanted.approve {
         return Ok(("once".to_owned(), vec![], 0));
     }
@@ -256,7 +428,18 @@ fn bounds(wanted: &DecideRequest) -> Result<(String, Vec<String>, u32), Status> 
         "once" if !wanted.categories.is_empty() || wanted.max_execs > 1 => {
             refuse("scope once covers one exec: categories and max_execs belong to scope root".to_owned())
         }
+        "once" if !wanted.signature.is_empty() && wanted.max_execs != 1 => {
+            refuse("a signed approval with scope once has max_execs 1".to_owned())
+        }
         "once" => Ok(("once".to_owned(), vec![], 1)),
+        "session" => {
+            if !(1..=EXECS_MAX).contains(&wanted.max_execs) || !wanted.categories.is_empty() {
+                return refuse(format!(
+                    "scope session: max_execs from 1 to {EXECS_MAX} and no categories are accepted"
+                ));
+            }
+            Ok(("session".to_owned(), vec![], wanted.max_execs))
+        }
         "root" => {
             if !(1..=EXECS_MAX).contains(&wanted.max_execs) {
                 return refuse(format!("max_execs = {}: accepted is 1 to {EXECS_MAX}", wanted.max_execs));
@@ -273,7 +456,7 @@ fn bounds(wanted: &DecideRequest) -> Result<(String, Vec<String>, u32), Status> 
             }
             Ok(("root".to_owned(), wanted.categories.clone(), wanted.max_execs))
         }
-        other => refuse(format!("scope {other:?}: accepted are once and root")),
+        other => refuse(format!("scope {other:?}: accepted are once, session and root")),
     }
 }
 
@@ -290,5 +473,9 @@ pub fn decision_of(leaf: u64, d: &ReviewDecision) -> Decision {
         max_execs: d.max_execs,
         expires_unix_ns: d.expires_unix_ns,
         leaf,
+        signature: d.signature.clone(),
+        decided_unix_ns: d.decided_unix_ns,
+        record_sha256: d.record_sha256.clone(),
+        revoke: d.revoke,
     }
 }

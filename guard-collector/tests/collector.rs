@@ -13,7 +13,10 @@ mod host;
 #[path = "collector/world.rs"]
 mod world;
 
-// What a daemon believes of the log and how it ships, as they are.
+// What a daemon believes of decisions and of the log, and how it ships, as they are.
+#[allow(missing_docs, unreachable_pub, dead_code, reason = "a module of another crate")]
+#[path = "../../guard-agent/src/ballot.rs"]
+mod ballot;
 #[allow(missing_docs, unreachable_pub, reason = "a module of another crate")]
 #[path = "../../guard-agent/src/seen.rs"]
 mod seen;
@@ -59,6 +62,8 @@ mod revocation;
 mod roles;
 #[path = "collector/rotation.rs"]
 mod rotation;
+#[path = "collector/signed.rs"]
+mod signed;
 #[path = "collector/succession.rs"]
 mod succession;
 #[path = "collector/versions.rs"]

@@ -132,6 +132,7 @@ impl Kind {
     pub const JOURNAL_REPAIR: Self = Self(14);
     pub const POLICY_LOADED: Self = Self(15);
     pub const GUARD_OBSERVATION: Self = Self(16);
+    pub const DECISION_FINDING: Self = Self(70);
     pub const COLLECTOR_START: Self = Self(32);
     pub const ADMIT_FINDING: Self = Self(33);
     pub const REVIEW_DECISION: Self = Self(34);

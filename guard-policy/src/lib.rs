@@ -10,6 +10,7 @@
 mod act;
 mod builtin;
 pub mod corpus;
+pub mod decision;
 mod error;
 mod examples;
 mod facts;

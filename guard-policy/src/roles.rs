@@ -3,6 +3,7 @@
 //! It must not do I/O or know certificates: it answers for names. Fails closed: a name without a role may nothing, a file
 //! with anything that is not understood is refused with place and cure.
 
+mod keys;
 mod load;
 mod raw;
 mod session;
@@ -14,6 +15,7 @@ use std::fmt;
 
 use crate::glob::Glob;
 
+pub use keys::{NamedKey, Unsigned, short};
 pub use session::{NoSession, SessionRights};
 
 /// The entry that stands for every name that has none of its own.
@@ -27,6 +29,8 @@ pub struct Roles {
     people: BTreeMap<String, Vec<String>>,
     services: BTreeMap<String, Vec<String>>,
     agents: BTreeMap<String, Vec<String>>,
+    keys: BTreeMap<String, Vec<NamedKey>>,
+    needed: Vec<keys::Needed>,
 }
 
 /// Which categories a file may name.

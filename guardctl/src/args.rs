@@ -52,6 +52,9 @@ pub enum Command {
     /// List, show, approve and deny requests for review
     #[command(subcommand)]
     Review(ReviewCommand),
+    /// Make and show the key that signs the caller's decisions
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Show nodes with their measured mode, and the collector
     Status(StatusArgs),
     /// Show who the collector takes the caller for, and which rights that gives
@@ -107,6 +110,23 @@ pub enum CertificateCommand {
         #[arg(long, value_name = "TEXT")]
         reason: String,
     },
+}
+
+/// What to do with a reviewer's key.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key in the state folder, and print the line that an admin puts into the role files
+    New(KeyArgs),
+    /// Print that line again
+    Show(KeyArgs),
+}
+
+/// Arguments of `key`.
+#[derive(Debug, Args)]
+pub struct KeyArgs {
+    /// The reviewer's name, as `guardctl whoami` shows it [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 /// What to do with a journal.
@@ -374,6 +394,12 @@ pub enum ReviewCommand {
     Approve(ApproveArgs),
     /// Deny one request
     Deny(DenyArgs),
+    /// End at once what an approval still allows; what runs by then goes on
+    Revoke(RevokeArgs),
+    /// Check the signatures of a session's approvals with a role file at hand; needs no trust in collector or host
+    Verify(VerifyDecisionsArgs),
+    /// Show how each reviewer decides: how many, how often yes, how fast
+    Stats(StatsArgs),
 }
 
 /// Arguments of `review list`.
@@ -398,6 +424,8 @@ pub struct ReviewListArgs {
 pub enum Scope {
     /// This exec only.
     Once,
+    /// This exact command for the rest of the session, as often as named.
+    Session,
     /// This exec and what it starts, within the categories and the count named.
     Root,
 }
@@ -416,12 +444,15 @@ pub struct ApproveArgs {
     /// With --scope root: a category that what it starts may have; may be given several times
     #[arg(long = "category", value_name = "ID")]
     pub categories: Vec<String>,
-    /// With --scope root: how many execs it covers
+    /// With --scope root or session: how many execs it covers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_execs: Option<u32>,
     /// Refuse unless the request's digest is this one
     #[arg(long, value_name = "HEX")]
     pub digest: Option<String>,
+    /// Those that wait for the identical command in the same session too, each by a decision of its own
+    #[arg(long)]
+    pub identical: bool,
     /// Do not ask again on a terminal
     #[arg(long, short)]
     pub yes: bool,
@@ -433,6 +464,37 @@ pub struct DenyArgs {
     /// Request id
     pub id: String,
     /// Why; recorded and told to the agent
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    /// Those that wait for the identical command in the same session too, each by a decision of its own
+    #[arg(long)]
+    pub identical: bool,
+}
+
+/// Arguments of `review verify`.
+#[derive(Debug, Args)]
+pub struct VerifyDecisionsArgs {
+    /// Session id
+    pub session: String,
+    /// The role file with the reviewers' keys
+    #[arg(long, value_name = "FILE")]
+    pub roles: PathBuf,
+}
+
+/// Arguments of `review stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Decisions not before this time, or so long ago
+    #[arg(long, value_name = "TIME", default_value = "30d")]
+    pub since: String,
+}
+
+/// Arguments of `review revoke`.
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// Request id
+    pub id: String,
+    /// Why; recorded
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
 }

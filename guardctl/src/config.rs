@@ -36,6 +36,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Where the last verified checkpoint is kept.
     pub state: Option<PathBuf>,
+    /// File of the key that signs the caller's decisions.
+    pub review_key: Option<PathBuf>,
 }
 
 impl Config {
@@ -64,12 +66,19 @@ impl Config {
             .map_err(|e| CliError::new(Exit::Config, format_args!("cannot read {}: {e}", path.display())))?;
         let mut config = Config::parse(&text).map_err(|e| {
             CliError::new(Exit::Config, format_args!("{}: {}", path.display(), e.message)).hint(
-                "keys are collector, ca, cert, key, log_vkey, admin_vkey, socket and state; see guardctl.example.toml for each",
+                "keys are collector, ca, cert, key, log_vkey, admin_vkey, socket, state and review_key; see guardctl.example.toml for each",
             )
         })?;
         // Relative names count from the file that holds them, so that a folder of certificates can be moved whole.
         let base = path.parent().unwrap_or(Path::new("."));
-        let names = [&mut config.ca, &mut config.cert, &mut config.key, &mut config.socket, &mut config.state];
+        let names = [
+            &mut config.ca,
+            &mut config.cert,
+            &mut config.key,
+            &mut config.socket,
+            &mut config.state,
+            &mut config.review_key,
+        ];
         for name in names.into_iter().flatten() {
             *name = base.join(&*name);
         }
@@ -102,6 +111,14 @@ impl Config {
                 CliError::new(Exit::Config, "no home folder to keep the verified checkpoint in").hint("set `state`")
             })?;
         Ok(base.join("guard/guardctl-state.json"))
+    }
+
+    /// The file of the caller's key for decisions: from the configuration, else beside the state file.
+    pub fn review_key_path(&self) -> Result<PathBuf> {
+        match &self.review_key {
+            Some(path) => Ok(path.clone()),
+            None => Ok(self.state_path()?.with_file_name("review.key")),
+        }
     }
 
     /// The daemon's control socket.

@@ -20,6 +20,7 @@ mod config;
 mod duration;
 mod exit;
 mod journal;
+mod key;
 mod local;
 mod log;
 mod output;
@@ -75,6 +76,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Tail(args) => stream::tail(args, config, &out).await?,
         Command::Query(args) => stream::query(args, config, &out).await?,
         Command::Review(command) => review::run(command, config, &out).await?,
+        Command::Key(command) => key::run(command, config, &out)?,
         Command::Status(args) => status::run(args, config, &out).await?,
         Command::Whoami => rights::whoami(config, &out).await?,
         Command::CanI(args) => return rights::can_i(args, config, &out).await,

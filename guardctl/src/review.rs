@@ -7,11 +7,12 @@ use std::collections::HashSet;
 use std::io::{self, BufRead, Write};
 use std::time::Duration;
 
-use guard_proto::v1::{DecideRequest, GetReviewRequest, ListReviewsRequest, Review};
+use guard_policy::roles;
+use guard_proto::v1::{GivenDecision, ListReviewsRequest, Review, RevokeRequest};
 use rustix::termios::isatty;
 use serde_json::{Value, json};
 
-use crate::args::{ApproveArgs, DenyArgs, ReviewCommand, ReviewListArgs, Scope};
+use crate::args::{ApproveArgs, DenyArgs, ReviewCommand, ReviewListArgs, RevokeArgs, Scope};
 use crate::client::{self, Client};
 use crate::config::Config;
 use crate::duration;
@@ -22,12 +23,18 @@ use crate::table::{Cell, Table, Tone, grow, left, right};
 use crate::text::escape_str;
 use crate::time;
 
+pub mod decide;
+mod identical;
 mod show;
+mod stats;
+mod verify;
+
+use decide::{Choice, Sent, get};
 
 /// How often `--watch` asks.
 const WATCH: Duration = Duration::from_millis(500);
-/// Execs that an approval with `--scope root` covers when no number is given.
-const ROOT_EXECS: u32 = 20;
+/// Execs that an approval with `--scope root` or `session` covers when no number is given.
+const EXECS: u32 = 20;
 
 /// Runs a subcommand.
 pub async fn run(command: &ReviewCommand, config: &Config, out: &Out) -> Result<()> {
@@ -39,14 +46,12 @@ pub async fn run(command: &ReviewCommand, config: &Config, out: &Out) -> Result<
             let review = get(&mut client, id).await?;
             print(&review, out)
         }
-        ReviewCommand::Approve(args) => approve(&mut client, args, out).await,
-        ReviewCommand::Deny(args) => deny(&mut client, args, out).await,
+        ReviewCommand::Approve(args) => approve(&mut client, config, args, out).await,
+        ReviewCommand::Deny(args) => deny(&mut client, config, args, out).await,
+        ReviewCommand::Verify(args) => verify::run(&mut client, args, out).await,
+        ReviewCommand::Stats(args) => stats::run(&mut client, args, out).await,
+        ReviewCommand::Revoke(args) => revoke(&mut client, args, out).await,
     }
-}
-
-async fn get(client: &mut Client, id: &str) -> Result<Review> {
-    let request = GetReviewRequest { request_id: id.to_owned() };
-    Ok(client.get_review(request).await.map_err(client::refused)?.into_inner())
 }
 
 fn print(review: &Review, out: &Out) -> Result<()> {
@@ -106,7 +111,7 @@ fn list_table(reviews: &[Review], now_ns: i64) -> Table {
         right("RISK", 4),
         grow("CATEGORY, AGENT, INITIATOR"),
     ]);
-    for review in reviews {
+    for (review, like) in identical::grouped(reviews) {
         let request = review.request.clone().unwrap_or_default();
         let (identity, verdict) = (request.identity.unwrap_or_default(), request.verdict.unwrap_or_default());
         table.row([
@@ -123,8 +128,31 @@ fn list_table(reviews: &[Review], now_ns: i64) -> Table {
             .into(),
         ]);
         table.below(request.facts.as_ref().map(command).unwrap_or_default());
+        if !like.is_empty() {
+            let ids: Vec<String> = like.iter().map(|r| escape_str(&id(r))).collect();
+            table.below(Cell::toned(format!("and {} identical: {}", ids.len(), ids.join(", ")), Tone::Warn));
+        }
+        if let Some(progress) = progress(review) {
+            table.below(Cell::toned(progress, Tone::Warn));
+        }
     }
     table
+}
+
+/// How many have approved a request that needs several; what its host did not take.
+fn progress(review: &Review) -> Option<String> {
+    if review.state != "pending" || (review.needed < 2 && review.given.is_empty() && review.refused.is_empty()) {
+        return None;
+    }
+    let mut text = format!("{} of {} approvals", review.given.len(), review.needed.max(1));
+    if !review.given.is_empty() {
+        let by: Vec<String> = review.given.iter().map(|g| escape_str(&g.reviewer)).collect();
+        text.push_str(&format!(", by {}", by.join(", ")));
+    }
+    if !review.refused.is_empty() {
+        text.push_str(&format!("; its host did not take {}", review.refused.len()));
+    }
+    Some(text)
 }
 
 /// Nanoseconds until the deadline of a pending request; `None` when it is decided.
@@ -133,9 +161,13 @@ fn time_left(review: &Review, now_ns: i64) -> Option<u64> {
     (review.state == "pending").then(|| u64::try_from(deadline.saturating_sub(now_ns)).unwrap_or(0))
 }
 
-async fn approve(client: &mut Client, args: &ApproveArgs, out: &Out) -> Result<()> {
-    if args.scope == Scope::Once && (!args.categories.is_empty() || args.max_execs.is_some()) {
-        return Err(CliError::new(Exit::Usage, "--category and --max-execs belong to --scope root"));
+async fn approve(client: &mut Client, config: &Config, args: &ApproveArgs, out: &Out) -> Result<()> {
+    let root = args.scope == Scope::Root;
+    if !root && !args.categories.is_empty() {
+        return Err(CliError::new(Exit::Usage, "--category belongs to --scope root"));
+    }
+    if args.scope == Scope::Once && args.max_execs.is_some() {
+        return Err(CliError::new(Exit::Usage, "--max-execs belongs to --scope root and --scope session"));
     }
     let review = get(client, &args.id).await?;
     let request = review.request.clone().unwrap_or_default();
@@ -150,48 +182,86 @@ async fn approve(client: &mut Client, args: &ApproveArgs, out: &Out) -> Result<(
         return Err(CliError::new(Exit::No, "not approved"));
     }
     let own = request.verdict.as_ref().map(|v| v.category.clone()).unwrap_or_default();
-    let root = args.scope == Scope::Root;
     let categories = if root && args.categories.is_empty() { vec![own] } else { args.categories.clone() };
-    let decide = DecideRequest {
-        request_id: args.id.clone(),
-        digest: request.digest,
-        approve: true,
-        reason: args.reason.clone(),
-        scope: if root { "root" } else { "once" }.to_owned(),
-        categories,
-        max_execs: if root { args.max_execs.unwrap_or(ROOT_EXECS) } else { 1 },
+    let (scope, max_execs) = match args.scope {
+        Scope::Once => ("once", 1),
+        Scope::Session => ("session", args.max_execs.unwrap_or(EXECS)),
+        Scope::Root => ("root", args.max_execs.unwrap_or(EXECS)),
     };
-    decided(client, decide, out).await
+    let choice = Choice { approve: true, reason: args.reason.clone(), scope: scope.to_owned(), categories, max_execs };
+    answer(client, config, (&review, args.identical), choice, out).await
 }
 
-async fn deny(client: &mut Client, args: &DenyArgs, out: &Out) -> Result<()> {
-    let request = get(client, &args.id).await?.request.unwrap_or_default();
-    let decide = DecideRequest {
-        request_id: args.id.clone(),
-        digest: request.digest,
-        approve: false,
-        reason: args.reason.clone(),
-        scope: "once".to_owned(),
-        ..Default::default()
-    };
-    decided(client, decide, out).await
-}
-
-async fn decided(client: &mut Client, decide: DecideRequest, out: &Out) -> Result<()> {
-    let sent = decide.clone();
-    let reply = client.decide(decide).await.map_err(client::refused)?.into_inner();
-    let word = if sent.approve { "approved" } else { "denied" };
-    if out.is_json() {
-        return out.json(&json!({"request": sent.request_id, "decision": word, "leaf": reply.leaf,
-            "digest": hex::encode(&sent.digest), "scope": sent.scope, "categories": sent.categories,
-            "max_execs": sent.max_execs}));
+/// Decides a request, and those that are identical, if that is wanted: each by a decision of its own.
+async fn answer(
+    client: &mut Client,
+    config: &Config,
+    (review, identical): (&Review, bool),
+    choice: Choice,
+    out: &Out,
+) -> Result<()> {
+    let mut all = vec![review.clone()];
+    if identical {
+        all.extend(identical::others(client, review).await?);
     }
-    let scope = match sent.scope.as_str() {
-        "root" => format!(", with up to {} execs of {}", sent.max_execs, escape_str(&sent.categories.join(", "))),
+    for review in &all {
+        let sent = decide::send(client, config, review, choice.clone()).await?;
+        decided(&sent, out)?;
+    }
+    Ok(())
+}
+
+async fn deny(client: &mut Client, config: &Config, args: &DenyArgs, out: &Out) -> Result<()> {
+    let review = get(client, &args.id).await?;
+    let choice = Choice { reason: args.reason.clone(), scope: "once".to_owned(), ..Choice::default() };
+    answer(client, config, (&review, args.identical), choice, out).await
+}
+
+async fn revoke(client: &mut Client, args: &RevokeArgs, out: &Out) -> Result<()> {
+    let request = RevokeRequest { request_id: args.id.clone(), reason: args.reason.clone() };
+    let leaf = client.revoke(request).await.map_err(client::refused)?.into_inner().leaf;
+    if out.is_json() {
+        return out.json(&json!({"request": args.id, "decision": "revoked", "leaf": leaf}));
+    }
+    let word = out.paint(Tone::Bad, "revoked");
+    out.print(&format!("{word} {}; in the log at leaf {leaf}\n", escape_str(&args.id)))
+}
+
+fn decided(sent: &Sent, out: &Out) -> Result<()> {
+    let decision = &sent.decision;
+    let word = if decision.approve { "approved" } else { "denied" };
+    let after = sent.review.clone().unwrap_or_default();
+    // More have to approve before anything runs.
+    let more = decision.approve && after.state == "pending" && after.needed > 1;
+    if out.is_json() {
+        return out.json(&json!({"request": decision.request_id, "decision": word, "leaf": sent.leaf,
+            "digest": hex::encode(&decision.digest), "scope": decision.scope, "categories": decision.categories,
+            "max_execs": decision.max_execs, "key_id": sent.key_id.map(hex::encode),
+            "approvals": after.given.len(), "needed": after.needed}));
+    }
+    let scope = match decision.scope.as_str() {
+        "root" => {
+            format!(", with up to {} execs of {}", decision.max_execs, escape_str(&decision.categories.join(", ")))
+        }
+        "session" => format!(", this exact command up to {} times in this session", decision.max_execs),
         _ => String::new(),
     };
-    let tone = if sent.approve { Tone::Good } else { Tone::Bad };
-    out.print(&format!("{} {}{scope}; in the log at leaf {}\n", out.paint(tone, word), sent.request_id, reply.leaf))
+    let signed = match &sent.key_id {
+        Some(id) => format!("; signed with key {}", roles::short(id)),
+        None => String::new(),
+    };
+    let tone = if decision.approve { Tone::Good } else { Tone::Bad };
+    let word = out.paint(tone, word);
+    out.print(&format!("{word} {}{scope}{signed}; in the log at leaf {}\n", decision.request_id, sent.leaf))?;
+    if more {
+        out.print(&format!("{} of {}: it takes other reviewers too\n", after.given.len(), after.needed))?;
+    }
+    Ok(())
+}
+
+fn given_json(given: &GivenDecision) -> Value {
+    json!({"reviewer": given.reviewer, "leaf": given.leaf, "scope": given.scope, "categories": given.categories,
+        "max_execs": given.max_execs, "key_id": Some(hex::encode(&given.key_id)).filter(|id| !id.is_empty())})
 }
 
 fn check_digest(wanted: Option<&str>, actual: &[u8]) -> Result<()> {
@@ -231,7 +301,8 @@ fn review_json(review: &Review, now_ns: i64) -> Value {
         "verdict": request.verdict.as_ref().map(verdict_json),
         "reviewer": Some(&review.reviewer).filter(|r| !r.is_empty()),
         "reason": Some(&review.reason).filter(|r| !r.is_empty()),
-        "before": review.before.iter().map(command).collect::<Vec<_>>(),
+        "before": review.before.iter().map(command).collect::<Vec<_>>(), "needed": review.needed.max(1),
+        "given": review.given.iter().map(given_json).collect::<Vec<_>>(), "refused": review.refused,
     })
 }
 
@@ -252,6 +323,18 @@ mod tests {
     fn requests_have_a_stable_json_form() {
         let (review, now) = testing::review();
         insta::assert_snapshot!(testing::pretty(&review_json(&review, now)));
+    }
+
+    #[test]
+    fn several_approvals_are_counted_for_people() {
+        let (mut review, now) = testing::review();
+        assert_eq!(progress(&review), None);
+        review.needed = 2;
+        assert_eq!(progress(&review).as_deref(), Some("0 of 2 approvals"));
+        review.given = vec![GivenDecision { reviewer: "bob".into(), ..GivenDecision::default() }];
+        review.refused = vec!["carol: not signed".into()];
+        let text = list_table(&[review], now).render(80, false);
+        assert!(text.contains("1 of 2 approvals, by bob; its host did not take 1"), "{text}");
     }
 
     #[test]

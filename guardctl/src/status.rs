@@ -58,6 +58,9 @@ fn mode_tone(mode: &str, connected: bool) -> Tone {
     }
 }
 
+/// What a collector could invent.
+const UNSIGNED: &str = "decisions are not signed: the role file names no reviewer's key";
+
 fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
     let mut out = format!(
         "collector {}  log {} of {} records published {}\norigin    {}\nvkey      {}\nsessions  {} open, {} requests \
@@ -183,6 +186,9 @@ fn node_row(table: &mut Table, node: &NodeState, now: i64) {
             table.below(Cell::toned(format!("{label}: {}", escape_str(text)), Tone::Warn));
         }
     }
+    if report.decisions == "not_signed" {
+        table.below(Cell::toned(UNSIGNED, Tone::Warn));
+    }
     for warning in report.support.unwrap_or_default().warnings {
         table.below(Cell::toned(format!("limit: {}", escape_str(&warning)), Tone::Warn));
     }
@@ -234,7 +240,7 @@ fn report_json(r: &NodeReport, now: i64) -> Value {
         "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
         "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
         "roles_digest": Some(&r.roles_digest).filter(|d| !d.is_empty()),
-        "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
+        "decisions": Some(&r.decisions).filter(|d| !d.is_empty()), "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
         "support": r.support.as_ref().map(support_json),
         "certificate_not_after": time::rfc3339(r.certificate_not_after_unix_ns),
         "certificate_error": Some(&r.certificate_error).filter(|e| !e.is_empty()),
@@ -284,6 +290,11 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
             trouble => (escape_str(trouble), Tone::Bad),
         };
         row("cert", Cell::toned(text, tone));
+    }
+    match r.decisions.as_str() {
+        "" => {}
+        "signed" => row("decisions", Cell::toned("only a reviewer's own signature approves", Tone::Good)),
+        _ => row("decisions", Cell::toned(UNSIGNED, Tone::Warn)),
     }
     if s.collector_connected {
         row("collector", Cell::toned("connected", Tone::Good));

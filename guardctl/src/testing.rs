@@ -360,6 +360,7 @@ pub fn status() -> (StatusReply, i64) {
         roles_digest: String::new(),
         bundle_serial: 7,
         takes_bundles: true,
+        decisions: "signed".into(),
         policy_error: String::new(),
         certificate_not_after_unix_ns: NOON + 57_600_000_000_000,
         certificate_error: String::new(),

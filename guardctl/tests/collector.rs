@@ -4,6 +4,7 @@
 use std::process::{Command, Output};
 
 use collector::{Collector, REQUEST};
+use guard_policy::decision::ReviewKey;
 use serde_json::Value;
 
 #[path = "collector/collector.rs"]
@@ -72,6 +73,44 @@ fn an_approval_carries_the_digest_that_was_shown() {
     let sent = collector.decided();
     assert_eq!((sent.approve, sent.digest, sent.scope.as_str()), (true, vec![0xcd; 32], "root"));
     assert_eq!((sent.categories, sent.max_execs, sent.reason.as_str()), (vec!["vcs.write".to_owned()], 20, "fine"));
+}
+
+#[test]
+fn with_a_key_decisions_are_signed_for_exactly_what_was_shown() {
+    let collector = Collector::start();
+    let made = guardctl(&collector, &["key", "new", "--name", "bob", "-o", "json"]);
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let key = ReviewKey::parse(json(&made)["key"].as_str().expect("key")).expect("a key");
+    assert_eq!(guardctl(&collector, &["key", "new"]).status.code(), Some(1), "it is there already");
+    assert!(text(&guardctl(&collector, &["key", "show", "--name", "bob"])).contains(&key.text()));
+    let args = ["review", "approve", REQUEST, "--scope", "session", "--max-execs", "3", "--reason", "fine"];
+    let output = guardctl(&collector, &args);
+    let id = hex::encode(&key.id()[..8]);
+    assert!(text(&output).contains(&format!("up to 3 times in this session; signed with key {id}")), "{output:?}");
+    let sent = collector.decided();
+    assert!(key.signed(&collector::statement(&sent, "bob"), &sent.signature));
+    assert!(sent.expires_unix_ns < i64::MAX, "an approval is signed for a day at most");
+    let denied = guardctl(&collector, &["review", "deny", REQUEST, "-o", "json"]);
+    assert_eq!(json(&denied)["key_id"], hex::encode(key.id()));
+    let sent = collector.decided();
+    assert!(key.signed(&collector::statement(&sent, "bob"), &sent.signature) && !sent.approve);
+    // A key that others may read signs nothing.
+    let file = collector.file("review.key");
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("mode");
+    assert_eq!(guardctl(&collector, &["review", "deny", REQUEST]).status.code(), Some(78));
+}
+
+#[test]
+fn approvals_are_revoked_and_reviewers_have_figures() {
+    let collector = Collector::start();
+    let revoked = json(&guardctl(&collector, &["review", "revoke", REQUEST, "--reason", "x", "-o", "json"]));
+    assert_eq!((&revoked["decision"], &revoked["leaf"]), (&"revoked".into(), &78.into()));
+    assert_eq!(guardctl(&collector, &["review", "revoke", "nothing"]).status.code(), Some(1));
+    let stats = json(&guardctl(&collector, &["review", "stats", "--since", "7d", "-o", "json"]));
+    assert_eq!(
+        (&stats["reviewers"][0]["reviewer"], &stats["reviewers"][0]["approve_rate"]),
+        (&"bob".into(), &0.75.into())
+    );
 }
 
 #[test]

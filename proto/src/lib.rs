@@ -55,6 +55,7 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::GuardObservation(_) => 16,
         Body::CheckpointRefused(_) => 17,
         Body::LogFollowed(_) => 18,
+        Body::DecisionFinding(_) => 70,
         Body::CollectorStart(_) => 32,
         Body::AdmitFinding(_) => 33,
         Body::ReviewDecision(_) => 34,

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use guard_log::record::Record;
+use guard_log::record::{HostId, Record, SessionId};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{DecideRequest, ExecFacts, ExecRequest, Review};
+use guard_proto::v1::{DecideRequest, ExecFacts, ExecRequest, Review, ReviewDecision, RevokeRequest};
 use prost::Message;
 use tonic::Status;
 
@@ -16,6 +16,7 @@ use crate::body;
 use crate::identity::Caller;
 use crate::index::Found;
 use crate::own::now_ns;
+use crate::reviews::{Open, REASON_MAX, decision_of};
 
 /// How long a request that is just open waits for the index to know what ran before it.
 const BEFORE_WAIT: Duration = Duration::from_secs(2);
@@ -40,11 +41,21 @@ fn shown(found: Found, request: Option<ExecRequest>) -> Review {
         reviewer: found.reviewer,
         reason: found.reason,
         opened_unix_ns: found.opened,
-        before: vec![],
+        ..Review::default()
     }
 }
 
 impl Control {
+    /// The latest expiry of an approval that is given now.
+    pub(super) fn approval_until(&self) -> i64 {
+        now_ns().saturating_add(i64::try_from(self.approval.as_nanos()).unwrap_or(i64::MAX))
+    }
+
+    /// An open request as it is shown.
+    fn open_review(&self, open: &Open, host_name: &str, now: i64) -> Review {
+        Review { needed: self.access.needed(&open.request), ..open.review(host_name, now) }
+    }
+
     /// Those that wait, oldest first.
     pub(super) fn pending_reviews(&self, caller: &Caller, session: &str, limit: u32) -> (Vec<Review>, u64) {
         let (size, now) = (self.ledger.store().size(), now_ns());
@@ -55,7 +66,7 @@ impl Control {
             .into_iter()
             .filter(|open| session.is_empty() || open.session.to_string() == session)
             .filter(|open| self.access.sees(caller, Some(&open.request)))
-            .map(|open| open.review(state.admit.node_of(open.host).unwrap_or_default(), now))
+            .map(|open| self.open_review(open, state.admit.node_of(open.host).unwrap_or_default(), now))
             .take(limit as usize);
         (within(reviews), size)
     }
@@ -84,19 +95,22 @@ impl Control {
 
     /// One, with what ran before it.
     pub(super) async fn review(&self, id: &str) -> Result<Review, Status> {
-        let open =
-            {
-                let state = self.ledger.state();
-                let durable = self.ledger.store().size();
-                state.reviews.get(id).filter(|o| o.leaf < durable).map(|o| {
-                    (o.review(state.admit.node_of(o.host).unwrap_or_default(), now_ns()), o.session.to_string())
-                })
-            };
+        let open = {
+            let state = self.ledger.state();
+            let durable = self.ledger.store().size();
+            state.reviews.get(id).filter(|o| o.leaf < durable).map(|o| {
+                let host_name = state.admit.node_of(o.host).unwrap_or_default();
+                (self.open_review(o, host_name, now_ns()), o.session.to_string())
+            })
+        };
         let (mut review, session) = match open {
             Some(open) => open,
             None => self.closed_review(id).await?,
         };
         review.before = self.before(&session, review.leaf).await?;
+        review.approval_until_unix_ns = self.approval_until();
+        let (entries, _) = self.entries(vec![review.leaf]).await?;
+        review.record = entries.into_iter().next().map(|entry| entry.record.to_vec()).unwrap_or_default();
         Ok(review)
     }
 
@@ -130,6 +144,45 @@ impl Control {
         let (entries, _) = self.entries(leaves).await?;
         let parse = |record: Vec<u8>| Record::parse(record).ok().and_then(|r| body::parse(&r));
         Ok(entries.into_iter().filter_map(|e| parse(e.record).map(|b| (e.leaf, b))).collect())
+    }
+
+    /// Records that an approval is revoked and tells its host.
+    pub(super) async fn revoke_approval(&self, caller: &Caller, wanted: RevokeRequest) -> Result<u64, Status> {
+        if wanted.reason.len() > REASON_MAX {
+            return Err(Status::invalid_argument(format!("reason: at most {REASON_MAX} bytes")));
+        }
+        let review = self.review(&wanted.request_id).await?;
+        let id = wanted.request_id;
+        let request = review.request.ok_or_else(|| Status::failed_precondition(format!("request {id} was pruned")))?;
+        self.access.refresh(false);
+        self.access.may_review(caller, &request)?;
+        if review.state != "approved" {
+            let cure = if review.state == "pending" { "; `guardctl review deny` ends it" } else { "" };
+            return Err(Status::failed_precondition(format!(
+                "request {id} is {}: there is no approval to revoke{cure}",
+                review.state
+            )));
+        }
+        let identity = request.identity.unwrap_or_default();
+        let host = HostId::from_slice(&review.host).ok_or_else(|| Status::internal("the request names no host"))?;
+        let session = identity.session_id.parse().unwrap_or(SessionId::NONE);
+        let body = ReviewDecision {
+            request_id: id.clone(),
+            digest: request.digest,
+            reviewer: caller.name.clone(),
+            reason: wanted.reason,
+            host: review.host,
+            session_id: identity.session_id,
+            agent: identity.agent,
+            revoke: true,
+            ..ReviewDecision::default()
+        };
+        let (leaf, durable) = self.ledger.say(session, Body::ReviewDecision(body.clone()))?;
+        durable.wait().await?;
+        tracing::info!(request = %id, reviewer = %caller.name, leaf, "an approval is revoked");
+        let bound = self.ledger.state().admit.node_of(host).unwrap_or_default().to_owned();
+        self.hub.send(host, &bound, &decision_of(leaf, &body));
+        Ok(leaf)
     }
 
     /// Why a decision found no open request.

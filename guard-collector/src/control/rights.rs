@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use guard_policy::roles;
-use guard_proto::v1::{DecideRequest, Review};
+use guard_proto::v1::Review;
 use tokio_stream::StreamExt;
 use tonic::{Request, Status};
 
@@ -36,7 +36,7 @@ impl Control {
             return Ok(());
         }
         let request = review.request.clone().unwrap_or_default();
-        self.access.may_decide(caller, &request, &DecideRequest::default())
+        self.access.may_review(caller, &request)
     }
 
     /// A caller who may administer.

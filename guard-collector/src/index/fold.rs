@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use guard_log::record::{Header, HostId, Kind, Record, SessionId};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{ExecDecision, ExecRequest, ReviewDecision, SessionEnd, SessionStart};
+use guard_proto::v1::{DecisionFinding, ExecDecision, ExecRequest, ReviewDecision, SessionEnd, SessionStart};
 use prost::Message;
 use rusqlite::{OptionalExtension, Transaction};
 
@@ -189,7 +189,8 @@ impl<'a> Fold<'a> {
                     .execute("INSERT OR REPLACE INTO hosts (host, node) VALUES (?1, ?2)", (&b.host, &b.detail))?;
                 Ok(())
             }
-            (Some(Body::ReviewDecision(b)), _) => self.review_decision(b),
+            (Some(Body::ReviewDecision(b)), _) => self.review_decision(at, b),
+            (Some(Body::DecisionFinding(b)), _) if b.what == "refused" => self.refused(at, b),
             // Requests count whether or not they name a session; what follows belongs to a session.
             (Some(Body::ExecRequest(b)), _) => self.request(at, b, view.exec),
             (Some(Body::ExecDecision(b)), _) => self.decision(at, b),
@@ -343,7 +344,32 @@ impl<'a> Fold<'a> {
         Ok(())
     }
 
-    fn review_decision(&self, b: &ReviewDecision) -> Result<()> {
+    /// A decision that the host did not take is none: the request waits again.
+    fn refused(&self, at: At<'_>, b: &DecisionFinding) -> Result<()> {
+        self.tables
+            .prepare_cached(
+                "UPDATE reviews SET state = '', reviewer = '', reason = ''
+                 WHERE request = ?1 AND host = ?2 AND closed = 0 AND state = 'approved'",
+            )?
+            .execute((&b.request_id, at.header.host.0.as_slice()))?;
+        Ok(())
+    }
+
+    fn review_decision(&self, at: At<'_>, b: &ReviewDecision) -> Result<()> {
+        // The end of an approval is no answer to its request.
+        if b.revoke {
+            return Ok(());
+        }
+        self.tables
+            .prepare_cached(
+                "INSERT OR REPLACE INTO decisions (leaf, reviewer, at, approve, waited)
+                 SELECT ?1, ?2, ?3, ?4, max(?3 - opened, 0) FROM reviews WHERE request = ?5 AND host = ?6",
+            )?
+            .execute((sql(at.leaf), &b.reviewer, at.header.wall_unix_ns, b.approve, &b.request_id, &b.host))?;
+        // Nor does one of several approvals end anything.
+        if b.approve && b.given < b.needed {
+            return Ok(());
+        }
         let word = if b.approve { "approved" } else { "denied" };
         self.tables
             .prepare_cached(

@@ -4,7 +4,7 @@
 //! read those from the log by leaf. Fails: errors of SQLite.
 
 use guard_log::record::HostId;
-use guard_proto::v1::{SessionStart, SessionSummary};
+use guard_proto::v1::{ReviewerStats, SessionStart, SessionSummary};
 use prost::Message;
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Row, Transaction, params_from_iter};
@@ -17,6 +17,12 @@ type Result<T> = std::result::Result<T, IndexError>;
 
 /// Execs shown with a request.
 const BEFORE: u32 = 5;
+
+/// Median and 90th percentile of times in order: the nearest rank.
+fn with_times(stats: ReviewerStats, times: &[u64]) -> ReviewerStats {
+    let rank = |percent: usize| times.get((times.len() * percent).div_ceil(100).saturating_sub(1)).copied();
+    ReviewerStats { median_ns: rank(50).unwrap_or(0), p90_ns: rank(90).unwrap_or(0), ..stats }
+}
 
 /// Which sessions.
 #[derive(Clone, Debug, Default)]
@@ -323,6 +329,31 @@ impl Index {
             let mut find = asked.tables.prepare_cached("SELECT last FROM blobs WHERE id = ?1")?;
             let last: Option<i64> = find.query_row([id], |row| row.get(0)).optional()?;
             Ok(last.is_some_and(|last| number(last) >= first))
+        })
+    }
+
+    /// How each reviewer has decided since a point in time, by name.
+    pub fn review_stats(&self, since: i64) -> Result<(Vec<ReviewerStats>, u64)> {
+        self.answer(|asked| {
+            let mut find = asked.tables.prepare_cached(
+                "SELECT reviewer, waited, approve, at FROM decisions WHERE at >= ?1 ORDER BY reviewer, waited",
+            )?;
+            let mut rows = find.query([since])?;
+            let mut all: Vec<(ReviewerStats, Vec<u64>)> = vec![];
+            while let Some(row) = rows.next()? {
+                let (reviewer, waited): (String, u64) = (row.get(0)?, number(row.get(1)?));
+                let (approve, at): (bool, i64) = (row.get(2)?, row.get(3)?);
+                if all.last().is_none_or(|(stats, _)| stats.reviewer != reviewer) {
+                    all.push((ReviewerStats { reviewer, ..ReviewerStats::default() }, vec![]));
+                }
+                let Some((stats, times)) = all.last_mut() else { continue };
+                stats.decisions += 1;
+                stats.approved += u32::from(approve);
+                stats.within_3s += u32::from(approve && waited < 3_000_000_000);
+                stats.last_unix_ns = stats.last_unix_ns.max(at);
+                times.push(waited);
+            }
+            Ok(all.into_iter().map(|(stats, times)| with_times(stats, &times)).collect())
         })
     }
 

@@ -242,6 +242,7 @@ fn whole(body: Body) -> View<'static> {
             View { program: Cow::Owned(b.program.clone().into_bytes()), ..View::default() }
         }
         Body::ReviewDecision(b) => View { reviewer: Cow::Owned(b.reviewer.clone()), ..View::default() },
+        Body::DecisionFinding(b) => View { reviewer: Cow::Owned(b.reviewer.clone()), ..View::default() },
         _ => View::default(),
     };
     (view.owner, view.understood) = (owner, true);

@@ -23,7 +23,7 @@ const EACH_MAX: usize = 256;
 const NAME_MAX: usize = 128;
 const HINT: &str = "see docs/roles.md for the form";
 
-struct Loader<'a> {
+pub(super) struct Loader<'a> {
     file: &'a str,
     known: Known<'a>,
 }
@@ -54,8 +54,10 @@ impl Roles {
         let (people, services) = (bound("people", &raw.people)?, bound("services", &raw.services)?);
         let agents = bound("agents", &raw.agents)?;
         loader.kinds(&raw)?;
+        let keys = loader.keys(&raw)?;
+        let needed = loader.needed(&raw.approvals)?;
         let digest = hex::encode(Sha256::digest(source.text.as_bytes()));
-        Ok(Self { digest, roles, people, services, agents })
+        Ok(Self { digest, roles, people, services, agents, keys, needed })
     }
 }
 
@@ -100,7 +102,7 @@ impl Loader<'_> {
         Ok(role)
     }
 
-    fn categories(&self, key: &str, raw: &[Placed<String>]) -> Result<Categories, PolicyError> {
+    pub(super) fn categories(&self, key: &str, raw: &[Placed<String>]) -> Result<Categories, PolicyError> {
         let mut categories = Categories::default();
         for pattern in raw {
             if categories.written.len() >= EACH_MAX {
@@ -191,7 +193,7 @@ impl Loader<'_> {
         Err(self.error(place, reason, "a name has 1 to 128 characters and no spaces"))
     }
 
-    fn error<T>(&self, place: &Placed<T>, reason: impl Into<String>, hint: &str) -> PolicyError {
+    pub(super) fn error<T>(&self, place: &Placed<T>, reason: impl Into<String>, hint: &str) -> PolicyError {
         self.at(place.referenced, reason.into(), hint)
     }
 
@@ -200,7 +202,7 @@ impl Loader<'_> {
         PolicyError { file: self.file.to_owned(), line, column, reason, hint: hint.to_owned() }
     }
 
-    fn whole(&self, reason: String, hint: &str) -> PolicyError {
+    pub(super) fn whole(&self, reason: String, hint: &str) -> PolicyError {
         PolicyError { file: self.file.to_owned(), line: 0, column: 0, reason, hint: hint.to_owned() }
     }
 }

@@ -18,6 +18,10 @@ pub(super) struct RawRoles {
     pub(super) services: Bindings,
     #[serde(default)]
     pub(super) agents: Bindings,
+    #[serde(default)]
+    pub(super) keys: BTreeMap<String, Placed<Vec<Placed<RawKey>>>>,
+    #[serde(default)]
+    pub(super) approvals: RawApprovals,
 }
 
 pub(super) type Bindings = BTreeMap<String, Placed<Vec<Placed<String>>>>;
@@ -39,4 +43,28 @@ pub(super) struct RawRole {
 pub(super) struct RawReview {
     pub(super) categories: Vec<Placed<String>>,
     pub(super) max_risk: Placed<u8>,
+}
+
+/// A reviewer's key, and the last day on which it counts.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKey {
+    pub(super) key: Placed<String>,
+    pub(super) until: Option<Placed<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawApprovals {
+    pub(super) needed: Vec<Placed<RawNeeded>>,
+}
+
+/// How many reviewers must approve what.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNeeded {
+    #[serde(default)]
+    pub(super) categories: Vec<Placed<String>>,
+    pub(super) risk_from: Option<Placed<u8>>,
+    pub(super) reviewers: Placed<u32>,
 }

@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    CanaryResult, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged, FileFact, GuardAct,
-    Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot, SessionEnd, SessionStart, Timing, Verdict,
+    CanaryResult, DecisionFinding, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged,
+    FileFact, GuardAct, Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot, SessionEnd, SessionStart,
+    Timing, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -67,6 +68,7 @@ pub fn body(body: &Body) -> (&'static str, Value) {
                 "expected_seq": b.expected_seq, "got_seq": b.got_seq, "detail": b.detail}),
         ),
         Body::ReviewDecision(b) => ("review_decision", review_decision(b)),
+        Body::DecisionFinding(b) => ("decision_finding", decision_finding(b)),
         Body::CheckpointRefused(b) => (
             "checkpoint_refused",
             json!({"what": b.what, "seen": text_value(&b.seen), "refused": text_value(&b.refused), "detail": b.detail}),
@@ -178,7 +180,19 @@ fn timing(b: &Timing) -> Value {
 fn exec_decision(b: &ExecDecision) -> Value {
     json!({"identity": identity(&b.identity), "request": b.request_id, "exec": b.exec_id,
         "disposition": disposition_word(b.disposition), "reviewer": some(&b.reviewer), "reason": b.reason,
-        "waited_ns": b.waited_ns, "held": b.held, "decision_leaf": b.decision_leaf, "retry_of": b.retry_of})
+        "waited_ns": b.waited_ns, "held": b.held, "decision_leaf": b.decision_leaf, "retry_of": b.retry_of,
+        "reviewers": b.reviewers, "key_ids": b.key_ids.iter().map(hex::encode).collect::<Vec<_>>(),
+        "decision_leaves": b.decision_leaves})
+}
+
+fn decision_finding(b: &DecisionFinding) -> Value {
+    json!({"identity": identity(&b.identity), "what": b.what, "request": b.request_id, "reviewer": b.reviewer,
+        "key_id": hex_or_none(&b.key_id), "decision_leaf": b.decision_leaf, "detail": b.detail,
+        "approvals": b.have, "needed": b.needed, "unused": b.unused})
+}
+
+fn hex_or_none(bytes: &[u8]) -> Option<String> {
+    (!bytes.is_empty()).then(|| hex::encode(bytes))
 }
 
 fn exec_outcome(b: &ExecOutcome) -> Value {
@@ -198,7 +212,10 @@ fn exec_unjudged(b: &ExecUnjudged) -> Value {
 fn review_decision(b: &ReviewDecision) -> Value {
     json!({"request": b.request_id, "digest": hex::encode(&b.digest), "reviewer": b.reviewer, "approve": b.approve,
         "reason": b.reason, "scope": b.scope, "categories": b.categories, "max_execs": b.max_execs,
-        "expires": rfc3339(b.expires_unix_ns), "host": hex::encode(&b.host), "session": b.session_id, "agent": b.agent})
+        "expires": rfc3339(b.expires_unix_ns), "host": hex::encode(&b.host), "session": b.session_id, "agent": b.agent,
+        "revoke": b.revoke, "approval": (b.given > 0).then_some(b.given), "needed": (b.needed > 0).then_some(b.needed),
+        "key_id": hex_or_none(&b.key_id), "signature": hex_or_none(&b.signature), "decided": rfc3339(b.decided_unix_ns),
+        "record_sha256": hex_or_none(&b.record_sha256)})
 }
 
 /// What the kernel and the held task said.

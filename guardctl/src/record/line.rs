@@ -2,8 +2,11 @@
 //!
 //! It must not hide a kind. Fails: never.
 
+use guard_policy::roles;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Exec, ExecDecision, ExecOutcome, ExecRequest, ExecUnjudged, GuardAct, ReviewDecision, Verdict};
+use guard_proto::v1::{
+    DecisionFinding, Exec, ExecDecision, ExecOutcome, ExecRequest, ExecUnjudged, GuardAct, ReviewDecision, Verdict,
+};
 
 use super::{Entry, command, disposition_word, shell_code};
 use crate::duration;
@@ -102,6 +105,7 @@ fn describe(body: &Body) -> Line {
             ),
         ),
         Body::ReviewDecision(b) => review_decision(b),
+        Body::DecisionFinding(b) => decision_finding(b),
         Body::CheckpointRefused(b) => line(
             "log",
             Tone::Bad,
@@ -270,10 +274,38 @@ fn unjudged(b: &ExecUnjudged) -> Line {
     line(word, disposition_tone(word), text)
 }
 
+/// What the host made of a decision.
+fn decision_finding(b: &DecisionFinding) -> Line {
+    let (id, by) = (escape_str(&b.request_id), escape_str(&b.reviewer));
+    match b.what.as_str() {
+        "counted" => {
+            line("counted", Tone::Warn, format!("approval of request {id} by {by}: {} of {}", b.have, b.needed))
+        }
+        "revoked" => {
+            let reason = if b.detail.is_empty() { String::new() } else { format!(": {}", escape_str(&b.detail)) };
+            line("revoked", Tone::Bad, format!("approval of request {id} by {by}, {} execs unused{reason}", b.unused))
+        }
+        what => {
+            let text = format!("{} an approval of request {id} by {by}: {}", escape_str(what), escape_str(&b.detail));
+            line("NOT TAKEN", Tone::Bad, text)
+        }
+    }
+}
+
 fn review_decision(b: &ReviewDecision) -> Line {
-    let (event, tone) = if b.approve { ("approval", Tone::Good) } else { ("denial", Tone::Bad) };
+    let (event, tone) = match (b.approve, b.revoke) {
+        (_, true) => ("revoke", Tone::Bad),
+        (true, _) => ("approval", Tone::Good),
+        (false, _) => ("denial", Tone::Bad),
+    };
     let reason = if b.reason.is_empty() { String::new() } else { format!(": {}", escape_str(&b.reason)) };
-    let text = format!("request {} by {}{reason}", escape_str(&b.request_id), escape_str(&b.reviewer));
+    let several = if b.needed > 1 { format!(" ({} of {})", b.given, b.needed) } else { String::new() };
+    let signed = match b.key_id.as_slice() {
+        [] => String::new(),
+        id => format!(", signed with key {}", roles::short(id)),
+    };
+    let by = escape_str(&b.reviewer);
+    let text = format!("request {} by {by}{several}{signed}{reason}", escape_str(&b.request_id));
     Line { event: event.to_owned(), tone, text }
 }
 

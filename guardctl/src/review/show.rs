@@ -2,6 +2,7 @@
 //!
 //! It must mark what the agent or its starter said as such. Fails: never.
 
+use guard_policy::roles;
 use guard_proto::v1::{ExecFacts, ExecRequest, Identity, Review, Verdict};
 
 use super::time_left;
@@ -55,6 +56,22 @@ fn head(sheet: &mut Sheet, review: &Review, request: &ExecRequest, now_ns: i64) 
         state.push_str(&format!(": {}", escape_str(&review.reason)));
     }
     sheet.toned("state", state, disposition_tone(&review.state));
+    if review.needed > 1 || !review.given.is_empty() {
+        sheet.row("approvals", format!("{} of {}", review.given.len(), review.needed.max(1)));
+    }
+    for given in &review.given {
+        let key = match given.key_id.as_slice() {
+            [] => "not signed".to_owned(),
+            id => format!("signed with key {}", roles::short(id)),
+        };
+        sheet.row(
+            "",
+            format!("{}, {}, {key}, leaf {}", escape_str(&given.reviewer), escape_str(&given.scope), given.leaf),
+        );
+    }
+    for refused in &review.refused {
+        sheet.toned("not taken", escape_str(refused), Tone::Bad);
+    }
     sheet.row("opened", format!("{} UTC", time::date_time(review.opened_unix_ns)));
 }
 

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use guard_policy::roles;
 use guard_proto::v1::{Identity, SessionSummary};
 use serde_json::{Value, json};
 
@@ -213,6 +214,10 @@ fn why(c: &Command) -> String {
     if !c.reviewer.is_empty() {
         parts.push(format!("by {}", escape_str(&c.reviewer)));
     }
+    if !c.key_ids.is_empty() {
+        let ids: Vec<String> = c.key_ids.iter().map(|id| roles::short(id)).collect();
+        parts.push(format!("signed with {}", ids.join(", ")));
+    }
     if c.waited_ns > 0 {
         parts.push(format!("waited {}", duration::show(c.waited_ns)));
     }
@@ -249,6 +254,7 @@ fn command_json(index: usize, c: &Command) -> Value {
         "detail": some(&c.detail), "waited_ns": (c.waited_ns > 0).then_some(c.waited_ns), "exit_code": c.exit_code,
         "errno": (c.errno != 0).then_some(c.errno), "duration_ns": c.duration_ns,
         "probes": (c.probes > 0).then_some(c.probes),
+        "key_ids": c.key_ids.iter().map(hex::encode).collect::<Vec<_>>(),
     })
 }
 

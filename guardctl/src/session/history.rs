@@ -41,6 +41,8 @@ pub struct Command {
     pub disposition: &'static str,
     /// Reviewer, where there was one.
     pub reviewer: String,
+    /// Ids of the keys that signed the approval, as the host checked them.
+    pub key_ids: Vec<Vec<u8>>,
     /// Reviewer's reason, or what else is said about the disposition.
     pub detail: String,
     /// Request id, where a person was asked.
@@ -110,7 +112,9 @@ impl History {
             Body::ExecOutcome(b) => self.outcome(b),
             Body::ExecUnjudged(b) => self.unjudged(entry, b),
             Body::GuardRefusal(b) => self.refusals += b.count.max(1),
-            Body::ReviewDecision(b) => self.review(b),
+            Body::ReviewDecision(b) if !b.revoke => self.review(b),
+            // Said by the decision that ended the request, and in the stream of records.
+            Body::ReviewDecision(_) | Body::DecisionFinding(_) => {}
             // Not about one session.
             Body::NodeStart(_)
             | Body::NodeStop(_)
@@ -200,6 +204,7 @@ impl History {
         if let Some(command) = self.commands.get_mut(index) {
             command.disposition = disposition_word(b.disposition);
             command.reviewer.clone_from(&b.reviewer);
+            command.key_ids.clone_from(&b.key_ids);
             command.detail.clone_from(&b.reason);
             command.request.clone_from(&b.request_id);
             command.waited_ns = b.waited_ns;

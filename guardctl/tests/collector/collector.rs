@@ -6,8 +6,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
+use guard_policy::decision::Statement;
 use guard_proto::v1::control_service_server::{ControlService, ControlServiceServer};
 use guard_proto::v1::*;
+use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -127,7 +130,43 @@ fn review() -> Review {
         digest: vec![0xcd; 32],
         ..ExecRequest::default()
     };
-    Review { request: Some(request), state: "pending".into(), ..Review::default() }
+    let record = record(&request);
+    let approval_until_unix_ns = i64::MAX;
+    Review { request: Some(request), state: "pending".into(), record, approval_until_unix_ns, ..Review::default() }
+}
+
+/// As a host logged it.
+fn record(request: &ExecRequest) -> Vec<u8> {
+    let header = Header {
+        version: 1,
+        kind: Kind::EXEC_REQUEST,
+        host: HostId([1; 16]),
+        epoch: Epoch([2; 16]),
+        seq: 0,
+        prev: [0; 32],
+        boot_ns: 0,
+        wall_unix_ns: 0,
+        session: SessionId::NONE,
+    };
+    let body = RecordBody { body: Some(record_body::Body::ExecRequest(request.clone())) }.encode_to_vec();
+    Record::seal(&header, &body).expect("sealed").bytes().to_vec()
+}
+
+/// What a reviewer signs of a decision about the request.
+pub fn statement<'a>(decision: &'a DecideRequest, reviewer: &'a str) -> Statement<'a> {
+    Statement {
+        request_id: REQUEST,
+        digest: &[0xcd; 32],
+        record_sha256: &decision.record_sha256,
+        approve: decision.approve,
+        scope: &decision.scope,
+        categories: &decision.categories,
+        max_execs: decision.max_execs,
+        expires_unix_ns: decision.expires_unix_ns,
+        reason: &decision.reason,
+        reviewer,
+        decided_unix_ns: decision.decided_unix_ns,
+    }
 }
 
 #[tonic::async_trait]
@@ -181,6 +220,19 @@ impl ControlService for Service {
     async fn decide(&self, r: Request<DecideRequest>) -> Result<Response<DecideReply>, Status> {
         *self.decided.lock().expect("lock") = Some(r.into_inner());
         Ok(Response::new(DecideReply { leaf: 77, review: None }))
+    }
+
+    async fn revoke(&self, r: Request<RevokeRequest>) -> Result<Response<RevokeReply>, Status> {
+        match r.get_ref().request_id.as_str() {
+            REQUEST => Ok(Response::new(RevokeReply { leaf: 78 })),
+            id => Err(Status::not_found(format!("no request `{id}`"))),
+        }
+    }
+
+    async fn review_stats(&self, r: Request<ReviewStatsRequest>) -> Result<Response<ReviewStatsReply>, Status> {
+        let since_unix_ns = r.get_ref().since_unix_ns;
+        let bob = ReviewerStats { reviewer: "bob".into(), decisions: 4, approved: 3, ..ReviewerStats::default() };
+        Ok(Response::new(ReviewStatsReply { reviewers: vec![bob], log_size: 9, since_unix_ns }))
     }
 
     async fn query(&self, _: Request<QueryRequest>) -> Result<Response<Entries>, Status> {

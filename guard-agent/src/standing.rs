@@ -1,0 +1,133 @@
+//! What approvals still allow a session to do: the identical exec once, or for the rest of the session.
+//!
+//! It must not allow anything but the exec with the very digest that was approved. Fails closed: what has expired, was used up
+//! or revoked is gone; a daemon that restarts keeps none.
+
+use crate::ballot::Agreed;
+use crate::session::{RootApproval, Session};
+
+/// Most that are kept; beyond that an approval counts for the exec that is held, and no further.
+const RIGHTS_MAX: usize = 4096;
+
+/// An approval that waits for the identical exec.
+#[derive(Clone, Debug)]
+pub struct Right {
+    /// The request.
+    pub request_id: String,
+    /// Who approved it.
+    pub reviewer: String,
+    /// For descendants, if the scope says so.
+    pub root: Option<RootApproval>,
+    /// It holds for the rest of the session, not for one exec.
+    pub for_session: bool,
+    /// Digest of the exec.
+    pub digest: Vec<u8>,
+    /// The session's id.
+    pub session: String,
+    /// Execs that are left.
+    pub left: u32,
+    /// Until when (boot time).
+    pub until_boot_ns: u64,
+}
+
+/// All rights on this host.
+#[derive(Debug, Default)]
+pub struct Rights(Vec<Right>);
+
+// === impl Right ===
+
+impl Right {
+    /// Opens the root's approval for the exec that uses this right.
+    pub fn open_root(&self, session: &Session, root: u64) {
+        if let Some(approval) = &self.root
+            && root != 0
+        {
+            session.approve_root(root, approval.clone());
+        }
+    }
+
+    /// Whether reviewers agreed on the exact command for the session.
+    pub fn is_for_session(agreed: &Agreed) -> bool {
+        agreed.scope == "session"
+    }
+}
+
+// === impl Rights ===
+
+impl Rights {
+    /// Keeps one, if it has anything left.
+    pub fn add(&mut self, right: Right, now_boot_ns: u64) {
+        self.0.retain(|r| r.until_boot_ns > now_boot_ns);
+        if right.left > 0 && self.0.len() < RIGHTS_MAX {
+            self.0.push(right);
+        }
+    }
+
+    /// Uses one exec of a right, if there is one for this digest.
+    pub fn take(&mut self, session: &str, digest: &[u8], now_boot_ns: u64) -> Option<Right> {
+        self.0.retain(|r| r.until_boot_ns > now_boot_ns);
+        let place = self.0.iter().position(|r| r.digest == digest && r.session == session)?;
+        let right = self.0.get_mut(place)?;
+        right.left = right.left.saturating_sub(1);
+        let used = right.clone();
+        if right.left == 0 {
+            self.0.swap_remove(place);
+        }
+        Some(used)
+    }
+
+    /// Ends those of a request: its session, and how many execs they would still have allowed.
+    pub fn revoke(&mut self, request_id: &str) -> Option<(String, u32)> {
+        let session = self.0.iter().find(|r| r.request_id == request_id)?.session.clone();
+        let left = self.0.extract_if(.., |r| r.request_id == request_id).map(|r| r.left).sum();
+        Some((session, left))
+    }
+
+    /// The session is over.
+    pub fn session_ended(&mut self, session: &str) {
+        self.0.retain(|r| r.session != session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn right(request: &str, left: u32, until: u64) -> Right {
+        Right {
+            request_id: request.into(),
+            reviewer: "bob".into(),
+            root: None,
+            for_session: left > 1,
+            digest: vec![1; 32],
+            session: "s".into(),
+            left,
+            until_boot_ns: until,
+        }
+    }
+
+    #[test]
+    fn a_right_is_used_as_often_as_it_says_by_the_identical_exec_alone() {
+        let mut rights = Rights::default();
+        rights.add(right("r", 2, 100), 0);
+        assert!(rights.take("s", &[2; 32], 1).is_none() && rights.take("other", &[1; 32], 1).is_none());
+        assert_eq!(rights.take("s", &[1; 32], 1).map(|r| r.left), Some(1));
+        assert_eq!(rights.take("s", &[1; 32], 1).map(|r| r.left), Some(0));
+        assert!(rights.take("s", &[1; 32], 1).is_none());
+    }
+
+    #[test]
+    fn it_ends_by_time_with_its_session_and_when_it_is_revoked() {
+        let mut rights = Rights::default();
+        rights.add(right("r", 5, 100), 0);
+        assert!(rights.take("s", &[1; 32], 100).is_none());
+        rights.add(right("r", 5, 100), 0);
+        rights.session_ended("s");
+        assert!(rights.take("s", &[1; 32], 1).is_none());
+        rights.add(right("r", 5, 100), 0);
+        rights.add(right("q", 1, 100), 0);
+        assert_eq!(rights.revoke("r"), Some(("s".into(), 5)));
+        assert_eq!(rights.revoke("r"), None);
+        assert_eq!(rights.take("s", &[1; 32], 1).map(|r| r.request_id), Some("q".into()));
+    }
+}
