@@ -151,7 +151,7 @@ impl Approvals {
         let id = ulid::Ulid::generate().to_string();
         let now = time::boot_ns();
         let length = Duration::from_secs(node.config.hold.review_deadline_seconds);
-        let deadline_boot_ns = (now + ns(length)).min(session.expires_boot_ns);
+        let deadline_boot_ns = (now + ns(length)).min(session.life.until().boot_ns);
         let opened_unix_ns = time::wall_unix_ns();
         let record = ExecRequest {
             identity: Some(session.identity.clone()),
@@ -216,7 +216,7 @@ impl Approvals {
         let id = ulid::Ulid::generate().to_string();
         let now = time::boot_ns();
         let length = Duration::from_secs(node.config.hold.review_deadline_seconds);
-        let deadline_boot_ns = (now + ns(length)).min(session.expires_boot_ns);
+        let deadline_boot_ns = (now + ns(length)).min(session.life.until().boot_ns);
         let opened_unix_ns = time::wall_unix_ns();
         let digest: [u8; 32] = {
             let mut hasher = Sha256::new();
@@ -431,7 +431,10 @@ impl Approvals {
             root: approval,
             digest: pending.digest,
             session: session.identity.session_id.clone(),
-            until_boot_ns: pending.deadline_boot_ns.max(time::boot_ns() + RIGHT_MIN_NS).min(session.expires_boot_ns),
+            until_boot_ns: pending
+                .deadline_boot_ns
+                .max(time::boot_ns() + RIGHT_MIN_NS)
+                .min(session.life.until().boot_ns),
         };
         match pending.waiters.pop() {
             Some(waiter) => {
@@ -542,7 +545,7 @@ fn root_approval(decision: &Decision, pending: &Pending) -> Option<RootApproval>
         reviewer: decision.reviewer.clone(),
         categories,
         left: if decision.max_execs == 0 { 20 } else { decision.max_execs.min(ROOT_EXECS_MAX) },
-        until_boot_ns: until.min(pending.session.expires_boot_ns),
+        until_boot_ns: until.min(pending.session.life.until().boot_ns),
         shown_unix_ns: pending.shown_unix_ns,
         tgid: 0,
     })

@@ -43,6 +43,7 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
         report.add("sigma", Ok(sigma.describe()));
     }
     report.add("collector certificates", ship::endpoint(&config.collector).map(|_| config.collector.address.clone()));
+    report.add("credentials", crate::credentials::describe(&config));
     report.add(
         "kernel programs",
         match object::bytes().len() {

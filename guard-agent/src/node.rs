@@ -18,6 +18,7 @@ use guard_proto::v1::{Disposition, Gap, PolicyLoaded, SessionExited};
 use crate::approvals::Approvals;
 use crate::blobs::{Blobs, DigestKey};
 use crate::config::{Config, Mode};
+use crate::credentials::Credentials;
 use crate::files::{Contents, Freezes};
 use crate::kept::Owner;
 use crate::kernel::canary::Measured;
@@ -79,6 +80,8 @@ pub struct Node {
     pub reach: Reach,
     /// Names and files that governed tasks may not change, or not read.
     pub protected: Protected,
+    /// What sessions were given by the provider.
+    pub credentials: Credentials,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     exited: Mutex<Vec<(Owner, String, SessionExited)>>,
     policy: RwLock<Arc<InForce>>,
@@ -112,6 +115,8 @@ pub struct Parts {
     pub kept: (Blobs, DigestKey),
     /// The collector's log.
     pub seen: Seen,
+    /// Credentials.
+    pub credentials: Credentials,
     /// Boot id and kernel release.
     pub boot: (String, String),
 }
@@ -148,6 +153,7 @@ impl Node {
             approvals: Approvals::default(),
             link: Link::default(),
             seen: parts.seen,
+            credentials: parts.credentials,
             contents: Contents::default(),
             freezes: Freezes::default(),
             blobs: parts.kept.0,

@@ -21,6 +21,7 @@ use crate::kept::{self, Notes, Owner, ProcessId};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
 use crate::kernel::time;
+use crate::life::{Life, Until};
 use crate::mounts::Requests;
 use crate::node::Node;
 use crate::processes::Processes;
@@ -137,6 +138,8 @@ pub struct Session {
     pub entry_pid: u32,
     /// The same, with its start.
     pub entry: ProcessId,
+    /// Number of its mount namespace.
+    pub mount_namespace: u64,
     /// Its descriptors are a terminal.
     pub tty: bool,
     /// The guardctl that it answers to.
@@ -145,10 +148,8 @@ pub struct Session {
     pub notes: Notes,
     /// How the entry process's end is learned.
     pub entry_end: EntryEnd,
-    /// End, in boot time.
-    pub expires_boot_ns: u64,
-    /// End, in wall time.
-    pub expires_unix_ns: i64,
+    /// Its end.
+    pub life: Life,
     /// Start, in boot time.
     pub started_boot_ns: u64,
     /// Held execs come from here.
@@ -213,6 +214,8 @@ pub struct Parts {
     pub state: kept::State,
     /// What the kernel knows of it.
     pub known: KernelSession,
+    /// Its end.
+    pub until: Until,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// Marks, as far as there are any.
@@ -248,8 +251,8 @@ impl Session {
             owner: state.owner,
             notes: parts.notes,
             entry_end: parts.entry_end,
-            expires_boot_ns: state.expires_boot_ns,
-            expires_unix_ns: state.expires_unix_ns,
+            life: Life::new(parts.until, state.started_boot_ns),
+            mount_namespace: state.mount_namespace,
             started_boot_ns: state.started_boot_ns,
             group: parts.group,
             processes: Processes::default(),

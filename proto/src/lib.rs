@@ -56,6 +56,14 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::KeyRotated(_) => 38,
         Body::LogSucceeded(_) => 39,
         Body::PublishFinding(_) => 40,
+        Body::SessionRenewed(_) => 80,
+        Body::SessionExpired(_) => 81,
+        Body::CredentialIssued(_) => 82,
+        Body::CredentialRenewed(_) => 83,
+        Body::CredentialRevoked(_) => 84,
+        Body::CredentialExpired(_) => 85,
+        Body::CredentialAlert(_) => 86,
+        Body::LongLivedFound(_) => 87,
     }
 }
 

@@ -193,6 +193,7 @@ fn guard_keys(config: &Config) -> Vec<String> {
     paths.push(below(&config.node.state_dir));
     paths.push(below(&config.journal.dir));
     paths.push(config.collector.key.display().to_string());
+    paths.extend(config.credentials.as_ref().map(|c| c.secret_id_file.display().to_string()));
     paths
 }
 

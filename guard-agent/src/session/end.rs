@@ -161,6 +161,8 @@ impl Session {
             let _ = node.kernel.unbind_cgroup(self.cgroup.id);
             let _ = self.cgroup.remove();
         }
+        // A renewal that is under way must not keep it again afterwards.
+        let _keeping = self.life.keeping();
         if durable && empty {
             let _ = kept::forget(&node.config.node.state_dir, self.key);
         }

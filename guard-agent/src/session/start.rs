@@ -13,10 +13,11 @@ use guard_common::{Mark, SETTING_UP, Session as KernelSession, session_flags};
 use guard_log::record::SessionId;
 use guard_policy::secrets;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Identity, RoleSnapshot, SessionStart};
+use guard_proto::v1::{Identity, LongLivedFound, RoleSnapshot, SessionStart};
 
 use super::{EntryEnd, Line, PATIENCE, Session};
 use crate::capabilities::Capabilities;
+use crate::credentials::{self, Handed};
 use crate::deletes::Deletes;
 use crate::files::Rights;
 use crate::fixed::Fixed;
@@ -26,6 +27,8 @@ use crate::kernel::fanotify::Group;
 use crate::kernel::mounts::View;
 use crate::kernel::{proc, time};
 use crate::launcher::{StartSpec, Waiting};
+use crate::life::{Life, Until};
+use crate::longlived::Found;
 use crate::mounts::Requests;
 use crate::node::Node;
 use crate::processes::Processes;
@@ -36,10 +39,14 @@ use crate::{hold, mounts, record};
 
 /// What a session is started with; checked by the control socket before.
 pub struct Wanted {
-    /// Who, for whom. `session_id` and `instance` are filled in here.
+    /// The id in every record.
+    pub id: SessionId,
+    /// Who, for whom.
     pub identity: Identity,
     /// What roles give it.
     pub roles: Option<RoleSnapshot>,
+    /// Keys without an end that it would have.
+    pub found: Found,
     /// The user it runs as.
     pub user: proc::User,
     /// Life.
@@ -52,14 +59,18 @@ pub struct Wanted {
     pub cwd: Vec<u8>,
     /// Untrusted text.
     pub purpose: String,
+    /// Reference of the work order, untrusted.
+    pub ticket: String,
+    /// Reference of the job, untrusted.
+    pub job: String,
     /// The descriptors are a terminal.
     pub tty: bool,
     /// File mode creation mask.
     pub umask: u32,
     /// Limits of the process that asked.
     pub limits: Vec<(u64, u64)>,
-    /// Name of this node, for the instance's URI.
-    pub node_name: String,
+    /// Names of credentials that it may have and is to get.
+    pub credentials: Vec<String>,
     /// The guardctl that asks.
     pub owner: Owner,
 }
@@ -70,9 +81,10 @@ pub fn start<'a>(
     wanted: &Wanted,
     stdio: &[OwnedFd; 3],
     connection: UnixStream,
+    handed: Option<&Handed>,
 ) -> Result<Started<'a>, String> {
     let key = random_key().map_err(|e| format!("drawing a session key: {e}"))?;
-    let id = SessionId(u128::from(ulid::Ulid::generate()).to_be_bytes());
+    let id = wanted.id;
     let dir = node.config.kernel.cgroup.join(format!("s-{id}"));
     let cgroup = Cgroup::create(dir).map_err(|e| format!("making the session's cgroup: {e}"))?;
     let mut undo = Undo { node, key, cgroup: cgroup.clone(), armed: true };
@@ -104,14 +116,12 @@ pub fn start<'a>(
     let [stdin, stdout, stderr] = stdio;
     let waiting = node
         .launcher
-        .start(&spec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+        .start(&spec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], handed.map(|h| h.mount.as_fd()))
         .map_err(|e| format!("starting the entry process: {e}"))?;
     let pid = waiting.pid();
     node.kernel.mark(pid, &Mark { session: key, image: SETTING_UP, ..Mark::default() }).map_err(|e| e.to_string())?;
     let (group, view) = mark_mounts(pid)?;
-    let mut identity = wanted.identity.clone();
-    identity.session_id = id.to_string();
-    identity.instance = format!("spiffe://{}/agent/{}/{id}", wanted.node_name, wanted.identity.agent);
+    let identity = wanted.identity.clone();
     let session = Arc::new(Session {
         key,
         id,
@@ -130,8 +140,15 @@ pub fn start<'a>(
         notes: Notes::create(&node.config.node.state_dir, key)
             .map_err(|e| format!("keeping the session's notes: {e}"))?,
         entry_end: EntryEnd::default(),
-        expires_boot_ns,
-        expires_unix_ns: time::wall_unix_ns().saturating_add(i64::try_from(ttl_ns).unwrap_or(i64::MAX)),
+        life: Life::new(
+            Until {
+                boot_ns: expires_boot_ns,
+                unix_ns: time::wall_unix_ns().saturating_add(i64::try_from(ttl_ns).unwrap_or(i64::MAX)),
+            },
+            now,
+        ),
+        mount_namespace: proc::mount_namespace(pid)
+            .map_err(|e| format!("naming the session's mount namespace: {e}"))?,
         started_boot_ns: now,
         group,
         processes: Processes::default(),
@@ -151,7 +168,7 @@ pub fn start<'a>(
         end: Mutex::new(None),
     });
     node.add_session(&session)?;
-    if let Err(why) = begin(node, &session, view, wanted, ttl_ns) {
+    if let Err(why) = begin(node, &session, view, wanted, ttl_ns, handed) {
         hold::stop(&session);
         node.remove_session(session.key);
         return Err(why);
@@ -174,6 +191,31 @@ impl Started<'_> {
         self.waiting.go().map_err(|e| format!("letting the entry process go: {e}"))?;
         Ok(session)
     }
+}
+
+/// Keys without an end, by name.
+fn record_found(node: &Node, session: &Session, wanted: &Wanted) -> Result<(), String> {
+    if wanted.found.is_empty() {
+        return Ok(());
+    }
+    let body = LongLivedFound {
+        identity: Some(session.chain.clone()),
+        action: node.config.session.long_lived.word().into(),
+        variables: wanted.found.variables.clone(),
+        files: wanted.found.files.clone(),
+    };
+    let ticket = node.append(session.id, Body::LongLivedFound(body)).map_err(|e| e.to_string())?;
+    ticket.wait().map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// What was made for the session, before it can use any of it.
+fn record_credentials(node: &Node, session: &Session, handed: Option<&Handed>) -> Result<(), String> {
+    let Some(handed) = handed else { return Ok(()) };
+    for act in &handed.acts {
+        let ticket = node.append(session.id, Body::CredentialIssued(act.clone())).map_err(|e| e.to_string())?;
+        ticket.wait().map_err(|e| e.to_string())?;
+    }
+    node.credentials.started(session.id).map_err(|e| format!("keeping the names of leases: {e}"))
 }
 
 /// Takes back the first steps of a start that failed.
@@ -213,6 +255,9 @@ fn random_key() -> std::io::Result<u64> {
 fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, id: SessionId) -> StartSpec {
     let mut env = wanted.env.clone();
     env.push(format!("GUARD_SESSION={id}").into_bytes());
+    if !wanted.credentials.is_empty() {
+        env.push(format!("GUARD_CREDENTIALS={}", credentials::FOLDER).into_bytes());
+    }
     StartSpec {
         path: None,
         argv: wanted.argv.clone(),
@@ -226,6 +271,7 @@ fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, id: SessionId) -> StartSp
         limits: wanted.limits.clone(),
         tty: wanted.tty,
         namespace: true,
+        credentials: (!wanted.credentials.is_empty()).then(|| credentials::FOLDER.into()),
         no_new_privs: node.config.session.no_new_privs,
     }
 }
@@ -243,21 +289,31 @@ pub fn mark_mounts(pid: u32) -> Result<(Group, View), String> {
 }
 
 /// Threads first: once its start is in the journal, a session ends with a record of its own.
-fn begin(node: &Arc<Node>, session: &Arc<Session>, view: View, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
+fn begin(
+    node: &Arc<Node>,
+    session: &Arc<Session>,
+    view: View,
+    wanted: &Wanted,
+    ttl_ns: u64,
+    handed: Option<&Handed>,
+) -> Result<(), String> {
     hold::start(node, session).map_err(|e| format!("starting the session's threads: {e}"))?;
     mounts::start(node, session, view).map_err(|e| format!("starting the session's threads: {e}"))?;
-    record_start(node, session, wanted, ttl_ns)
+    record_start(node, session, wanted, ttl_ns)?;
+    record_found(node, session, wanted)?;
+    record_credentials(node, session, handed)
 }
 
 fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
-    kept::remember(&node.config.node.state_dir, &node.boot_id, session)
+    let until = session.life.until();
+    kept::remember(&node.config.node.state_dir, &node.boot_id, session, None)
         .map_err(|e| format!("keeping the session's state: {e}"))?;
     let body = SessionStart {
         identity: Some(session.identity.clone()),
         session_key: session.key,
         ttl_ns,
-        expires_boot_ns: session.expires_boot_ns,
-        expires_unix_ns: session.expires_unix_ns,
+        expires_boot_ns: until.boot_ns,
+        expires_unix_ns: until.unix_ns,
         purpose: secrets::mask_text(&wanted.purpose),
         profile: session.profile.clone(),
         argv: crate::record::bounded_argv(&secrets::mask("", &wanted.argv).argv).0,
@@ -269,6 +325,9 @@ fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) ->
         gid: wanted.user.gid,
         kernel_mode: if node.observes() { "observing" } else { "enforcing" }.into(),
         roles: session.roles.clone(),
+        ticket: secrets::mask_text(&wanted.ticket),
+        job: secrets::mask_text(&wanted.job),
+        credentials: wanted.credentials.clone(),
     };
     let ticket = node.append(session.id, Body::SessionStart(body)).map_err(|e| e.to_string())?;
     ticket.wait().map(|_| ()).map_err(|e| e.to_string())

@@ -111,8 +111,16 @@ impl History {
             Body::ExecUnjudged(b) => self.unjudged(entry, b),
             Body::GuardRefusal(b) => self.refusals += b.count.max(1),
             Body::ReviewDecision(b) => self.review(b),
-            // Not about one session.
-            Body::NodeStart(_)
+            // Not about commands, or not about one session.
+            Body::SessionRenewed(_)
+            | Body::SessionExpired(_)
+            | Body::LongLivedFound(_)
+            | Body::CredentialIssued(_)
+            | Body::CredentialRenewed(_)
+            | Body::CredentialRevoked(_)
+            | Body::CredentialExpired(_)
+            | Body::CredentialAlert(_)
+            | Body::NodeStart(_)
             | Body::NodeStop(_)
             | Body::GuardObservation(_)
             | Body::Gap(_)
