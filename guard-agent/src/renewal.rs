@@ -206,6 +206,59 @@ mod tests {
         assert_eq!(later_end(&config, 0, 900 * S, 600 * S, 0).unwrap(), 1500 * S);
     }
 
+    /// A daemon died somewhere in a renewal from 10 to 20: the kernel says which of the two it is, and any third one is none.
+    #[test]
+    fn wherever_a_renewal_is_cut_short_one_of_the_two_ends_is_left() {
+        let until = |boot_ns| Until { boot_ns, unix_ns: 0 };
+        let kept = |end, renewal: Option<u64>| kept::State {
+            expires_boot_ns: end,
+            renewal: renewal.map(until),
+            ..kept::State::default()
+        };
+        // Before the kernel had it, and after; then with the file written anew.
+        for (state, kernel) in
+            [(kept(10, Some(20)), 10), (kept(10, Some(20)), 20), (kept(20, None), 20), (kept(10, None), 10)]
+        {
+            assert_eq!(settled(&state, kernel), Some(until(kernel)));
+        }
+        for (state, kernel) in [(kept(10, Some(20)), 30), (kept(10, None), 20), (kept(20, None), 10)] {
+            assert_eq!(settled(&state, kernel), None, "the kernel says {kernel}");
+        }
+    }
+
+    #[test]
+    fn a_renewal_that_is_not_in_force_is_said_to_be_none() {
+        let (old, new) = (Until { boot_ns: 10, unix_ns: 1 }, Until { boot_ns: 20, unix_ns: 2 });
+        let state =
+            kept::State { expires_boot_ns: 10, expires_unix_ns: 1, renewal: Some(new), ..kept::State::default() };
+        let former = |state: &kept::State| Former {
+            key: 2,
+            id: guard_log::record::SessionId([1; 16]),
+            identity: guard_proto::v1::Identity::default(),
+            head: kept::Head {
+                format: kept::FORMAT,
+                abi: 0,
+                boot_id: String::new(),
+                key: 2,
+                session_id: String::new(),
+                identity: String::new(),
+            },
+            state: Ok(Box::new(state.clone())),
+        };
+        match left_behind(&former(&state), &state, old) {
+            Some(Body::SessionRenewed(said)) => {
+                assert_eq!(
+                    (said.what.as_str(), said.old_expires_boot_ns, said.new_expires_boot_ns),
+                    ("not_in_force", 10, 20)
+                );
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(left_behind(&former(&state), &state, new).is_none());
+        let whole = kept::State { renewal: None, ..state };
+        assert!(left_behind(&former(&whole), &whole, old).is_none());
+    }
+
     #[test]
     fn times_are_said_in_words() {
         assert_eq!([words(45), words(120), words(95), words(901)], ["45 s", "2 min", "1 min 35 s", "15 min"]);
