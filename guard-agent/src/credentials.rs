@@ -60,6 +60,9 @@ pub struct Credentials {
 pub struct Handed {
     /// The file system.
     pub mount: OwnedFd,
+    /// The group that may read it, which no other process has: another one of the same user can come to the files through
+    /// `/proc/PID/root`, and must not read them.
+    pub gid: u32,
     /// One record each.
     pub acts: Vec<CredentialAct>,
 }
@@ -192,8 +195,9 @@ impl Credentials {
             files.extend(own);
         }
         self.put(&held)?;
-        let mount = filled(&files, wanted).map_err(|e| error("internal", format!("credentials: {e}"), ""))?;
-        Ok(Handed { mount, acts })
+        let gid = own_group().map_err(|e| error("internal", format!("drawing a group: {e}"), ""))?;
+        let mount = filled(&files, gid).map_err(|e| error("internal", format!("credentials: {e}"), ""))?;
+        Ok(Handed { mount, gid, acts })
     }
 
     fn put(&self, held: &Held) -> Result<(), LocalError> {
@@ -467,7 +471,16 @@ fn named_files(name: &str, named: &Named, made: Made) -> Result<Vec<(String, Tex
     named.files.iter().map(get).collect()
 }
 
-fn filled(files: &[(String, Text)], wanted: &Wanted) -> io::Result<OwnedFd> {
+/// A group id by chance, from a range that neither people, containers nor dynamic users are given.
+fn own_group() -> io::Result<u32> {
+    const FIRST: u32 = 0x7000_0000;
+    const COUNT: u32 = 0x0ffe_0000;
+    let mut bytes = [0_u8; 4];
+    getrandom::fill(&mut bytes).map_err(|e| io::Error::other(e.to_string()))?;
+    Ok(FIRST + u32::from_ne_bytes(bytes) % COUNT)
+}
+
+fn filled(files: &[(String, Text)], gid: u32) -> io::Result<OwnedFd> {
     let bytes: usize = files.iter().map(|(_, text)| text.as_str().len()).sum();
     if bytes > BYTES_MAX {
         return Err(io::Error::other(format!("{bytes} bytes are more than {BYTES_MAX}")));
@@ -476,7 +489,7 @@ fn filled(files: &[(String, Text)], wanted: &Wanted) -> io::Result<OwnedFd> {
     std::fs::create_dir_all(FOLDER)?;
     let files: Vec<(&str, &[u8])> =
         files.iter().map(|(name, text)| (name.as_str(), text.as_str().as_bytes())).collect();
-    tmpfs::sealed(&files, wanted.user.uid, wanted.user.gid, SIZE)
+    tmpfs::sealed(&files, gid, SIZE)
 }
 
 /// Starts the thread that renews and revokes. It may wait for the provider; nobody waits for it.

@@ -19,15 +19,6 @@ pub struct Until {
     pub unix_ns: i64,
 }
 
-impl Until {
-    /// The same end, moved.
-    pub fn moved_to(self, boot_ns: u64) -> Self {
-        let later = i128::from(boot_ns) - i128::from(self.boot_ns);
-        let unix_ns = i64::try_from(i128::from(self.unix_ns).saturating_add(later)).unwrap_or(i64::MAX);
-        Self { boot_ns, unix_ns }
-    }
-}
-
 /// What is due, each once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
@@ -162,13 +153,5 @@ mod tests {
         assert_eq!(life.due(120 * S, Duration::MAX), Some(Due::Expired));
         // What has expired stays so, whatever a clock says.
         assert!(life.renew(119 * S, later, || panic!()).is_err() && life.is_expired(0));
-    }
-
-    #[test]
-    fn wall_time_moves_as_boot_time_does() {
-        let until = Until { boot_ns: 10, unix_ns: 1000 };
-        assert_eq!(until.moved_to(15), Until { boot_ns: 15, unix_ns: 1005 });
-        assert_eq!(until.moved_to(5).unix_ns, 995);
-        assert_eq!(until.moved_to(u64::MAX).unix_ns, i64::MAX);
     }
 }

@@ -451,8 +451,14 @@ impl Session {
         const KEPT_MAX: usize = 32;
         match &mut *lock(&self.voice) {
             Line::Open(voice) => voice.say(reply),
-            Line::Lost(kept) if kept.len() < KEPT_MAX => kept.push(reply),
-            Line::Lost(_) | Line::Closed => {}
+            Line::Lost(kept) => {
+                // What came last tells how things stand.
+                if kept.len() >= KEPT_MAX {
+                    kept.remove(0);
+                }
+                kept.push(reply);
+            }
+            Line::Closed => {}
         }
     }
 

@@ -35,7 +35,7 @@ def run(args):
     for name in sorted(os.listdir(FOLDER)):
         path = FOLDER + "/" + name
         show(path)
-        tried("chmod", lambda: os.chmod(path, 0o777))
+        tried("write", lambda: os.open(path, os.O_WRONLY))
         held[name] = open(path).read()
         say("value", name, held[name].strip().replace("\n", " "))
     everything = "\n".join("%s=%s" % pair for pair in os.environ.items())

@@ -13,12 +13,12 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
-/// Names and contents, for one user: a folder of mode 0700, files of mode 0400, no programs, no devices.
-pub fn sealed(files: &[(&str, &[u8])], uid: u32, gid: u32, max_bytes: u64) -> io::Result<OwnedFd> {
+/// Names and contents, of root, readable for one group: a folder of mode 0750, files of mode 0440, no programs, no devices.
+pub fn sealed(files: &[(&str, &[u8])], gid: u32, max_bytes: u64) -> io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let inodes = files.len().saturating_add(8).to_string();
-    let (size, user, group) = (max_bytes.to_string(), uid.to_string(), gid.to_string());
-    let options = [("size", size), ("nr_inodes", inodes), ("mode", "0700".into()), ("uid", user), ("gid", group)];
+    let (size, group) = (max_bytes.to_string(), gid.to_string());
+    let options = [("size", size), ("nr_inodes", inodes), ("mode", "0750".into()), ("uid", "0".into()), ("gid", group)];
     for (key, value) in &options {
         fsconfig_set_string(&context, *key, value.as_str())?;
     }
@@ -30,13 +30,13 @@ pub fn sealed(files: &[(&str, &[u8])], uid: u32, gid: u32, max_bytes: u64) -> io
         | MountAttrFlags::MOUNT_ATTR_NOEXEC
         | MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW;
     let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-    let mode = Mode::from_raw_mode(0o400);
+    let mode = Mode::from_raw_mode(0o440);
     for (name, bytes) in files {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&mount, *name, flags, mode)?;
         fchmod(&file, mode)?;
         File::from(file.try_clone()?).write_all(bytes)?;
-        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        fchown(&file, Some(Uid::ROOT), Some(Gid::from_raw(gid)))?;
     }
     fsconfig_set_flag(&context, "ro")?;
     fsconfig_reconfigure(&context)?;

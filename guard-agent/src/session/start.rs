@@ -112,7 +112,7 @@ pub fn start<'a>(
     node.kernel.shares.open(key).map_err(|e| e.to_string())?;
     node.kernel.open_session(key, &entry).map_err(|e| e.to_string())?;
     node.kernel.bind_cgroup(cgroup.id, key).map_err(|e| e.to_string())?;
-    let spec = spec(node, wanted, &cgroup, id);
+    let spec = spec(node, wanted, &cgroup, handed);
     let [stdin, stdout, stderr] = stdio;
     let waiting = node
         .launcher
@@ -252,10 +252,10 @@ fn random_key() -> std::io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes).max(2))
 }
 
-fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, id: SessionId) -> StartSpec {
+fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, handed: Option<&Handed>) -> StartSpec {
     let mut env = wanted.env.clone();
-    env.push(format!("GUARD_SESSION={id}").into_bytes());
-    if !wanted.credentials.is_empty() {
+    env.push(format!("GUARD_SESSION={}", wanted.id).into_bytes());
+    if handed.is_some() {
         env.push(format!("GUARD_CREDENTIALS={}", credentials::FOLDER).into_bytes());
     }
     StartSpec {
@@ -266,12 +266,12 @@ fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, id: SessionId) -> StartSp
         cgroup: cgroup.dir.clone(),
         uid: wanted.user.uid,
         gid: wanted.user.gid,
-        groups: wanted.user.groups.clone(),
+        groups: wanted.user.groups.iter().copied().chain(handed.map(|h| h.gid)).collect(),
         umask: wanted.umask,
         limits: wanted.limits.clone(),
         tty: wanted.tty,
         namespace: true,
-        credentials: (!wanted.credentials.is_empty()).then(|| credentials::FOLDER.into()),
+        credentials: handed.map(|_| credentials::FOLDER.into()),
         no_new_privs: node.config.session.no_new_privs,
     }
 }

@@ -121,8 +121,9 @@ impl Servers {
         let tls = format!("-dev-tls-cert-dir={PLACE}");
         let args =
             ["server", "-dev", "-dev-tls", &tls, "-dev-root-token-id=root", "-dev-listen-address=127.0.0.1:8200"];
-        let bao = Command::new(BAO).args(args).env("HOME", PLACE).stdin(Stdio::null());
-        let bao = bao.stdout(log.try_clone()?).stderr(log).spawn().context("starting OpenBao")?;
+        let mut command = Command::new(BAO);
+        command.args(args).env("HOME", PLACE).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let bao = command.spawn().context("starting OpenBao")?;
         let servers = Self { bao };
         until_true("OpenBao answers", seconds(180), || {
             Ok(api("root", "GET", "sys/health", &Value::Null).is_ok_and(|health| health["sealed"] == false))
@@ -241,8 +242,13 @@ fn handed_over() -> Result<()> {
         found.with_context(|| format!("no {name}: {out}"))
     };
     let said = |line: &str| out.lines().filter(|l| l.starts_with(line)).count();
-    ensure(said("folder 700 1000 /run/guard/credentials") == 1 && said("file 400 1000 ") == 7, &out)?;
-    ensure(said("create errno 30") == 1 && said("chmod errno 30") == 7 && said("environment clean") == 1, &out)?;
+    ensure(said("folder 750 0 /run/guard/credentials") == 1 && said("file 440 0 ") == 7, &out)?;
+    ensure(
+        said("create errno 30") + said("create errno 13") == 1
+            && said("write errno 30") + said("write errno 13") == 7
+            && said("environment clean") == 1,
+        &out,
+    )?;
     let mount = out.lines().find(|l| l.starts_with("mount tmpfs ")).unwrap_or_default();
     ensure(["ro", "nosuid", "nodev", "noexec", "size=1024k"].iter().all(|flag| mount.contains(flag)), mount)?;
     let (key, user, password) = (value("app.key")?, value("db-user")?, value("db-password")?);

@@ -59,10 +59,10 @@ fn of<'a>(records: &'a [Value], kind: &str, what: &str) -> Vec<&'a Value> {
 }
 
 pub fn session_renewed_and_ended() -> Result<()> {
-    let settings = "max_ttl_seconds = 120\nmax_life_seconds = 150\ndefault_ttl_seconds = 60\non_expiry = \"freeze\"\n\
+    let settings = "max_ttl_seconds = 120\nmax_life_seconds = 125\ndefault_ttl_seconds = 60\non_expiry = \"freeze\"\n\
                     expiry_grace_seconds = 1";
     guest::restart_with_session(settings, "")?;
-    let live = Live::start_with("60s", &["--ticket", "OPS-7", "--job", "nightly"])?;
+    let live = Live::start_with("20s", &["--ticket", "OPS-7", "--job", "nightly"])?;
     let id = live.session.id.clone();
     who_may_renew(&live, &id)?;
     no_restart_extends(&live, &id)?;
@@ -74,8 +74,8 @@ fn who_may_renew(live: &Live, id: &str) -> Result<()> {
     refused("bob", &["renew", id], 77, "is alice's")?;
     refused("alice", &["renew", id, "--ttl", "121s"], 64, "120 s allowed")?;
     ensure(expiry()? == before, "a refused renewal moved the end")?;
-    renewed("alice", id, "70s")?;
-    renewed("root", id, "80s")?;
+    renewed("alice", id, "40s")?;
+    renewed("root", id, "60s")?;
     ensure(expiry()? > before, "the later end is not kept")?;
     let told = || live.session.events().iter().filter(|e| e["kind"] == "renewed").count();
     until_true("guardctl hears of both", seconds(10), || Ok(told() == 2))?;
@@ -109,8 +109,8 @@ fn no_restart_extends(live: &Live, id: &str) -> Result<()> {
 }
 
 fn expired_with_the_daemon_killed(live: Live, id: &str) -> Result<()> {
-    // Whatever time emulation has taken: what is left of the life is used up without a daemon.
-    refused("alice", &["renew", id, "--ttl", "120s"], 77, "at most 150 s")?;
+    // More than five seconds are gone by now: this would be beyond the longest life.
+    refused("alice", &["renew", id, "--ttl", "120s"], 77, "at most 125 s")?;
     let down = Down::new()?;
     let left = expiry()?.saturating_sub(boot_ns());
     std::thread::sleep(Duration::from_nanos(left) + seconds(2));
