@@ -60,7 +60,7 @@ fn of<'a>(records: &'a [Value], kind: &str, what: &str) -> Vec<&'a Value> {
 
 pub fn session_renewed_and_ended() -> Result<()> {
     // Restarts take long under emulation: only what is to expire has a short life.
-    let settings = "max_ttl_seconds = 400\nmax_life_seconds = 405\non_expiry = \"freeze\"\nexpiry_grace_seconds = 1";
+    let settings = "default_ttl_seconds = 300\nmax_ttl_seconds = 400\nmax_life_seconds = 405\non_expiry = \"freeze\"\nexpiry_grace_seconds = 1";
     guest::restart_with_session(settings, "")?;
     let live = Live::start_with("300s", &["--ticket", "OPS-7", "--job", "nightly"])?;
     let id = live.session.id.clone();
