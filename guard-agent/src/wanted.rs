@@ -86,7 +86,6 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
         categories: rights.categories,
         started_by,
         roles_digest: rights.snapshot.as_ref().map(|s| s.digest.clone()).unwrap_or_default(),
-        ..Identity::default()
     };
     let mut env = environment(config, &user, &wish.env);
     let found = long_lived(config, &mut env, &user)?;
