@@ -2,7 +2,7 @@
 //!
 //! The kernel denied every exec of theirs since that daemon's end, with entries that it alone could change; they go on only
 //! where those entries, the state on disk and the processes agree. It must not make anything longer or wider: no expiry
-//! moves, approvals of roots are lost. Fails: a session that cannot go on is ended, with a record that says why.
+//! moves (of a renewal that was cut short the kernel knows whether it is in force), approvals of roots are lost. Fails: a session that cannot go on is ended, with a record that says why.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -23,9 +23,10 @@ use crate::kernel::fanotify::Group;
 use crate::kernel::load::Kernel;
 use crate::kernel::mounts::View;
 use crate::kernel::{proc, time};
+use crate::life::Until;
 use crate::node::Node;
 use crate::session::{self, EntryEnd, Image, Session};
-use crate::{hold, mounts, record};
+use crate::{hold, mounts, record, renewal};
 
 /// A session that goes on.
 pub struct Heir {
@@ -34,6 +35,7 @@ pub struct Heir {
     known: guard_common::Session,
     cgroup: Cgroup,
     notes: Notes,
+    until: Until,
 }
 
 /// Why a session does not: reason and detail of its end.
@@ -51,13 +53,15 @@ pub struct Plan {
 pub fn plan(config: &Config, kernel: &Kernel, boot_id: &str, found: Vec<Former>) -> Plan {
     let mut plan = Plan { heirs: Vec::new(), ended: Vec::new() };
     for mut former in found {
-        let heir = agreed(config, kernel, boot_id, &former).and_then(|(known, cgroup, notes)| {
+        let heir = agreed(config, kernel, boot_id, &former).and_then(|(known, cgroup, notes, until)| {
             let state = std::mem::replace(&mut former.state, Err("taken".into()));
             let state = state.map_err(|why| ("daemon_restarted", why))?;
-            Ok((*state, known, cgroup, notes))
+            Ok((*state, known, cgroup, notes, until))
         });
         match heir {
-            Ok((state, known, cgroup, notes)) => plan.heirs.push(Heir { former, state, known, cgroup, notes }),
+            Ok((state, known, cgroup, notes, until)) => {
+                plan.heirs.push(Heir { former, state, known, cgroup, notes, until });
+            }
             Err(why) => plan.ended.push((former, why)),
         }
     }
@@ -70,7 +74,7 @@ fn agreed(
     kernel: &Kernel,
     boot_id: &str,
     former: &Former,
-) -> Result<(guard_common::Session, Cgroup, Notes), Why> {
+) -> Result<(guard_common::Session, Cgroup, Notes, Until), Why> {
     let restarted = |detail: String| Err(("daemon_restarted", detail));
     if former.head.boot_id != boot_id {
         return restarted("the host was booted again".into());
@@ -95,9 +99,10 @@ fn agreed(
             false => restarted("the kernel does not know it any more: its end had begun".into()),
         };
     };
-    if (known.expires_boot_ns, known.cgroup, known.uid) != (state.expires_boot_ns, state.cgroup_id, state.uid) {
+    let until = renewal::settled(state, known.expires_boot_ns);
+    let Some(until) = until.filter(|_| (known.cgroup, known.uid) == (state.cgroup_id, state.uid)) else {
         return restarted("the kernel and its file disagree about end, cgroup or user".into());
-    }
+    };
     let cgroup = Cgroup::open(state.cgroup.clone()).ok().filter(|c| c.id == state.cgroup_id);
     let Some(cgroup) = cgroup.filter(|c| c.dir.parent() == Some(&config.kernel.cgroup)) else {
         return restarted("its cgroup is not there any more".into());
@@ -109,7 +114,7 @@ fn agreed(
     let state_dir = &config.node.state_dir;
     let notes = Notes::take_over(state_dir, former.key, |exec| running.contains(&exec));
     match notes {
-        Ok(notes) => Ok((known, cgroup, notes)),
+        Ok(notes) => Ok((known, cgroup, notes, until)),
         // Without them nobody knows which scripts it is running.
         Err(error) => restarted(format!("its notes: {error}")),
     }
@@ -186,7 +191,9 @@ pub fn take_over(node: &Arc<Node>, heirs: Vec<Heir>) -> Result<Vec<Adopted>, Fai
 }
 
 fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
-    let Heir { former, state, cgroup, notes, known } = heir;
+    let Heir { former, state, cgroup, notes, known, until } = heir;
+    let unfinished = state.renewal.is_some();
+    let left_behind = renewal::left_behind(&former, &state, until);
     let handle = state.entry.handle();
     let (group, view, failed) = match handle.as_ref().map(|_| marked(&state, &cgroup)) {
         Some(Ok((group, view))) => (group, Some(view), None),
@@ -199,9 +206,17 @@ fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
     node.kernel.shares.open(former.key).map_err(io::Error::other)?;
     node.kernel.open_session(former.key, &known).map_err(io::Error::other)?;
     let entry_end = EntryEnd::adopted(handle);
-    let parts = session::Parts { former, state, known, cgroup, group, entry_end, notes };
+    let parts = session::Parts { former, state, known, until, cgroup, group, entry_end, notes };
     let session = Arc::new(Session::of_earlier_daemon(parts)?);
     node.adopt_session(&session);
+    if let Some(body) = left_behind {
+        // Before the file forgets that there was a renewal.
+        let ticket = node.append(session.id, body).map_err(io::Error::other)?;
+        ticket.wait().map_err(io::Error::other)?;
+    }
+    if unfinished {
+        kept::remember(&node.config.node.state_dir, &node.boot_id, &session, None)?;
+    }
     if let Some(why) = failed.filter(|_| !session.entry_end.is_over()) {
         session.request_end(node, "failed", format!("it could not be adopted: {why}"));
     }

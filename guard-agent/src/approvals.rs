@@ -145,7 +145,7 @@ impl Approvals {
         let id = ulid::Ulid::generate().to_string();
         let now = time::boot_ns();
         let length = Duration::from_secs(node.config.hold.review_deadline_seconds);
-        let deadline_boot_ns = (now + ns(length)).min(session.expires_boot_ns);
+        let deadline_boot_ns = (now + ns(length)).min(session.life.until().boot_ns);
         let opened_unix_ns = time::wall_unix_ns();
         let record = ExecRequest {
             identity: Some(session.identity.clone()),
@@ -229,7 +229,7 @@ impl Approvals {
         let id = ulid::Ulid::generate().to_string();
         let now = time::boot_ns();
         let length = Duration::from_secs(node.config.hold.review_deadline_seconds);
-        let deadline_boot_ns = (now + ns(length)).min(session.expires_boot_ns);
+        let deadline_boot_ns = (now + ns(length)).min(session.life.until().boot_ns);
         let opened_unix_ns = time::wall_unix_ns();
         let digest: [u8; 32] = {
             let mut hasher = Sha256::new();
@@ -590,14 +590,14 @@ fn note(node: &Node, session: &Session, found: DecisionFinding) {
 fn until_boot_ns(agreed: &Agreed, session: &Session) -> u64 {
     let left_ns = u64::try_from(agreed.expires_unix_ns.saturating_sub(time::wall_unix_ns())).unwrap_or(0);
     let until = if agreed.expires_unix_ns == 0 { u64::MAX } else { time::boot_ns().saturating_add(left_ns) };
-    until.min(session.expires_boot_ns)
+    until.min(session.life.until().boot_ns)
 }
 
 /// The right to the identical exec: once more, or for the rest of the session.
 fn right(agreed: &Agreed, id: &str, pending: &Pending, root: Option<RootApproval>) -> Right {
     let session = &pending.session;
     let for_session = Right::is_for_session(agreed);
-    let once = pending.deadline_boot_ns.max(time::boot_ns() + RIGHT_MIN_NS).min(session.expires_boot_ns);
+    let once = pending.deadline_boot_ns.max(time::boot_ns() + RIGHT_MIN_NS).min(session.life.until().boot_ns);
     Right {
         request_id: id.to_owned(),
         reviewer: agreed.names(),

@@ -48,6 +48,7 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     if let Some(pins) = &config.collector.pins {
         report.add("collector pins", config.collector.pinned().map(|_| pins.display().to_string()));
     }
+    report.add("credentials", crate::credentials::describe(&config));
     report.add(
         "kernel programs",
         match object::bytes().len() {

@@ -12,6 +12,9 @@ use thiserror::Error;
 
 use crate::backoff::Pauses;
 use crate::certificate::Files;
+use crate::credentials::config::CredentialsConfig;
+use crate::expiry::OnExpiry;
+use crate::longlived::OnLongLived;
 use crate::profile::Profiles;
 
 /// Why a configuration is refused.
@@ -80,6 +83,8 @@ pub struct Config {
     /// Names and files that governed tasks may not change, or not read, beside those that are built in.
     #[serde(default)]
     pub protect: Vec<crate::protect::ProtectConfig>,
+    /// Where credentials of sessions come from; none are given without it.
+    pub credentials: Option<CredentialsConfig>,
     /// The journal.
     #[serde(default)]
     pub journal: JournalConfig,
@@ -312,6 +317,14 @@ pub struct SessionConfig {
     pub default_ttl_seconds: u64,
     /// Longest life.
     pub max_ttl_seconds: u64,
+    /// Longest life with all renewals, in seconds; without it `max_ttl_seconds`.
+    pub max_life_seconds: Option<u64>,
+    /// What becomes of its processes when a session's life is over.
+    pub on_expiry: OnExpiry,
+    /// After how many seconds.
+    pub expiry_grace_seconds: u64,
+    /// What is done about keys without an end in environment and home folder.
+    pub long_lived: OnLongLived,
     /// Environment variables that pass from the initiator into the session. A `*` at the end stands for any rest.
     pub env_keep: Vec<String>,
     /// Root may start sessions that run as root.
@@ -336,6 +349,10 @@ impl Default for SessionConfig {
         Self {
             default_ttl_seconds: 900,
             max_ttl_seconds: 8 * 3600,
+            max_life_seconds: None,
+            on_expiry: OnExpiry::Kill,
+            expiry_grace_seconds: 0,
+            long_lived: OnLongLived::Record,
             env_keep: keep.iter().map(|s| (*s).to_owned()).collect(),
             allow_root: false,
             may_start_for_others: BTreeSet::new(),
@@ -344,6 +361,13 @@ impl Default for SessionConfig {
             max_held: 64,
             profiles: std::collections::BTreeMap::new(),
         }
+    }
+}
+
+impl SessionConfig {
+    /// Longest life with all renewals, in seconds.
+    pub fn max_life_seconds(&self) -> u64 {
+        self.max_life_seconds.unwrap_or(self.max_ttl_seconds)
     }
 }
 
@@ -446,6 +470,8 @@ impl Config {
         within("reviews.pause_max_seconds", self.reviews.pause_max_seconds, self.reviews.pause_seconds, 86_400)?;
         within("session.max_ttl_seconds", self.session.max_ttl_seconds, 1, 7 * 86_400)?;
         within("session.default_ttl_seconds", self.session.default_ttl_seconds, 1, self.session.max_ttl_seconds)?;
+        within("session.max_life_seconds", self.session.max_life_seconds(), self.session.max_ttl_seconds, 30 * 86_400)?;
+        within("session.expiry_grace_seconds", self.session.expiry_grace_seconds, 0, 300)?;
         within("session.max_sessions", self.session.max_sessions as u64, 1, 1000)?;
         within("session.max_held", self.session.max_held as u64, 1, 4096)?;
         if let Some((agent, name)) = self.session.profiles.iter().find(|(_, name)| self.profiles.get(name).is_none()) {
@@ -473,6 +499,9 @@ impl Config {
         }
         if let Err(reason) = crate::protect::rules(self) {
             return wrong("protect", reason);
+        }
+        if let Some(Err(reason)) = self.credentials.as_ref().map(CredentialsConfig::check) {
+            return wrong("credentials", reason);
         }
         within("journal.max_mib", self.journal.max_mib, 4, 1 << 20)?;
         within("journal.keep_hours", self.journal.keep_hours, 0, 8760)?;

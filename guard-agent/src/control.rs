@@ -24,12 +24,12 @@ use rustix::net::UCred;
 use crate::config::ControlConfig;
 use crate::frame;
 use crate::kept::{Owner, ProcessId};
-use crate::kernel::proc;
+use crate::kernel::{proc, time};
 use crate::node::Node;
 use crate::policies;
 use crate::session::{self, Session};
 use crate::voice::Voice;
-use crate::{status, wanted};
+use crate::{renewal, status, wanted};
 
 /// Connections at the same time.
 const CONNECTIONS_MAX: usize = 256;
@@ -154,8 +154,13 @@ fn answer(
         Request::StartSession(wish) => run_session(node, stream, peer, wish, fds).map(|()| None),
         Request::EndSession(end) => {
             let session = own_session(node, peer, &end.session_id)?;
-            session.request_end(node, "ended", bounded(&end.reason));
+            session.request_end(node, "ended", format!("by {}: {}", user_name(peer), bounded(&end.reason)));
             Ok(Some(Reply::Done(Done { text: format!("session {} ends", end.session_id) })))
+        }
+        Request::RenewSession(wish) => {
+            let session = own_session(node, peer, &wish.session_id)?;
+            let by = renewal::By { uid: uid(peer), name: user_name(peer) };
+            renewal::renew(node, &session, &by, wish.ttl_seconds).map(|renewed| Some(Reply::Renewed(renewed)))
         }
         Request::Status(_) => Ok(Some(Reply::Status(LocalStatus {
             report: Some(status::report(node)),
@@ -189,6 +194,11 @@ fn uid(peer: UCred) -> u32 {
     peer.uid.as_raw()
 }
 
+/// The peer's name; its number where the host knows none.
+fn user_name(peer: UCred) -> String {
+    proc::user_by_id(uid(peer)).map_or_else(|| uid(peer).to_string(), |user| user.name)
+}
+
 fn root_only(peer: UCred, what: &str) -> Result<(), LocalError> {
     if uid(peer) == 0 { Ok(()) } else { Err(error("denied", format!("only root may {what}"), "")) }
 }
@@ -197,7 +207,7 @@ fn bounded(text: &str) -> String {
     text.chars().take(1000).collect()
 }
 
-/// A session that the peer may end: its own, or any for root.
+/// A session that the peer may end or renew: its own, or any for root.
 fn own_session(node: &Node, peer: UCred, id: &str) -> Result<Arc<Session>, LocalError> {
     let session = node.session_by_id(id).ok_or_else(|| {
         error(
@@ -209,7 +219,11 @@ fn own_session(node: &Node, peer: UCred, id: &str) -> Result<Arc<Session>, Local
     if uid(peer) == 0 || uid(peer) == session.identity.initiator_uid {
         Ok(session)
     } else {
-        Err(error("denied", format!("session {id} is {}'s", session.identity.initiator), "root may end any session"))
+        Err(error(
+            "denied",
+            format!("session {id} is {}'s", session.identity.initiator),
+            "its initiator and root may end and renew a session",
+        ))
     }
 }
 
@@ -218,10 +232,16 @@ fn list(node: &Node) -> LocalSessions {
         session_id: s.identity.session_id.clone(),
         agent: s.identity.agent.clone(),
         initiator: s.identity.initiator.clone(),
-        expires_unix_ns: s.expires_unix_ns,
+        expires_unix_ns: s.life.until().unix_ns,
         execs: s.execs.load(Ordering::Relaxed),
         held: u32::try_from(node.approvals.held_of(&s.identity.session_id)).unwrap_or(u32::MAX),
         processes: u32::try_from(s.cgroup.processes()).unwrap_or(u32::MAX),
+        state: match (s.life.is_expired(time::boot_ns()), s.cgroup.is_frozen()) {
+            (false, _) => "",
+            (true, false) => "expired",
+            (true, true) => "frozen",
+        }
+        .into(),
     };
     LocalSessions { sessions: node.sessions().iter().map(row).collect() }
 }
@@ -231,7 +251,7 @@ fn emergency_stop(node: &Arc<Node>, peer: UCred, reason: &str) -> Result<Reply, 
     root_only(peer, "lift enforcement")?;
     let record = EmergencyStop {
         uid: uid(peer),
-        user: proc::user_by_id(uid(peer)).map(|u| u.name).unwrap_or_default(),
+        user: user_name(peer),
         reason: bounded(reason),
         sessions: u32::try_from(node.sessions().len()).unwrap_or(u32::MAX),
         pid: peer.pid.as_raw_nonzero().get().unsigned_abs(),
@@ -265,8 +285,12 @@ fn run_session(
     let wanted = wanted::check(node, peer, wish)?;
     let copy = stream.try_clone().map_err(|e| error("internal", e.to_string(), ""))?;
     let internal = |e: String| error("internal", e, "the daemon's log has more (journalctl -u guard-agent)");
-    let started = session::start(node, &wanted, &stdio, copy).map_err(internal)?;
-    drop(stdio);
+    let handed = node.credentials.issue(&wanted)?;
+    let started = session::start(node, &wanted, &stdio, copy, handed.as_ref()).map_err(|why| {
+        node.credentials.abandon(wanted.id);
+        internal(why)
+    })?;
+    drop((stdio, handed));
     let session = Arc::clone(&started.session);
     session.reply(started_reply(&session));
     tracing::info!(session = %session.id, agent = session.identity.agent, initiator = session.identity.initiator, "session started");
@@ -285,7 +309,7 @@ fn started_reply(session: &Session) -> Reply {
     Reply::Started(SessionStarted {
         session_id: session.identity.session_id.clone(),
         instance: session.identity.instance.clone(),
-        expires_unix_ns: session.expires_unix_ns,
+        expires_unix_ns: session.life.until().unix_ns,
     })
 }
 

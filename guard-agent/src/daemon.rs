@@ -19,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::adopt::{self, Plan};
 use crate::blobs::{Blobs, DigestKey, Room};
 use crate::config::{Config, Mode};
+use crate::credentials::{self, Credentials};
 use crate::exit::{Code, Failure, failed};
 use crate::kept::{self, Former};
 use crate::kernel::canary::{self, Measured};
@@ -74,6 +75,7 @@ fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Fa
     let (pinned, admin) = (collector.log_key(), collector.admin_key());
     let (pinned, admin) = (pinned.map_err(failed(Code::Config))?, admin.map_err(failed(Code::Config))?);
     let seen = Seen::open(&config.node.state_dir, pinned.as_ref(), admin.as_ref()).map_err(failed(Code::Config))?;
+    let credentials = Credentials::open(config).map_err(failed(Code::Config))?;
     let found = kept::read(&config.node.state_dir);
     let boot_id = read_line("/proc/sys/kernel/random/boot_id");
     let launcher = forked.connect().map_err(failed(Code::Internal))?;
@@ -108,6 +110,7 @@ fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Fa
         reach,
         kept,
         seen,
+        credentials,
         boot,
     });
     for warning in preflight::support(config, 0, &[]).warnings {
@@ -120,6 +123,7 @@ fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Fa
     reach::spawn(&node).map_err(failed(Code::Internal))?;
     watch::spawn(&node).map_err(failed(Code::Internal))?;
     protect::spawn(&node).map_err(failed(Code::Internal))?;
+    credentials::spawn(&node).map_err(failed(Code::Internal))?;
     control::spawn(&node).map_err(|e| Failure {
         code: Code::Unavailable,
         text: format!("control socket {}: {e}", node.config.control.socket.display()),
@@ -342,6 +346,8 @@ fn stop(node: &Arc<Node>, heart: &Heart) {
         session.request_end(node, "daemon_stopped", String::new());
     }
     wait_until(heart, Duration::from_secs(12), || node.sessions().is_empty());
+    // What cannot be revoked now the next daemon revokes, or it ends by itself.
+    wait_until(heart, Duration::from_secs(5), || !node.credentials.is_revoking(node));
     let lifted = node.kernel.lifted();
     let left = node.sessions().len();
     let body = NodeStop { reason: "asked to stop".into(), sessions_closed: closed };

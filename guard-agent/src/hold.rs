@@ -101,10 +101,11 @@ fn handle(node: &Arc<Node>, session: &Arc<Session>, held: Held) {
     if attempt.session != session.key {
         return refuse_unjudged(node, session, held, Some(&attempt), "no_session", "the task is of another session");
     }
-    if session.is_ending() && time::boot_ns() < session.expires_boot_ns {
+    let expired = session.life.is_expired(time::boot_ns());
+    if session.is_ending() && !expired {
         return refuse_unjudged(node, session, held, Some(&attempt), "session_ended", "");
     }
-    if time::boot_ns() >= session.expires_boot_ns {
+    if expired {
         return refuse_unjudged(node, session, held, Some(&attempt), "session_expired", "");
     }
     match session.begin_attempt(attempt.exec, attempt.tid) {

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::Kept;
 use crate::kernel::proc;
+use crate::life::Until;
 use crate::session::Session;
 
 /// Version of the file's form. Fields of [`Head`] are the same in every version.
@@ -91,7 +92,7 @@ pub struct Head {
 }
 
 /// Everything else.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// User that it runs as.
@@ -116,6 +117,10 @@ pub struct State {
     pub expires_boot_ns: u64,
     /// End, wall time.
     pub expires_unix_ns: i64,
+    /// A later end that was being recorded: this or the one above is in force, the kernel knows which. An earlier version
+    /// does not know this key and ends the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<Until>,
     /// Start, boot time.
     pub started_boot_ns: u64,
     /// It has a terminal.
@@ -172,8 +177,9 @@ fn notes_path(state_dir: &Path, key: u64) -> PathBuf {
     folder(state_dir).join(format!("{key:016x}.notes"))
 }
 
-/// Keeps a session, durably.
-pub fn remember(state_dir: &Path, boot_id: &str, session: &Session) -> io::Result<()> {
+/// Keeps a session, durably, with a later end that may come into force.
+pub fn remember(state_dir: &Path, boot_id: &str, session: &Session, renewal: Option<Until>) -> io::Result<()> {
+    let until = session.life.until();
     std::fs::create_dir_all(folder(state_dir))?;
     let head = Head {
         format: FORMAT,
@@ -192,9 +198,10 @@ pub fn remember(state_dir: &Path, boot_id: &str, session: &Session) -> io::Resul
         cgroup: session.cgroup.dir.clone(),
         cgroup_id: session.cgroup.id,
         entry: session.entry,
-        mount_namespace: proc::mount_namespace(session.entry_pid)?,
-        expires_boot_ns: session.expires_boot_ns,
-        expires_unix_ns: session.expires_unix_ns,
+        mount_namespace: session.mount_namespace,
+        expires_boot_ns: until.boot_ns,
+        expires_unix_ns: until.unix_ns,
+        renewal,
         started_boot_ns: session.started_boot_ns,
         tty: session.tty,
         owner: session.owner,
@@ -425,6 +432,7 @@ mod tests {
             mount_namespace: 9,
             expires_boot_ns: u64::MAX,
             expires_unix_ns: 1,
+            renewal: None,
             started_boot_ns: 2,
             tty: true,
             owner: Owner { uid: 1000, process: ProcessId { pid: 8, start: 9 } },

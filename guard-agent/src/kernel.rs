@@ -23,3 +23,4 @@ pub mod programs;
 pub mod shares;
 pub mod spawn;
 pub mod time;
+pub mod tmpfs;

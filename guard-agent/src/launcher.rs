@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -47,6 +48,8 @@ pub struct StartSpec {
     pub limits: Vec<(u64, u64)>,
     /// The descriptors are a terminal.
     pub tty: bool,
+    /// Where the file system of the fourth descriptor is mounted, in that namespace only.
+    pub credentials: Option<PathBuf>,
     /// A private mount namespace.
     pub namespace: bool,
     /// No new privileges by exec.
@@ -174,11 +177,17 @@ impl Launcher {
     }
 
     /// Starts a process that waits before its exec.
-    pub fn start(&self, spec: &StartSpec, stdio: [BorrowedFd<'_>; 3]) -> io::Result<Waiting<'_>> {
+    pub fn start(
+        &self,
+        spec: &StartSpec,
+        stdio: [BorrowedFd<'_>; 3],
+        credentials: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Waiting<'_>> {
         let bytes = serde_json::to_vec(&Request::Start(Box::new(spec.clone())))?;
         // The socket stays locked until the answer is here, so that answers cannot be mixed up.
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        frame::send(&socket, &bytes, &stdio)?;
+        let fds: Vec<BorrowedFd<'_>> = stdio.into_iter().chain(credentials).collect();
+        frame::send(&socket, &bytes, &fds)?;
         let guard = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut guard, _) = self
             .state
@@ -292,8 +301,17 @@ fn report_ended(socket: &UnixStream, running: &mut HashMap<i32, Running>) -> io:
 }
 
 fn start(spec: &StartSpec, fds: &[OwnedFd]) -> io::Result<spawn::Child> {
-    let [stdin, stdout, stderr] = fds else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "three descriptors are needed"));
+    let (stdin, stdout, stderr, credentials) = match (fds, &spec.credentials) {
+        ([stdin, stdout, stderr], None) => (stdin, stdout, stderr, None),
+        ([stdin, stdout, stderr, mount], Some(place)) => {
+            (stdin, stdout, stderr, Some((mount.as_fd(), CString::new(place.as_os_str().as_bytes())?)))
+        }
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "three descriptors are needed, and one for credentials",
+            ));
+        }
     };
     let plan = Plan {
         paths: candidates(spec)?,
@@ -307,6 +325,7 @@ fn start(spec: &StartSpec, fds: &[OwnedFd]) -> io::Result<spawn::Child> {
         limits: spec.limits.clone(),
         tty: spec.tty,
         namespace: spec.namespace,
+        credentials,
         no_new_privs: spec.no_new_privs,
     };
     let cgroup = std::fs::File::open(&spec.cgroup)?;

@@ -15,6 +15,7 @@ use guard_proto::v1::{Disposition, Gap, SessionExited};
 use crate::approvals::Approvals;
 use crate::blobs::{Blobs, DigestKey};
 use crate::config::{Config, Mode};
+use crate::credentials::Credentials;
 use crate::files::{Contents, Freezes};
 use crate::kept::Owner;
 use crate::kernel::canary::Measured;
@@ -67,6 +68,8 @@ pub struct Node {
     pub protected: Protected,
     /// What judges.
     pub policies: Current,
+    /// What sessions were given by the provider.
+    pub credentials: Credentials,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     exited: Mutex<Vec<(Owner, String, SessionExited)>>,
     measured: Mutex<(Measured, i64)>,
@@ -98,6 +101,8 @@ pub struct Parts {
     pub kept: (Blobs, DigestKey),
     /// The collector's log.
     pub seen: Seen,
+    /// Credentials.
+    pub credentials: Credentials,
     /// Boot id and kernel release.
     pub boot: (String, String),
 }
@@ -134,6 +139,7 @@ impl Node {
             approvals: Approvals::default(),
             link: Link::default(),
             seen: parts.seen,
+            credentials: parts.credentials,
             contents: Contents::default(),
             freezes: Freezes::default(),
             blobs: parts.kept.0,

@@ -4,17 +4,14 @@
 //! always closes the kernel's entry first, so that nothing more can start.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use guard_common::{Mark, SETTING_UP, Session as KernelSession, session_flags};
+use guard_common::{Session as KernelSession, session_flags};
 use guard_log::record::SessionId;
-use guard_policy::secrets;
-use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Identity, RoleSnapshot, SessionEnd, SessionExited, SessionMessage, SessionStart, local_reply};
+use guard_proto::v1::{Identity, RoleSnapshot, SessionExited, SessionMessage, local_reply};
 
 use crate::capabilities::Capabilities;
 use crate::deletes::Deletes;
@@ -23,16 +20,21 @@ use crate::fixed::Fixed;
 use crate::kept::{self, Notes, Owner, ProcessId};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
-use crate::kernel::mounts::View;
-use crate::kernel::{proc, time};
-use crate::launcher::{Exit, StartSpec, Waiting};
+use crate::kernel::time;
+use crate::life::{Life, Until};
 use crate::mounts::Requests;
 use crate::node::Node;
 use crate::processes::Processes;
-use crate::profile::Namespaces;
 use crate::readings::Readings;
 use crate::voice::Voice;
-use crate::{hold, mounts, outcome, record};
+use crate::{hold, record};
+
+mod end;
+mod start;
+
+pub use end::EntryEnd;
+use start::makes_mounts;
+pub use start::{Wanted, mark_mounts, start};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -136,6 +138,8 @@ pub struct Session {
     pub entry_pid: u32,
     /// The same, with its start.
     pub entry: ProcessId,
+    /// Number of its mount namespace.
+    pub mount_namespace: u64,
     /// Its descriptors are a terminal.
     pub tty: bool,
     /// The guardctl that it answers to.
@@ -144,10 +148,8 @@ pub struct Session {
     pub notes: Notes,
     /// How the entry process's end is learned.
     pub entry_end: EntryEnd,
-    /// End, in boot time.
-    pub expires_boot_ns: u64,
-    /// End, in wall time.
-    pub expires_unix_ns: i64,
+    /// Its end.
+    pub life: Life,
     /// Start, in boot time.
     pub started_boot_ns: u64,
     /// Held execs come from here.
@@ -189,300 +191,8 @@ pub enum Line {
     Closed,
 }
 
-/// How the end of an entry process is learned.
-#[derive(Default)]
-pub struct EntryEnd {
-    /// Of one that an earlier daemon started: a handle, if it still lived when it was adopted.
-    pub adopted: Option<Option<OwnedFd>>,
-    told: Mutex<Option<i32>>,
-    changed: Condvar,
-}
-
-impl EntryEnd {
-    /// Of a session that an earlier daemon started.
-    pub fn adopted(handle: Option<OwnedFd>) -> Self {
-        Self { adopted: Some(handle), ..Self::default() }
-    }
-
-    /// Whether an adopted entry process has ended.
-    pub fn is_over(&self) -> bool {
-        self.adopted.as_ref().is_some_and(|handle| handle.as_ref().is_none_or(proc::has_ended))
-    }
-
-    /// The kernel's event says how it ended. The first one counts: the number may be used again.
-    fn tell(&self, status: u32) {
-        lock(&self.told).get_or_insert(status.cast_signed());
-        self.changed.notify_all();
-    }
-
-    fn told(&self, patience: Duration) -> Option<i32> {
-        let guard = lock(&self.told);
-        let waited = self.changed.wait_timeout_while(guard, patience, |told| told.is_none());
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    /// Waits for the end of an adopted entry process. Nothing if the event that says how was lost.
-    fn wait(&self, handle: Option<&OwnedFd>) -> Option<i32> {
-        const LOOK: Duration = Duration::from_millis(500);
-        // Its end is seen before the event is read.
-        const EVENT: Duration = Duration::from_secs(3);
-        while handle.is_some_and(|handle| !proc::has_ended(handle)) {
-            if let Some(status) = self.told(LOOK) {
-                return Some(status);
-            }
-        }
-        self.told(EVENT)
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a session is started with; checked by the control socket before.
-pub struct Wanted {
-    /// Who, for whom. `session_id` and `instance` are filled in here.
-    pub identity: Identity,
-    /// What roles give it.
-    pub roles: Option<RoleSnapshot>,
-    /// The user it runs as.
-    pub user: proc::User,
-    /// Life.
-    pub ttl: Duration,
-    /// Arguments of the entry process.
-    pub argv: Vec<Vec<u8>>,
-    /// Its environment, filtered.
-    pub env: Vec<Vec<u8>>,
-    /// Its working folder.
-    pub cwd: Vec<u8>,
-    /// Untrusted text.
-    pub purpose: String,
-    /// The descriptors are a terminal.
-    pub tty: bool,
-    /// File mode creation mask.
-    pub umask: u32,
-    /// Limits of the process that asked.
-    pub limits: Vec<(u64, u64)>,
-    /// Name of this node, for the instance's URI.
-    pub node_name: String,
-    /// The guardctl that asks.
-    pub owner: Owner,
-}
-
-/// How a session ended.
-pub struct Ended {
-    /// Why.
-    pub reason: String,
-}
-
-/// Starts a session. The entry process waits for [`Started::go`].
-pub fn start<'a>(
-    node: &'a Arc<Node>,
-    wanted: &Wanted,
-    stdio: &[OwnedFd; 3],
-    connection: UnixStream,
-) -> Result<Started<'a>, String> {
-    let key = random_key().map_err(|e| format!("drawing a session key: {e}"))?;
-    let id = SessionId(u128::from(ulid::Ulid::generate()).to_be_bytes());
-    let dir = node.config.kernel.cgroup.join(format!("s-{id}"));
-    let cgroup = Cgroup::create(dir).map_err(|e| format!("making the session's cgroup: {e}"))?;
-    let mut undo = Undo { node, key, cgroup: cgroup.clone(), armed: true };
-    let now = time::boot_ns();
-    let ttl_ns = u64::try_from(wanted.ttl.as_nanos()).unwrap_or(u64::MAX);
-    let expires_boot_ns = now.saturating_add(ttl_ns);
-    let (profile_name, profile) = node.config.profile(&wanted.identity.agent);
-    match undo.cgroup.limit_tasks(profile.max_processes) {
-        Err(error) if !node.observes() => return Err(format!("limiting the session's processes: {error}")),
-        _ => {}
-    }
-    let observe = if node.observes() { session_flags::OBSERVE } else { 0 };
-    let uid = wanted.user.uid;
-    let entry = KernelSession {
-        expires_boot_ns,
-        cgroup: cgroup.id,
-        caps_denied: profile.caps_denied(),
-        flags: observe | profile.flags(),
-        uid,
-        profile: crate::network::profile_number(&profile_name),
-        ..KernelSession::default()
-    };
-    node.protected.session_starts(&node.kernel, &wanted.user.home).map_err(|e| e.to_string())?;
-    node.kernel.set_delete_budget(key, &profile.delete_budget.kernel()).map_err(|e| e.to_string())?;
-    node.kernel.shares.open(key).map_err(|e| e.to_string())?;
-    node.kernel.open_session(key, &entry).map_err(|e| e.to_string())?;
-    node.kernel.bind_cgroup(cgroup.id, key).map_err(|e| e.to_string())?;
-    let spec = spec(node, wanted, &cgroup, id);
-    let [stdin, stdout, stderr] = stdio;
-    let waiting = node
-        .launcher
-        .start(&spec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
-        .map_err(|e| format!("starting the entry process: {e}"))?;
-    let pid = waiting.pid();
-    node.kernel.mark(pid, &Mark { session: key, image: SETTING_UP, ..Mark::default() }).map_err(|e| e.to_string())?;
-    let (group, view) = mark_mounts(pid)?;
-    let mut identity = wanted.identity.clone();
-    identity.session_id = id.to_string();
-    identity.instance = format!("spiffe://{}/agent/{}/{id}", wanted.node_name, wanted.identity.agent);
-    let session = Arc::new(Session {
-        key,
-        id,
-        chain: record::chain(&identity),
-        identity,
-        roles: wanted.roles.clone(),
-        rights: Rights { uid: wanted.user.uid, groups: wanted.user.groups.clone() },
-        home: wanted.user.home.clone(),
-        profile: profile_name,
-        workspace: wanted.cwd.clone(),
-        cgroup,
-        entry_pid: pid,
-        entry: ProcessId::of(pid).map_err(|e| format!("naming the entry process: {e}"))?,
-        tty: wanted.tty,
-        owner: wanted.owner,
-        notes: Notes::create(&node.config.node.state_dir, key)
-            .map_err(|e| format!("keeping the session's notes: {e}"))?,
-        entry_end: EntryEnd::default(),
-        expires_boot_ns,
-        expires_unix_ns: time::wall_unix_ns().saturating_add(i64::try_from(ttl_ns).unwrap_or(i64::MAX)),
-        started_boot_ns: now,
-        group,
-        processes: Processes::default(),
-        fixed: Fixed::default(),
-        mounts: Requests::new().map_err(|e| format!("making an event descriptor: {e}"))?,
-        adopts: profile.namespaces == Namespaces::Adopt,
-        makes_mounts: makes_mounts(profile.namespaces == Namespaces::Adopt, profile.capabilities),
-        stop: hold::stop_signal().map_err(|e| format!("making an event descriptor: {e}"))?,
-        execs: AtomicU32::new(0),
-        denied: AtomicU32::new(0),
-        reading: Readings::default(),
-        deletes: Deletes::default(),
-        attempts: Mutex::default(),
-        images: Mutex::default(),
-        roots: Mutex::default(),
-        voice: Mutex::new(Line::Open(Voice::new(connection).map_err(|e| format!("starting a thread: {e}"))?)),
-        end: Mutex::new(None),
-    });
-    node.add_session(&session)?;
-    if let Err(why) = begin(node, &session, view, wanted, ttl_ns) {
-        hold::stop(&session);
-        node.remove_session(session.key);
-        return Err(why);
-    }
-    undo.armed = false;
-    Ok(Started { session, waiting })
-}
-
-/// A session whose entry process waits.
-pub struct Started<'a> {
-    /// The session.
-    pub session: Arc<Session>,
-    waiting: Waiting<'a>,
-}
-
-impl Started<'_> {
-    /// Lets the entry process exec.
-    pub fn go(self) -> Result<Arc<Session>, String> {
-        let session = self.session;
-        self.waiting.go().map_err(|e| format!("letting the entry process go: {e}"))?;
-        Ok(session)
-    }
-}
-
-/// Takes back the first steps of a start that failed.
-struct Undo<'a> {
-    node: &'a Arc<Node>,
-    key: u64,
-    cgroup: Cgroup,
-    armed: bool,
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            let _ = self.node.kernel.close_session(self.key);
-            self.node.kernel.shares.close(self.key);
-            self.node.kernel.clear_delete_budget(self.key);
-            let _ = self.cgroup.kill(PATIENCE);
-            let _ = self.node.kernel.unbind_cgroup(self.cgroup.id);
-            let _ = self.cgroup.remove();
-            let _ = kept::forget(&self.node.config.node.state_dir, self.key);
-        }
-    }
-}
-
-/// Whether a session can mount any file anywhere.
-fn makes_mounts(adopts: bool, capabilities: Capabilities) -> bool {
-    adopts || capabilities.has("sys_admin")
-}
-
-fn random_key() -> std::io::Result<u64> {
-    let mut bytes = [0_u8; 8];
-    getrandom::fill(&mut bytes).map_err(|e| std::io::Error::other(e.to_string()))?;
-    // 0 means no session and 1 is the canary's.
-    Ok(u64::from_ne_bytes(bytes).max(2))
-}
-
-fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, id: SessionId) -> StartSpec {
-    let mut env = wanted.env.clone();
-    env.push(format!("GUARD_SESSION={id}").into_bytes());
-    StartSpec {
-        path: None,
-        argv: wanted.argv.clone(),
-        env,
-        cwd: wanted.cwd.clone(),
-        cgroup: cgroup.dir.clone(),
-        uid: wanted.user.uid,
-        gid: wanted.user.gid,
-        groups: wanted.user.groups.clone(),
-        umask: wanted.umask,
-        limits: wanted.limits.clone(),
-        tty: wanted.tty,
-        namespace: true,
-        no_new_privs: node.config.session.no_new_privs,
-    }
-}
-
-/// Marks every mount of the entry process's namespace. What is not marked is never held and therefore never granted.
-pub fn mark_mounts(pid: u32) -> Result<(Group, View), String> {
-    let group = Group::new().map_err(|e| {
-        format!("making a fanotify group: {e} (fs.fanotify.max_user_groups; `guard-agent check` says what is needed)")
-    })?;
-    let view = View::of_task(pid).map_err(|e| format!("reading the session's mounts: {e}"))?;
-    if view.mark(&group).map_err(|e| format!("reading the session's mounts: {e}"))? == 0 {
-        return Err("no mount of the session could be marked (does the kernel have fanotify permission events?)".into());
-    }
-    Ok((group, view))
-}
-
-/// Threads first: once its start is in the journal, a session ends with a record of its own.
-fn begin(node: &Arc<Node>, session: &Arc<Session>, view: View, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
-    hold::start(node, session).map_err(|e| format!("starting the session's threads: {e}"))?;
-    mounts::start(node, session, view).map_err(|e| format!("starting the session's threads: {e}"))?;
-    record_start(node, session, wanted, ttl_ns)
-}
-
-fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) -> Result<(), String> {
-    kept::remember(&node.config.node.state_dir, &node.boot_id, session)
-        .map_err(|e| format!("keeping the session's state: {e}"))?;
-    let body = SessionStart {
-        identity: Some(session.identity.clone()),
-        session_key: session.key,
-        ttl_ns,
-        expires_boot_ns: session.expires_boot_ns,
-        expires_unix_ns: session.expires_unix_ns,
-        purpose: secrets::mask_text(&wanted.purpose),
-        profile: session.profile.clone(),
-        argv: crate::record::bounded_argv(&secrets::mask("", &wanted.argv).argv).0,
-        cwd: wanted.cwd.clone(),
-        cgroup_id: session.cgroup.id,
-        tty: wanted.tty,
-        policy_digest: node.policies.of(&session.identity.agent).0.digest.clone(),
-        uid: wanted.user.uid,
-        gid: wanted.user.gid,
-        kernel_mode: if node.observes() { "observing" } else { "enforcing" }.into(),
-        roles: session.roles.clone(),
-    };
-    let ticket = node.append(session.id, Body::SessionStart(body)).map_err(|e| e.to_string())?;
-    ticket.wait().map(|_| ()).map_err(|e| e.to_string())
 }
 
 /// Whether something that the kernel does not know any more is over: everything was read that came before that was seen.
@@ -504,6 +214,8 @@ pub struct Parts {
     pub state: kept::State,
     /// What the kernel knows of it.
     pub known: KernelSession,
+    /// Its end.
+    pub until: Until,
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// Marks, as far as there are any.
@@ -539,8 +251,8 @@ impl Session {
             owner: state.owner,
             notes: parts.notes,
             entry_end: parts.entry_end,
-            expires_boot_ns: state.expires_boot_ns,
-            expires_unix_ns: state.expires_unix_ns,
+            life: Life::new(parts.until, state.started_boot_ns),
+            mount_namespace: state.mount_namespace,
             started_boot_ns: state.started_boot_ns,
             group: parts.group,
             processes: Processes::default(),
@@ -748,8 +460,14 @@ impl Session {
         const KEPT_MAX: usize = 32;
         match &mut *lock(&self.voice) {
             Line::Open(voice) => voice.say(reply),
-            Line::Lost(kept) if kept.len() < KEPT_MAX => kept.push(reply),
-            Line::Lost(_) | Line::Closed => {}
+            Line::Lost(kept) => {
+                // What came last tells how things stand.
+                if kept.len() >= KEPT_MAX {
+                    kept.remove(0);
+                }
+                kept.push(reply);
+            }
+            Line::Closed => {}
         }
     }
 
@@ -792,40 +510,6 @@ impl Session {
         }
     }
 
-    /// An adopted session whose entry process ended while there was no daemon.
-    pub fn entry_gone(&self, node: &Node) {
-        self.request_end(node, "exited", "the entry process ended while no daemon ran".into());
-    }
-
-    /// The kernel says that a process of the session ended.
-    pub fn seen_exit(&self, tgid: u32, status: u32) {
-        if tgid == self.entry_pid {
-            self.entry_end.tell(status);
-        }
-    }
-
-    /// Whether its end was asked for or has come.
-    pub fn is_ending(&self) -> bool {
-        lock(&self.end).is_some()
-    }
-
-    /// Ends it: no more execs, every process killed. The first reason counts.
-    pub fn request_end(&self, node: &Node, reason: &'static str, detail: String) {
-        {
-            let mut end = lock(&self.end);
-            if end.is_some() {
-                return;
-            }
-            *end = Some((reason, detail));
-        }
-        if let Err(error) = node.kernel.close_session(self.key) {
-            tracing::error!(session = %self.id, %error, "closing a session in the kernel");
-        }
-        if let Err(error) = self.cgroup.kill(Duration::ZERO) {
-            tracing::error!(session = %self.id, %error, "killing a session's processes");
-        }
-    }
-
     /// Sends a signal to the entry process's group, as long as the kernel knows the entry process as this session's: its
     /// number may be another's afterwards.
     pub fn signal(&self, node: &Node, signal: i32) {
@@ -833,73 +517,5 @@ impl Session {
             return;
         }
         let _ = crate::kernel::spawn::signal(-self.entry_pid.cast_signed(), signal);
-    }
-
-    /// Waits for the entry process, then ends the session, records it and says so to whom it answers.
-    pub fn wait(&self, node: &Arc<Node>) -> Ended {
-        let (exit, known) = match &self.entry_end.adopted {
-            None => (self.launched_exit(node), true),
-            Some(handle) => match self.entry_end.wait(handle.as_ref()) {
-                Some(status) => (Exit { status, ..Exit::default() }, true),
-                None => (Exit::default(), false),
-            },
-        };
-        let detail = match exit.exec_errno {
-            Some(errno) => format!("{}: {}", exit.step, std::io::Error::from_raw_os_error(errno)),
-            None if known => String::new(),
-            None => "the event that says how the entry process ended was lost;".into(),
-        };
-        self.request_end(node, "exited", detail);
-        self.finish(node, &exit, known)
-    }
-
-    fn launched_exit(&self, node: &Arc<Node>) -> Exit {
-        loop {
-            match node.launcher.wait(self.entry_pid, Duration::from_secs(3600)) {
-                Ok(exit) => return exit,
-                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
-                Err(error) => {
-                    self.request_end(node, "failed", error.to_string());
-                    return Exit { status: libc::SIGKILL, ..Exit::default() };
-                }
-            }
-        }
-    }
-
-    fn finish(&self, node: &Arc<Node>, exit: &Exit, known: bool) -> Ended {
-        if let Err(error) = self.cgroup.kill(PATIENCE) {
-            tracing::error!(session = %self.id, %error, "killing a session's processes");
-        }
-        let (reason, detail) = lock(&self.end).clone().unwrap_or(("exited", String::new()));
-        node.approvals.session_ended(node, self, reason);
-        hold::stop(self);
-        outcome::settle(node, self);
-        node.losses.close(node, self);
-        let empty = !self.cgroup.populated();
-        let execs = self.execs.load(Ordering::SeqCst);
-        let body = SessionEnd {
-            identity: Some(self.chain.clone()),
-            reason: reason.into(),
-            has_status: known,
-            status: exit.status.cast_unsigned(),
-            execs,
-            duration_ns: time::boot_ns().saturating_sub(self.started_boot_ns),
-            detail: if empty { detail } else { format!("{detail} processes are left in its cgroup") },
-        };
-        let durable = node.note(self.id, Body::SessionEnd(body)).is_some_and(|ticket| ticket.wait().is_ok());
-        if empty {
-            node.kernel.clear_delete_budget(self.key);
-            let _ = node.kernel.unbind_cgroup(self.cgroup.id);
-            let _ = self.cgroup.remove();
-        }
-        if durable && empty {
-            let _ = kept::forget(&node.config.node.state_dir, self.key);
-        }
-        let denied = self.denied.load(Ordering::SeqCst);
-        // A session that ended in an unknown way was no success.
-        let status = if known { exit.status.cast_unsigned() } else { 255 << 8 };
-        self.last_reply(node, SessionExited { status, reason: reason.into(), execs, denied });
-        node.remove_session(self.key);
-        Ended { reason: reason.into() }
     }
 }

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use guard_log::record::SessionId;
 use guard_policy::roles::{Right, Roles, Subject};
 use guard_proto::v1::{Identity, LocalError, StartSession};
 use rustix::fs::FileType;
@@ -13,14 +14,18 @@ use sha2::{Digest, Sha256};
 
 use crate::config::SessionConfig;
 use crate::control::error;
+use crate::credentials;
 use crate::kept::{Owner, ProcessId};
 use crate::kernel::proc::{self, User};
+use crate::longlived::{self, Found, OnLongLived};
 use crate::node::Node;
 use crate::roles::{self, Rights};
 use crate::session::Wanted;
 
 const NAME_MAX: usize = 64;
 const PURPOSE_MAX: usize = 2000;
+/// Bytes of a reference to a ticket or a job.
+const REFERENCE_MAX: usize = 200;
 const PATH_DEFAULT: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 
 /// The descriptors must be what guardctl makes: one terminal, or pipes. Nothing else crosses into a session.
@@ -44,6 +49,8 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
     let config = &node.config.session;
     check_name(&wish.agent)?;
     check_text("purpose", &wish.purpose, PURPOSE_MAX)?;
+    check_text("ticket", &wish.ticket, REFERENCE_MAX)?;
+    check_text("job", &wish.job, REFERENCE_MAX)?;
     if wish.argv.is_empty() || wish.argv.iter().any(|a| a.contains(&0)) {
         return Err(error("usage", "a command is needed, without NUL bytes", "guardctl run --agent NAME -- COMMAND"));
     }
@@ -68,7 +75,10 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
     let started_by = if user.uid == peer.uid { String::new() } else { peer.name.clone() };
     let rights = roles::rights(&in_force, &node.config, [&user.name, &wish.agent, &started_by])
         .map_err(|why| error("denied", why, roles::HINT))?;
+    let id = SessionId(u128::from(ulid::Ulid::generate()).to_be_bytes());
     let identity = Identity {
+        session_id: id.to_string(),
+        instance: format!("spiffe://{}/agent/{}/{id}", node.config.node.name, wish.agent),
         agent: wish.agent,
         initiator: user.name.clone(),
         initiator_uid: user.uid,
@@ -76,22 +86,28 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
         categories: rights.categories,
         started_by,
         roles_digest: rights.snapshot.as_ref().map(|s| s.digest.clone()).unwrap_or_default(),
-        ..Identity::default()
     };
+    let mut env = environment(config, &user, &wish.env);
+    let found = long_lived(config, &mut env, &user)?;
+    credentials::permitted(&node.config, &wish.credentials, &identity, rights.snapshot.as_ref())?;
     Ok(Wanted {
+        id,
         identity,
         roles: rights.snapshot,
-        env: environment(config, &user, &wish.env),
+        env,
+        found,
         user,
         ttl,
         argv: wish.argv,
         cwd: wish.cwd,
         purpose: wish.purpose,
+        ticket: wish.ticket,
+        job: wish.job,
         tty: wish.tty,
         umask: wish.umask & 0o777,
         limits,
         owner,
-        node_name: node.config.node.name.clone(),
+        credentials: wish.credentials,
     })
 }
 
@@ -165,6 +181,28 @@ fn rights_digest(rights: &Rights, policy: &str) -> Vec<u8> {
         hasher.update([0]);
     }
     hasher.finalize().to_vec()
+}
+
+/// Keys without an end that the session would have, and what the configuration says to that.
+fn long_lived(config: &SessionConfig, env: &mut Vec<Vec<u8>>, user: &User) -> Result<Found, LocalError> {
+    let found = longlived::look(env, user);
+    if found.is_empty() {
+        return Ok(found);
+    }
+    match config.long_lived {
+        OnLongLived::Record => {}
+        OnLongLived::Strip => longlived::strip(env, &found),
+        OnLongLived::Refuse => {
+            let all: Vec<String> = found.variables.iter().map(|v| format!("${v}")).chain(found.files).collect();
+            let text = format!("the session would have keys without an end: {}", all.join(", "));
+            return Err(error(
+                "denied",
+                text,
+                "take them away, or ask for a --credential instead; see session.long_lived",
+            ));
+        }
+    }
+    Ok(found)
 }
 
 /// What the configuration lets through, and what login would set.

@@ -16,7 +16,7 @@ use crate::kernel::{spawn, time};
 use crate::node::Node;
 use crate::readings::Reading;
 use crate::session::Session;
-use crate::{hold, sweep};
+use crate::{expiry, hold, sweep};
 
 /// Rounds of the watching thread: the heartbeat looks whether they go on.
 pub static ROUNDS: AtomicU64 = AtomicU64::new(0);
@@ -77,9 +77,7 @@ pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
 fn sessions(node: &Arc<Node>) {
     let now = time::boot_ns();
     for session in node.sessions() {
-        if now >= session.expires_boot_ns {
-            session.request_end(node, "expired", String::new());
-        }
+        expiry::tick(node, &session, now);
         if session.is_detached() && !session.owner.process.lives() {
             session.request_end(node, "ended", "the caller went away".into());
         }

@@ -54,6 +54,14 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         Body::ExecUnjudged(b) => b.identity.as_ref(),
         Body::GuardRefusal(b) | Body::GuardObservation(b) => b.identity.as_ref(),
         Body::DecisionFinding(b) => b.identity.as_ref(),
+        Body::SessionRenewed(b) => b.identity.as_ref(),
+        Body::SessionExpired(b) => b.identity.as_ref(),
+        Body::CredentialIssued(b)
+        | Body::CredentialRenewed(b)
+        | Body::CredentialRevoked(b)
+        | Body::CredentialExpired(b)
+        | Body::CredentialAlert(b) => b.identity.as_ref(),
+        Body::LongLivedFound(b) => b.identity.as_ref(),
         Body::NodeStart(_)
         | Body::NodeStop(_)
         | Body::Gap(_)

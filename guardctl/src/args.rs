@@ -42,7 +42,7 @@ pub struct Cli {
 pub enum Command {
     /// Run a command in a governed session of its own
     Run(RunArgs),
-    /// List, show and end sessions
+    /// List, show, renew and end sessions
     #[command(subcommand)]
     Session(SessionCommand),
     /// Show the newest log records, or follow the log
@@ -182,6 +182,15 @@ pub struct RunArgs {
     /// What the session is for; shown to reviewers as untrusted text
     #[arg(long, value_name = "TEXT")]
     pub purpose: Option<String>,
+    /// Reference of the work order; recorded, not checked
+    #[arg(long, value_name = "TEXT")]
+    pub ticket: Option<String>,
+    /// Reference of the job that starts it; recorded, not checked
+    #[arg(long, value_name = "TEXT")]
+    pub job: Option<String>,
+    /// A credential that the host's configuration names; handed over in $GUARD_CREDENTIALS. May be given several times
+    #[arg(long = "credential", value_name = "NAME")]
+    pub credentials: Vec<String>,
     /// Start for another user; needs the right to do so, and both are recorded
     #[arg(long = "for", value_name = "USER")]
     pub on_behalf_of: Option<String>,
@@ -267,6 +276,8 @@ pub enum SessionCommand {
     List(SessionListArgs),
     /// Answer the five questions about a session
     Show(SessionShowArgs),
+    /// Let an open session on this host live longer; for its initiator and root
+    Renew(SessionRenewArgs),
     /// End an open session on this host, through the daemon
     End(SessionEndArgs),
 }
@@ -296,6 +307,16 @@ pub struct SessionShowArgs {
     /// Wait until the answer covers so many log records
     #[arg(long, value_name = "SIZE", default_value_t = 0, hide_default_value = true)]
     pub at_least: u64,
+}
+
+/// Arguments of `session renew`.
+#[derive(Debug, Args)]
+pub struct SessionRenewArgs {
+    /// Session id
+    pub id: String,
+    /// How long from now on [default: the host's setting, as far as the session may live]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub ttl: Option<Duration>,
 }
 
 /// Arguments of `session end`.

@@ -75,6 +75,9 @@ fn start_session(args: &RunArgs, tty: bool) -> Result<StartSession> {
         tty,
         initiator: args.on_behalf_of.clone().unwrap_or_default(),
         umask: signals::current_umask(),
+        ticket: args.ticket.clone().unwrap_or_default(),
+        job: args.job.clone().unwrap_or_default(),
+        credentials: args.credentials.clone(),
     })
 }
 
@@ -124,7 +127,7 @@ impl Conversation {
         let ask =
             local::frame(local_request::Request::AttachSession(AttachSession { session_id: session.id.clone() }))?;
         let last = session.expires_unix_ns.saturating_add(AFTER_EXPIRY_NS);
-        self.say_lost("lost", "the daemon is gone; what runs goes on, new programs are denied until it is back");
+        self.say_own("lost", "the daemon is gone; what runs goes on, new programs are denied until it is back");
         loop {
             tokio::select! {
                 () = tokio::time::sleep(TRY_AGAIN) => {
@@ -147,15 +150,16 @@ impl Conversation {
         }
     }
 
-    fn say_lost(&self, kind: &str, text: &str) {
+    fn say_own(&self, kind: &str, text: &str) {
         self.say(&SessionMessage { kind: kind.into(), text: text.into(), request_id: String::new() });
     }
 
     fn on_reply(&mut self, reply: local_reply::Reply, relay: &mut Relay) -> Result<Option<u8>> {
         match reply {
             local_reply::Reply::Started(started) => {
-                if self.started.is_some() {
-                    self.say_lost("adopted", "the daemon is back; the session goes on");
+                if let Some(session) = &mut self.started {
+                    session.expires_unix_ns = started.expires_unix_ns;
+                    self.say_own("adopted", "the daemon is back; the session goes on");
                     return Ok(None);
                 }
                 if self.json {
@@ -180,6 +184,13 @@ impl Conversation {
                     note(&format!("guard: session ended: {}\r", escape_str(&exited.reason)));
                 }
                 Ok(Some(code))
+            }
+            local_reply::Reply::Renewed(renewed) => {
+                if let Some(session) = &mut self.started {
+                    session.expires_unix_ns = renewed.expires_unix_ns;
+                }
+                self.say_own("renewed", &renewed.text);
+                Ok(None)
             }
             local_reply::Reply::Error(error) => Err(local::refused(error)),
             // Answers to requests that this connection never makes.

@@ -1,16 +1,16 @@
-//! `guardctl session`: list, the five answers, and ending one.
+//! `guardctl session`: list, the five answers, renewing and ending one.
 //!
 //! It must not answer what the version cannot know: those answers read `not covered by this version`. Fails: see `client` and
 //! `local`.
 
 use guard_proto::v1::{
-    EndSession, GetSessionReply, GetSessionRequest, ListSessionsRequest, LogEntry, QueryRequest, SessionSummary,
-    local_reply, local_request,
+    EndSession, GetSessionReply, GetSessionRequest, ListSessionsRequest, LogEntry, QueryRequest, RenewSession,
+    SessionSummary, local_reply, local_request,
 };
 use serde_json::{Value, json};
 use tonic::Code;
 
-use crate::args::{SessionCommand, SessionEndArgs, SessionListArgs, SessionShowArgs};
+use crate::args::{SessionCommand, SessionEndArgs, SessionListArgs, SessionRenewArgs, SessionShowArgs};
 use crate::client::{self, Client};
 use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
@@ -35,6 +35,7 @@ pub async fn run(command: &SessionCommand, config: &Config, out: &Out) -> Result
     match command {
         SessionCommand::List(args) => list(args, config, out).await,
         SessionCommand::Show(args) => show(args, config, out).await,
+        SessionCommand::Renew(args) => renew(args, config, out),
         SessionCommand::End(args) => end(args, config, out),
     }
 }
@@ -177,6 +178,17 @@ async fn query_page(client: &mut Client, id: &str, after: Option<u64>) -> Result
             Err(status) if status.code() == Code::OutOfRange => return Ok(page),
             Err(status) => return Err(client::refused(status)),
         }
+    }
+}
+
+fn renew(args: &SessionRenewArgs, config: &Config, out: &Out) -> Result<()> {
+    let request = RenewSession { session_id: args.id.clone(), ttl_seconds: args.ttl.map_or(0, |t| t.as_secs()) };
+    match local::call(&config.socket_path(), local_request::Request::RenewSession(request))? {
+        local_reply::Reply::Renewed(renewed) if out.is_json() => {
+            out.json(&json!({"session": args.id, "expires": time::rfc3339(renewed.expires_unix_ns)}))
+        }
+        local_reply::Reply::Renewed(renewed) => out.print(&format!("{}\n", escape_str(&renewed.text))),
+        _ => Err(CliError::new(Exit::Internal, "the daemon answered something else")),
     }
 }
 

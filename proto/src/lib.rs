@@ -69,6 +69,14 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::CertificateIssued(_) => 60,
         Body::CertificateRevoked(_) => 61,
         Body::CertificateEnding(_) => 64,
+        Body::SessionRenewed(_) => 80,
+        Body::SessionExpired(_) => 81,
+        Body::CredentialIssued(_) => 82,
+        Body::CredentialRenewed(_) => 83,
+        Body::CredentialRevoked(_) => 84,
+        Body::CredentialExpired(_) => 85,
+        Body::CredentialAlert(_) => 86,
+        Body::LongLivedFound(_) => 87,
     }
 }
 

@@ -31,6 +31,7 @@ const FILES: &[(&str, &str)] = &[
     ("script_turn.py", include_str!("../attacks/script_turn.py")),
     ("escape.py", include_str!("../attacks/escape.py")),
     ("paths.py", include_str!("../attacks/paths.py")),
+    ("credentials.py", include_str!("../attacks/credentials.py")),
     ("deletes.py", include_str!("../attacks/deletes.py")),
     ("uring_deletes.py", include_str!("../attacks/uring_deletes.py")),
     ("layers.py", include_str!("../attacks/layers.py")),

@@ -106,6 +106,15 @@ pub fn restart_with_journal(setting: &str) -> Result<()> {
     start_daemon()
 }
 
+/// Stop, add settings of sessions, start.
+pub fn restart_with_session(settings: &str, tables: &str) -> Result<()> {
+    let text = with(&format!("{USUAL}\n{tables}"))?;
+    ensure(text.contains("[session]\n"), "the shipped configuration has no [session]")?;
+    stop_daemon()?;
+    std::fs::write(CONFIG, text.replace("[session]\n", &format!("[session]\n{settings}\n")))?;
+    start_daemon()
+}
+
 /// What most scenarios run with: short holds, so that nothing takes minutes.
 pub const USUAL: &str = "[hold]\nmax_seconds = 10\nreview_deadline_seconds = 60\ncollector_grace_seconds = 3";
 

@@ -12,6 +12,7 @@ use clap::Args;
 use crate::collector::Tools;
 use crate::{build, fuzz, host, interop, kernels, vm};
 
+mod credentials;
 mod guests;
 pub mod powercut;
 mod units;
@@ -168,8 +169,9 @@ fn chosen(names: &[String]) -> Result<Vec<kernels::Series>> {
 /// What needs more than one boot, or a kernel without Guard's hooks.
 fn host_driven(series: kernels::Series, filter: &str, cuts: u32) -> Tally {
     type Test<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
-    let tests: [Test<'_>; 3] = [
+    let tests: [Test<'_>; 4] = [
         ("p8_refuses_to_start_without_bpf_lsm", &|| guests::without_lsm(series)),
+        ("credentials_from_openbao", &|| credentials::run(series)),
         ("units_under_systemd", &|| guests::under_systemd(series)),
         ("p1_record_before_run", &|| powercut::run(series, cuts).map(|_| ())),
     ];

@@ -96,6 +96,16 @@ impl Cgroup {
         std::fs::read_to_string(self.dir.join("cgroup.events")).is_ok_and(|text| text.contains("populated 1"))
     }
 
+    /// Makes every process in it and below stand still. Killing ends them none the less.
+    pub fn freeze(&self) -> io::Result<()> {
+        std::fs::write(self.dir.join("cgroup.freeze"), "1")
+    }
+
+    /// Whether it was told to stand still.
+    pub fn is_frozen(&self) -> bool {
+        std::fs::read_to_string(self.dir.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
+    }
+
     /// Kills every process in it and below, and waits until they are gone.
     pub fn kill(&self, patience: Duration) -> io::Result<()> {
         std::fs::write(self.dir.join("cgroup.kill"), "1")?;

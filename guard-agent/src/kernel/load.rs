@@ -274,9 +274,22 @@ impl Kernel {
         self.key
     }
 
-    /// Makes a session known, or changes its expiry.
+    /// Makes a session known.
     pub fn open_session(&self, key: u64, session: &Session) -> Result<(), KernelError> {
         insert(&self.sessions, maps::SESSIONS, key, Plain(*session))
+    }
+
+    /// Moves a session's end. False if it is not known any more: one that was ended does not come back.
+    pub fn extend_session(&self, key: u64, expires_boot_ns: u64) -> Result<bool, KernelError> {
+        /// `BPF_EXIST`: only an entry that is there is changed.
+        const EXIST: u64 = 2;
+        let Some(known) = self.session(key) else { return Ok(false) };
+        let Ok(mut sessions) = self.sessions.lock() else { return Err(KernelError::Absent(maps::SESSIONS)) };
+        match sessions.insert(key, Plain(Session { expires_boot_ns, ..known }), EXIST) {
+            Ok(()) => Ok(true),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(KernelError::Map { map: maps::SESSIONS, source }),
+        }
     }
 
     /// Ends a session: from now on its execs are denied.

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Everything that the child needs, made before the fork.
-pub struct Plan {
+pub struct Plan<'a> {
     /// Candidate paths of the program, in order.
     pub paths: Vec<CString>,
     /// Arguments.
@@ -32,6 +32,8 @@ pub struct Plan {
     pub tty: bool,
     /// Make a private mount namespace.
     pub namespace: bool,
+    /// A file system, and where it is mounted in that namespace.
+    pub credentials: Option<(BorrowedFd<'a>, CString)>,
     /// Forbid gaining privileges by exec.
     pub no_new_privs: bool,
 }
@@ -65,7 +67,7 @@ struct CloneArgs {
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Forks the child into the cgroup. It waits before its exec.
-pub fn start(plan: &Plan, cgroup: BorrowedFd<'_>, stdio: [BorrowedFd<'_>; 3]) -> io::Result<Child> {
+pub fn start(plan: &Plan<'_>, cgroup: BorrowedFd<'_>, stdio: [BorrowedFd<'_>; 3]) -> io::Result<Child> {
     let (go_read, go_write) = pipe()?;
     let (report_read, report_write) = pipe()?;
     let mut args = CloneArgs {
@@ -99,7 +101,7 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Returns only on failure: the step and errno.
-fn child(plan: &Plan, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> (&'static str, i32) {
+fn child(plan: &Plan<'_>, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> (&'static str, i32) {
     match prepare(plan, go, stdio) {
         Err((step, error)) => (step, error.raw_os_error().unwrap_or(0)),
         Ok(()) => ("exec", exec(plan)),
@@ -112,7 +114,7 @@ fn check(step: &'static str, result: libc::c_int) -> Step {
     if result < 0 { Err((step, io::Error::last_os_error())) } else { Ok(()) }
 }
 
-fn prepare(plan: &Plan, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
+fn prepare(plan: &Plan<'_>, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
     // SAFETY: system calls on this process only, with constants, checked descriptors and NUL-terminated strings that
     // the plan owns.
     unsafe {
@@ -126,6 +128,11 @@ fn prepare(plan: &Plan, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
             let flags = libc::MS_REC | libc::MS_SLAVE;
             let none = std::ptr::null();
             check("make mounts private", libc::mount(none, c"/".as_ptr(), none, flags, none.cast()))?;
+            if let Some((mount, place)) = &plan.credentials {
+                let flags = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                rustix::mount::move_mount(mount, c"", rustix::fs::CWD, place, flags)
+                    .map_err(|e| ("credentials", e.into()))?;
+            }
         }
         for (from, to) in stdio.iter().zip(0..) {
             check("stdio", libc::dup2(from.as_raw_fd(), to))?;
@@ -160,7 +167,7 @@ fn prepare(plan: &Plan, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
     }
 }
 
-fn exec(plan: &Plan) -> i32 {
+fn exec(plan: &Plan<'_>) -> i32 {
     let argv = pointers(&plan.argv);
     let env = pointers(&plan.env);
     let mut worst = libc::ENOENT;

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 
 use guard_log::record::{Header, HostId, Kind, Record, SessionId};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{DecisionFinding, ExecDecision, ExecRequest, ReviewDecision, SessionEnd, SessionStart};
+use guard_proto::v1::{
+    DecisionFinding, ExecDecision, ExecRequest, ReviewDecision, SessionEnd, SessionRenewed, SessionStart,
+};
 use prost::Message;
 use rusqlite::{OptionalExtension, Transaction};
 
@@ -195,6 +197,7 @@ impl<'a> Fold<'a> {
             (Some(Body::ExecRequest(b)), _) => self.request(at, b, view.exec),
             (Some(Body::ExecDecision(b)), _) => self.decision(at, b),
             (Some(Body::SessionStart(b)), _) => self.session_start(at, b),
+            (Some(Body::SessionRenewed(b)), _) => self.session_renewed(at, b),
             (Some(Body::SessionEnd(b)), _) => self.session_end(at, b),
             // A body that is not understood has no number, not even 0.
             (None, Kind::EXEC) if view.understood => self.insert_exec(at, view.exec, None, disposition),
@@ -241,6 +244,15 @@ impl<'a> Fold<'a> {
                 SessionStart { argv: b.argv.clone(), ..SessionStart::default() }.encode_to_vec(),
             ))?;
         self.memory.sessions.remove(&at.header.session);
+        Ok(())
+    }
+
+    fn session_renewed(&self, at: At<'_>, b: &SessionRenewed) -> Result<()> {
+        let Some(leaf) = at.session else { return Ok(()) };
+        let expires = if b.what == "renewed" { b.new_expires_unix_ns } else { b.old_expires_unix_ns };
+        self.tables
+            .prepare_cached("UPDATE sessions SET expires = ?2 WHERE leaf = ?1")?
+            .execute((sql(leaf), expires))?;
         Ok(())
     }
 

@@ -3,7 +3,9 @@
 use guard_log::record::{Epoch, Header, HostId, Kind, SessionId};
 use guard_log::signer::KeyFile;
 use guard_log::store::StoreOptions;
-use guard_proto::v1::{Exec, ExecFacts, FileFact, Identity, RecordBody, Verdict, record_body::Body};
+use guard_proto::v1::{
+    Exec, ExecFacts, FileFact, Identity, RecordBody, SessionRenewed, SessionStart, Verdict, record_body::Body,
+};
 use prost::Message;
 
 use super::*;
@@ -70,9 +72,13 @@ fn exec(seq: u64, wall_unix_ns: i64) -> Record {
         disposition: 1,
         ..Exec::default()
     });
+    sealed(seq, wall_unix_ns, body)
+}
+
+fn sealed(seq: u64, wall_unix_ns: i64, body: Body) -> Record {
     let header = Header {
         version: 1,
-        kind: Kind::EXEC,
+        kind: Kind(guard_proto::kind_number(&body)),
         host: HostId([1; 16]),
         epoch: Epoch([2; 16]),
         seq,
@@ -82,6 +88,31 @@ fn exec(seq: u64, wall_unix_ns: i64) -> Record {
         session: SESSION,
     };
     Record::seal(&header, &RecordBody { body: Some(body) }.encode_to_vec()).expect("sealed")
+}
+
+#[test]
+fn a_session_ends_when_its_last_renewal_that_is_in_force_says() {
+    let place = Place::new();
+    let renewed = |what: &str, old, new| {
+        let (what, old_expires_unix_ns, new_expires_unix_ns) = (what.to_owned(), old, new);
+        Body::SessionRenewed(SessionRenewed {
+            what,
+            old_expires_unix_ns,
+            new_expires_unix_ns,
+            ..SessionRenewed::default()
+        })
+    };
+    let start = Body::SessionStart(SessionStart { expires_unix_ns: 900, ..SessionStart::default() });
+    let ends = |bodies: Vec<Body>| {
+        let first = place.store.size();
+        place.append(bodies.into_iter().zip(first..).map(|(body, seq)| sealed(seq, JANUARY, body)).collect());
+        let (session, _) = place.index().session(&SESSION.to_string(), 10).expect("answer");
+        session.expect("session").0.expires_unix_ns
+    };
+    assert_eq!(ends(vec![start]), 900);
+    assert_eq!(ends(vec![renewed("renewed", 900, 1800)]), 1800);
+    // Recorded, and then it could not be put into force.
+    assert_eq!(ends(vec![renewed("renewed", 1800, 3600), renewed("not_in_force", 1800, 3600)]), 1800);
 }
 
 fn all(index: &Index, filter: Filter) -> Vec<u64> {

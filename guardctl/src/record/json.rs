@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    CanaryResult, DecisionFinding, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest, ExecUnjudged,
-    FileFact, GuardAct, Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot, SessionEnd, SessionStart,
-    Timing, Verdict,
+    CanaryResult, CredentialAct, DecisionFinding, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest,
+    ExecUnjudged, FileFact, GuardAct, Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot, SessionEnd,
+    SessionRenewed, SessionStart, Timing, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -30,6 +30,21 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         Body::NodeStop(b) => ("node_stop", json!({"reason": b.reason, "sessions_closed": b.sessions_closed})),
         Body::SessionStart(b) => ("session_start", session_start(b)),
         Body::SessionEnd(b) => ("session_end", session_end(b)),
+        Body::SessionRenewed(b) => ("session_renewed", session_renewed(b)),
+        Body::SessionExpired(b) => (
+            "session_expired",
+            json!({"identity": identity(&b.identity), "what": b.what, "on_expiry": b.on_expiry, "grace_ns": b.grace_ns,
+                "detail": b.detail}),
+        ),
+        Body::CredentialIssued(b) => ("credential_issued", credential(b)),
+        Body::CredentialRenewed(b) => ("credential_renewed", credential(b)),
+        Body::CredentialRevoked(b) => ("credential_revoked", credential(b)),
+        Body::CredentialExpired(b) => ("credential_expired", credential(b)),
+        Body::CredentialAlert(b) => ("credential_alert", credential(b)),
+        Body::LongLivedFound(b) => (
+            "long_lived_found",
+            json!({"identity": identity(&b.identity), "action": b.action, "variables": b.variables, "files": b.files}),
+        ),
         Body::Exec(b) => ("exec", exec(b)),
         Body::ExecRequest(b) => ("exec_request", exec_request(b)),
         Body::ExecDecision(b) => ("exec_decision", exec_decision(b)),
@@ -145,13 +160,26 @@ fn session_start(b: &SessionStart) -> Value {
         "purpose": b.purpose, "profile": b.profile, "argv": texts(&b.argv), "cwd": text_value(&b.cwd), "tty": b.tty,
         "policy_digest": b.policy_digest, "uid": b.uid, "gid": b.gid, "kernel_mode": b.kernel_mode,
         "session_key": b.session_key, "cgroup_id": b.cgroup_id, "expires_boot_ns": b.expires_boot_ns,
-        "roles": b.roles.as_ref().map(role_snapshot)})
+        "roles": b.roles.as_ref().map(role_snapshot), "ticket": some(&b.ticket), "job": some(&b.job),
+        "credentials": b.credentials})
 }
 
 fn role_snapshot(b: &RoleSnapshot) -> Value {
     json!({"digest": b.digest, "source": b.source, "initiator_roles": b.initiator_roles, "agent_roles": b.agent_roles,
         "starter_roles": b.starter_roles, "initiator_categories": b.initiator_categories,
         "agent_categories": b.agent_categories, "roles": b.roles.iter().map(crate::rights::role_json).collect::<Vec<_>>()})
+}
+
+fn session_renewed(b: &SessionRenewed) -> Value {
+    json!({"identity": identity(&b.identity), "what": b.what, "by": b.by, "by_uid": b.by_uid,
+        "old_expires": rfc3339(b.old_expires_unix_ns), "new_expires": rfc3339(b.new_expires_unix_ns),
+        "old_expires_boot_ns": b.old_expires_boot_ns, "new_expires_boot_ns": b.new_expires_boot_ns, "detail": b.detail})
+}
+
+fn credential(b: &CredentialAct) -> Value {
+    json!({"identity": identity(&b.identity), "name": some(&b.name), "credential_kind": b.kind,
+        "lease_sha256": some(&hex::encode(&b.lease_sha256)), "ttl_ns": b.ttl_ns, "files": b.files,
+        "attempts": b.attempts, "detail": b.detail})
 }
 
 fn session_end(b: &SessionEnd) -> Value {

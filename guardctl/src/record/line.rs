@@ -5,7 +5,8 @@
 use guard_policy::roles;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    DecisionFinding, Exec, ExecDecision, ExecOutcome, ExecRequest, ExecUnjudged, GuardAct, ReviewDecision, Verdict,
+    CredentialAct, DecisionFinding, Exec, ExecDecision, ExecOutcome, ExecRequest, ExecUnjudged, GuardAct,
+    ReviewDecision, SessionRenewed, Verdict,
 };
 
 use super::{Entry, command, disposition_word, shell_code};
@@ -62,6 +63,21 @@ fn describe(body: &Body) -> Line {
             let code = if b.has_status { format!(", exit code {}", shell_code(b.status)) } else { String::new() };
             let text = format!("{}, {} execs{code}", escape_str(&b.reason), b.execs);
             line("end", Tone::Plain, text)
+        }
+        Body::SessionRenewed(b) => line("renewed", Tone::Warn, renewed(b)),
+        Body::SessionExpired(b) => line(
+            "expired",
+            Tone::Bad,
+            format!("session {}, then: {} {}", escape_str(&b.what), escape_str(&b.on_expiry), escape_str(&b.detail)),
+        ),
+        Body::CredentialIssued(b) => line("issued", Tone::Plain, credential(b)),
+        Body::CredentialRenewed(b) => line("renewed", Tone::Plain, credential(b)),
+        Body::CredentialRevoked(b) => line("revoked", Tone::Plain, credential(b)),
+        Body::CredentialExpired(b) => line("expired", Tone::Warn, credential(b)),
+        Body::CredentialAlert(b) => line("alert", Tone::Bad, credential(b)),
+        Body::LongLivedFound(b) => {
+            let found: Vec<String> = b.variables.iter().chain(&b.files).map(|f| escape_str(f)).collect();
+            line("keys", Tone::Warn, format!("without an end, {}: {}", escape_str(&b.action), found.join(", ")))
         }
         Body::Exec(b) => exec(b),
         Body::ExecRequest(b) => request(b),
@@ -212,6 +228,30 @@ fn session_start(b: &guard_proto::v1::SessionStart) -> String {
     let identity = b.identity.clone().unwrap_or_default();
     let (agent, initiator) = (escape_str(&identity.agent), escape_str(&identity.initiator));
     format!("{agent} for {initiator}: {}", command_line(&b.argv))
+}
+
+fn renewed(b: &SessionRenewed) -> String {
+    let (old, new) = (time::date_time(b.old_expires_unix_ns), time::date_time(b.new_expires_unix_ns));
+    match b.what.as_str() {
+        "renewed" => format!("by {}: until {new}, before until {old}", escape_str(&b.by)),
+        _ => format!("not until {new}, the end stays {old} {}", escape_str(&b.detail)),
+    }
+}
+
+/// What, of which kind, for how long, in which try.
+fn credential(b: &CredentialAct) -> String {
+    let name = if b.name.is_empty() { "the session's login".to_owned() } else { escape_str(&b.name) };
+    let mut text = format!("credential {name} ({})", escape_str(&b.kind));
+    if b.ttl_ns > 0 {
+        text.push_str(&format!(" for {}", duration::show(b.ttl_ns)));
+    }
+    if b.attempts > 0 {
+        text.push_str(&format!(", attempt {}", b.attempts));
+    }
+    if !b.detail.is_empty() {
+        text.push_str(&format!(": {}", escape_str(&b.detail)));
+    }
+    text
 }
 
 fn rule(verdict: &Option<Verdict>) -> String {

@@ -66,6 +66,8 @@ impl Answers {
             "host_name": self.summary.host_name, "rights": rights(&i).map(|_| &i.categories),
             "rights_digest": hex::encode(&i.rights_digest), "policy_digest": start.map(|s| &s.policy_digest),
             "kernel_mode": start.map(|s| &s.kernel_mode), "cwd": start.map(|s| text_value(&s.cwd)),
+            "ticket": start.and_then(|s| some(&s.ticket)), "job": start.and_then(|s| some(&s.job)),
+            "credentials": start.map(|s| &s.credentials),
         })
     }
 
@@ -177,6 +179,14 @@ impl Answers {
             row("folder", escape(&start.cwd));
             row("kernel", format!("{} when it started", escape_str(&start.kernel_mode)));
             row("policy", escape_str(&start.policy_digest));
+            for (key, said) in
+                [("ticket", &start.ticket), ("job", &start.job)].iter().filter(|(_, said)| !said.is_empty())
+            {
+                row(key, format!("\"{}\" (said by the starter, not checked)", escape_str(said)));
+            }
+            if !start.credentials.is_empty() {
+                row("credentials", escape_str(&start.credentials.join(", ")));
+            }
         }
         row("lasted", lifetime(s));
         if !s.purpose.is_empty() {

@@ -115,8 +115,16 @@ impl History {
             Body::ReviewDecision(b) if !b.revoke => self.review(b),
             // Said by the decision that ended the request, and in the stream of records.
             Body::ReviewDecision(_) | Body::DecisionFinding(_) => {}
-            // Not about one session.
-            Body::NodeStart(_)
+            // Not about commands, or not about one session.
+            Body::SessionRenewed(_)
+            | Body::SessionExpired(_)
+            | Body::LongLivedFound(_)
+            | Body::CredentialIssued(_)
+            | Body::CredentialRenewed(_)
+            | Body::CredentialRevoked(_)
+            | Body::CredentialExpired(_)
+            | Body::CredentialAlert(_)
+            | Body::NodeStart(_)
             | Body::NodeStop(_)
             | Body::GuardObservation(_)
             | Body::Gap(_)

@@ -19,18 +19,23 @@ use crate::wait::{output, seconds, until, until_true};
 
 /// A session whose entry process starts programs all the time and does what it is told.
 pub struct Live {
-    session: Session,
+    pub(super) session: Session,
     stdin: ChildStdin,
-    log: String,
-    pid: i32,
+    pub(super) log: String,
+    pub(super) pid: i32,
 }
 
 impl Live {
     /// Starts it, and waits until an exec of it has run.
     pub fn start(ttl: &str) -> Result<Self> {
+        Self::start_with(ttl, &[])
+    }
+
+    /// The same, with more options of `guardctl run`.
+    pub fn start_with(ttl: &str, options: &[&str]) -> Result<Self> {
         let log = format!("/tmp/live-{}.log", std::process::id());
         let _ = std::fs::remove_file(&log);
-        let mut session = Session::attack(&Start { ttl, stdin: true, ..ALICE }, "live.py", &[&log])?;
+        let mut session = Session::attack(&Start { ttl, stdin: true, options, ..ALICE }, "live.py", &[&log])?;
         let stdin = session.stdin().context("no stdin")?;
         let mut live = Self { session, stdin, log, pid: 0 };
         live.runs_after(0.0)?;
@@ -47,7 +52,7 @@ impl Live {
     }
 
     /// At least this many more execs are tried, and none runs.
-    fn nothing_runs(&self, least: usize) -> Result<f64> {
+    pub(super) fn nothing_runs(&self, least: usize) -> Result<f64> {
         let moment = now() + 0.3;
         let after = || -> Result<Vec<_>> {
             Ok(notes(&self.log)?.into_iter().filter(|n| n.0 > moment && n.1 == "true").collect())
@@ -64,6 +69,11 @@ impl Live {
         self.session.line(answer, seconds(20))
     }
 
+    /// Tells it something whose answer nobody waits for.
+    pub(super) fn say(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.stdin, "{line}")?)
+    }
+
     /// Waits for its end, whatever ends it.
     pub fn ended(self) -> Result<Ended> {
         self.session.wait(seconds(60))
@@ -76,10 +86,11 @@ impl Live {
 }
 
 /// The daemon is dead and its supervisor asleep.
-struct Down(i32);
+pub struct Down(i32);
 
 impl Down {
-    fn new() -> Result<Self> {
+    /// Stops the supervisor and kills the daemon.
+    pub fn new() -> Result<Self> {
         let (supervisor, daemon) = (guest::supervisor()?, guest::daemon()?);
         guest::signal(supervisor, Signal::STOP)?;
         let down = Self(supervisor);
@@ -88,7 +99,8 @@ impl Down {
         Ok(down)
     }
 
-    fn up(self) -> Result<()> {
+    /// Lets the supervisor start the next daemon, and waits until that enforces.
+    pub fn up(self) -> Result<()> {
         drop(self);
         guest::enforcing().context("the next daemon")
     }

@@ -27,7 +27,7 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
 
 /// Beginnings of the names of scenarios that are about user space alone, or whose hooks another scenario already proves on each
 /// kernel: they need not run on every one.
-const ONCE: [&str; 31] = [
+const ONCE: [&str; 32] = [
     "bad_policy_",
     "bypass_file_changed_in_review",
     "exit_codes_",
@@ -57,6 +57,7 @@ const ONCE: [&str; 31] = [
     "review_",
     "runtimes_",
     "secrets_",
+    "session_renewed_",
     "sigma_",
     "terminal_",
 ];
