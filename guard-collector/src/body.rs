@@ -70,7 +70,8 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::LogFollowed(_)
         | Body::KeyRotated(_)
         | Body::LogSucceeded(_)
-        | Body::PublishFinding(_) => None,
+        | Body::PublishFinding(_)
+        | Body::WebhookFinding(_) => None,
     }
 }
 

@@ -18,6 +18,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::access::{self, Access};
+use crate::alerts::{self, Alerts};
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::control::Control;
@@ -118,7 +119,9 @@ pub async fn serve(config: Config) -> Result<()> {
     let access = Access::open(config.roles.clone())
         .map_err(|e| CollectorError::new(Exit::Config, format_args!("roles: {e}")))?;
     let access = Arc::new(access);
-    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, stopping };
+    let alerts = alerts(&config, &ledger, &index).await?;
+    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, alerts, stopping };
+    let telling = tokio::spawn(parts.alerts.clone().run(parts.stopping.clone()));
     let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));
     let indexing = parts.index_thread()?;
     let publishing = tokio::spawn(publish::run(
@@ -144,6 +147,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let _ = pruning.await;
     let _ = saving.await;
     let _ = reloading.await;
+    let _ = telling.await;
     if let Some(asking) = asking {
         let _ = asking.await;
     }
@@ -156,6 +160,14 @@ fn witnesses(config: &Config, store: &Store) -> Result<Option<Arc<Witnesses>>> {
     opened.map_err(|e| CollectorError::new(Exit::Config, format_args!("witness.policy: {e}")))
 }
 
+/// Reads secrets and places.
+async fn alerts(config: &Config, ledger: &Arc<Ledger>, index: &Arc<Index>) -> Result<Arc<Alerts>> {
+    let (webhooks, folder) = (config.webhooks.clone(), config.folder.join(alerts::FOLDER));
+    let (ledger, index) = (ledger.clone(), index.clone());
+    let opened = tokio::task::spawn_blocking(move || Alerts::open(&webhooks, folder, &ledger, &index));
+    opened.await.map_err(internal)?.map(Arc::new).map_err(|e| CollectorError::new(Exit::Config, e))
+}
+
 /// What the services share.
 struct Parts {
     ledger: Arc<Ledger>,
@@ -166,6 +178,7 @@ struct Parts {
     quotas: Arc<Quotas>,
     witnesses: Option<Arc<Witnesses>>,
     access: Arc<Access>,
+    alerts: Arc<Alerts>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -187,6 +200,7 @@ impl Parts {
             published: self.published.clone(),
             witnesses: self.witnesses.clone(),
             access: self.access.clone(),
+            alerts: self.alerts.clone(),
             approval: config.approval,
             retention: config.retention,
             stopping: self.stopping.clone(),
@@ -202,8 +216,8 @@ impl Parts {
     fn retention(&self, config: &Config) -> Arc<Retention> {
         let (policy, keep_segments) = (config.retention, config.keep_segments);
         let (ledger, index, published) = (self.ledger.clone(), self.index.clone(), self.published.clone());
-        let blobs = self.blobs.clone();
-        Arc::new(Retention { policy, keep_segments, ledger, index, published, blobs })
+        let (blobs, alerts) = (self.blobs.clone(), self.alerts.clone());
+        Arc::new(Retention { policy, keep_segments, ledger, index, published, blobs, alerts })
     }
 
     fn index_thread(&self) -> Result<std::thread::JoinHandle<()>> {

@@ -23,6 +23,8 @@ mod stream;
 
 #[path = "collector/admission.rs"]
 mod admission;
+#[path = "collector/alerts.rs"]
+mod alerts;
 #[path = "collector/answers.rs"]
 mod answers;
 #[path = "collector/blobs.rs"]

@@ -22,6 +22,7 @@ use crate::table::{Cell, Table, Tone, grow, left, right};
 use crate::text::escape_str;
 use crate::time;
 
+mod screen;
 mod show;
 
 /// How often `--watch` asks.
@@ -29,9 +30,15 @@ const WATCH: Duration = Duration::from_millis(500);
 /// Execs that an approval with `--scope root` covers when no number is given.
 const ROOT_EXECS: u32 = 20;
 
-/// Runs a subcommand.
-pub async fn run(command: &ReviewCommand, config: &Config, out: &Out) -> Result<()> {
+/// Runs a subcommand; without one the full screen, where there is a terminal for it.
+pub async fn run(command: Option<&ReviewCommand>, config: &Config, out: &Out) -> Result<()> {
     let mut client = client::connect(config).await?;
+    let Some(command) = command else {
+        return match screen::fits(out) {
+            true => screen::run(client, config, out).await,
+            false => list(&mut client, &ReviewListArgs::default(), out).await,
+        };
+    };
     match command {
         ReviewCommand::List(args) if args.watch => watch(&mut client, args, out).await,
         ReviewCommand::List(args) => list(&mut client, args, out).await,

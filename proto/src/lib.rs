@@ -56,6 +56,7 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::KeyRotated(_) => 38,
         Body::LogSucceeded(_) => 39,
         Body::PublishFinding(_) => 40,
+        Body::WebhookFinding(_) => 60,
     }
 }
 

@@ -87,6 +87,10 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         Body::LogSucceeded(b) => {
             ("log_succeeded", json!({"statement": text_value(&b.statement), "kept": text_value(&b.kept)}))
         }
+        Body::WebhookFinding(b) => (
+            "webhook_finding",
+            json!({"what": b.what, "webhook": b.webhook, "next_leaf": b.next_leaf, "detail": b.detail}),
+        ),
         Body::PublishFinding(b) => ("publish_finding", json!({"what": b.what, "detail": b.detail})),
         Body::BlobErased(b) => {
             ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))

@@ -129,7 +129,8 @@ impl History {
             | Body::LogFollowed(_)
             | Body::KeyRotated(_)
             | Body::LogSucceeded(_)
-            | Body::PublishFinding(_) => {}
+            | Body::PublishFinding(_)
+            | Body::WebhookFinding(_) => {}
         }
     }
 
