@@ -143,7 +143,7 @@ fn a_mode_is_news_once_and_when_it_is_over() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
 
     /// The loop of a receiver with a disk, killed before or after it sends, at any step.
     #[test]
@@ -158,7 +158,7 @@ proptest! {
         loop {
             let kill = kills.next().unwrap_or(1);
             if kill == 0 {
-                queue = open(&dir);
+                queue = at(&dir, "guard.test/log", count).expect("opened").0;
                 continue;
             }
             if let Some(message) = queue.outbox.clone() {
@@ -166,7 +166,7 @@ proptest! {
                 prop_assert!(before.is_none_or(|body| body == message.body), "another message of one id");
                 if kill == 2 {
                     // It has it, and nobody knows.
-                    queue = open(&dir);
+                    queue = at(&dir, "guard.test/log", count).expect("opened").0;
                     continue;
                 }
                 queue.outbox = None;

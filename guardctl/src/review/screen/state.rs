@@ -360,6 +360,8 @@ impl State {
         match refused {
             Some(why) => self.say(Mood::Bad, why),
             None => {
+                // What is being answered stands above the answer.
+                detail.scroll(0);
                 detail.form = Some(Form { approve, root: false, reason: String::new(), word: None });
                 self.notice = None;
             }
