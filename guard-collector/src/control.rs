@@ -25,6 +25,7 @@ use crate::identity::{Caller, Right};
 use crate::index::{Filter, Index, IndexError, SessionFilter};
 use crate::ledger::Ledger;
 use crate::own::now_ns;
+use crate::proofs;
 use crate::publish::Published;
 use crate::retention::Policy;
 use crate::reviews::decision_of;
@@ -367,6 +368,13 @@ impl ControlService for Control {
             Status::not_found(format!("no resource {path:?} in the log{why}"))
         })?;
         Ok(Response::new(ReadLogReply { content }))
+    }
+
+    async fn prove(&self, r: Request<ProveRequest>) -> Result<Response<ProveReply>, Status> {
+        self.reader(&r)?;
+        let (store, leaf) = (self.ledger.store().clone(), r.into_inner().leaf);
+        let (receipt, record) = blocking(move || proofs::receipt(&store, leaf)).await?;
+        Ok(Response::new(ProveReply { receipt: receipt.to_string(), record }))
     }
 
     async fn get_blob(&self, r: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {

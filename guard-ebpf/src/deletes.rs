@@ -3,12 +3,13 @@
 //! Counted is what is lost: the last name of a regular file or a symbolic link, a file that another one is renamed over, a
 //! file that becomes shorter. Not counted: what the session has made itself, file systems in memory, further names of a
 //! file, folders (they are empty when they go), and what the kernel does on behalf of the same act in the layers of an
-//! overlay. Counts may miss one when threads delete at the same instant on two processors.
+//! overlay (unless the session may use `io_uring`, see [`in_a_layer`]). Counts may miss one when threads delete at the same instant on two processors.
 
 use aya_ebpf::helpers::bpf_send_signal;
 use guard_common::path::{Created, Deleted, Deleter};
-use guard_common::{Counter, Mark, guard_outcome, reason};
+use guard_common::{Counter, Mark, guard_outcome, reason, session_flags};
 
+use crate::bounds::bounds;
 use crate::check::EPERM;
 use crate::maps::{BUDGETS, CREATED, DELETES, count, now};
 use crate::membership::on_behalf;
@@ -63,7 +64,7 @@ pub unsafe fn spend_content(mark: &Mark, dentry: *const u8, what: u32) -> i32 {
 
 #[inline(always)]
 fn counts(mark: &Mark, inode: u64) -> bool {
-    if inode == 0 || on_behalf() {
+    if inode == 0 || in_a_layer(mark) {
         return false;
     }
     let mode: u16 = places::read(inode, &OFF_INODE_MODE).unwrap_or(0);
@@ -75,6 +76,13 @@ fn counts(mark: &Mark, inode: u64) -> bool {
     }
     // SAFETY: a u64 value, replaced whole.
     unsafe { CREATED.get(created(inode)) }.is_none_or(|session| *session != mark.session)
+}
+
+/// Whether an overlay acts on one of its layers. `io_uring` acts with credentials of earlier too (`io_register_personality`):
+/// where a session may use it, nothing is left out, and what is removed from an overlay counts twice.
+#[inline(always)]
+fn in_a_layer(mark: &Mark) -> bool {
+    on_behalf() && !bounds(mark).is_some_and(|bounds| bounds.has(session_flags::ALLOW_IO_URING))
 }
 
 /// # Safety

@@ -32,6 +32,7 @@ const FILES: &[(&str, &str)] = &[
     ("escape.py", include_str!("../attacks/escape.py")),
     ("paths.py", include_str!("../attacks/paths.py")),
     ("deletes.py", include_str!("../attacks/deletes.py")),
+    ("uring_deletes.py", include_str!("../attacks/uring_deletes.py")),
     ("layers.py", include_str!("../attacks/layers.py")),
 ];
 

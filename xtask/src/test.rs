@@ -4,7 +4,7 @@
 //! shown as it comes. Fails: exit 1 with the names; a filter that matches nothing is an error.
 
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
@@ -69,32 +69,37 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     build::all()?;
     let mut all = Tally::default();
     let mut parts = Vec::new();
-    let mut note = |name: &str, tally: Tally, all: &mut Tally| {
-        parts.push(format!("{name}: {} passed, {} failed", tally.passed, tally.failed.len()));
+    let mut note = |name: &str, tally: Tally, took: Duration, all: &mut Tally| {
+        parts.push(format!("{name}: {} passed, {} failed, {} s", tally.passed, tally.failed.len(), took.as_secs()));
         all.join(tally);
     };
+    note("set-up", Tally::default(), started.elapsed(), &mut all);
     if args.kernels.is_empty() {
-        note("unit and integration tests", units::run(filter)?, &mut all);
+        let (tally, took) = timed(|| units::run(filter));
+        note("unit and integration tests", tally?, took, &mut all);
         if "fuzz_briefly".contains(filter) {
+            let (done, took) = timed(fuzz::briefly);
             let mut tally = Tally::default();
-            tally.add("fuzz_briefly", fuzz::briefly());
-            note("fuzz targets", tally, &mut all);
+            tally.add("fuzz_briefly", done);
+            note("fuzz targets", tally, took, &mut all);
         }
-        let others = programs_of_others(filter);
+        let (others, took) = timed(|| programs_of_others(filter));
         if others.passed > 0 || !others.failed.is_empty() {
-            note("programs of others", others, &mut all);
+            note("programs of others", others, took, &mut all);
         }
     }
     let scenarios = guests::matching(filter)?;
     // Asked for by name or by kernel: all of it. Else what need not run on each kernel runs on one.
     let whole = args.all || !filter.is_empty() || !args.kernels.is_empty();
     vm::prepare(&series)?;
-    for (series, part, tally) in in_guests(series, |series, part| match part {
-        Part::Scenarios => guests::run(series, &scenarios, whole || series.name == MAIN, whole),
-        Part::HostDriven => host_driven(series, filter, args.cuts),
+    for (series, part, (tally, took)) in in_guests(series, |series, part| {
+        timed(|| match part {
+            Part::Scenarios => guests::run(series, &scenarios, whole || series.name == MAIN, whole),
+            Part::HostDriven => host_driven(series, filter, args.cuts),
+        })
     })? {
         let how = if matches!(part, Part::HostDriven) { ", driven from outside" } else { "" };
-        note(&format!("kernel {}{how}", series.name), tally, &mut all);
+        note(&format!("kernel {}{how}", series.name), tally, took, &mut all);
     }
     if all.passed == 0 && all.failed.is_empty() {
         bail!("no test's name contains `{filter}`");
@@ -109,6 +114,11 @@ pub fn command(args: &TestArgs) -> Result<u8> {
     host::say(&format!("test: {} s", started.elapsed().as_secs()));
     println!("{} passed, {} failed", all.passed, all.failed.len());
     Ok(u8::from(!all.failed.is_empty()))
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let started = Instant::now();
+    (work(), started.elapsed())
 }
 
 fn programs_of_others(filter: &str) -> Tally {
@@ -129,10 +139,10 @@ enum Part {
 }
 
 /// Guests wait a lot: two at a time. The longest begins first.
-fn in_guests(
+fn in_guests<T: Send>(
     mut series: Vec<kernels::Series>,
-    run: impl Fn(kernels::Series, Part) -> Tally + Sync,
-) -> Result<Vec<(kernels::Series, Part, Tally)>> {
+    run: impl Fn(kernels::Series, Part) -> T + Sync,
+) -> Result<Vec<(kernels::Series, Part, T)>> {
     const AT_ONCE: usize = 2;
     series.sort_by_key(|series| series.name != MAIN);
     let host_driven = series.iter().filter(|series| series.name == MAIN).map(|series| (*series, Part::HostDriven));

@@ -1,5 +1,6 @@
 //! A daemon without its kernel side: the real journal, the real memory of the log and the real shipping, of guard-agent.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use guard_log::record::{HostId, Record, SessionId};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::*;
 use prost::Message;
+use sha2::{Digest, Sha256};
 
 use crate::seen::Seen;
 use crate::stream::{self, Outlet, Shipper};
@@ -29,6 +31,16 @@ pub struct Daemon {
     pub admin: Option<Verifier>,
     pub pinned: Option<Verifier>,
     noted: Mutex<Vec<Body>>,
+    /// What its records name, by digest.
+    blobs: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
+}
+
+/// Digest of the blob that a record names, if it names one.
+pub fn blob_of(record: &Record) -> Option<Vec<u8>> {
+    match parse(record)? {
+        Body::Exec(exec) => exec.facts.map(|facts| facts.blob_sha256).filter(|digest| !digest.is_empty()),
+        _ => None,
+    }
 }
 
 impl Outlet for Daemon {
@@ -38,7 +50,9 @@ impl Outlet for Daemon {
     }
 
     fn with_blobs(&self, batch: Vec<Record>) -> (Vec<Record>, Vec<Vec<u8>>) {
-        (batch, Vec::new())
+        let kept = self.blobs.lock().expect("blobs");
+        let blobs = batch.iter().filter_map(blob_of).filter_map(|digest| kept.get(&digest).cloned()).collect();
+        (batch, blobs)
     }
 
     fn acknowledged(&self, _: u64, _: u64) {}
@@ -62,7 +76,7 @@ impl Daemon {
         };
         let (journal, _) = Journal::open(options, host).expect("journal");
         let seen = Seen::open(dir.path(), pinned.as_ref(), admin.as_ref()).expect("seen");
-        Daemon { dir, host, node, journal, seen, admin, pinned, noted: Mutex::default() }
+        Daemon { dir, host, node, journal, seen, admin, pinned, noted: Mutex::default(), blobs: Mutex::default() }
     }
 
     /// Forgets all but what is on the disk of what it has seen.
@@ -81,6 +95,16 @@ impl Daemon {
         for n in 0..count {
             self.append(Body::Gap(Gap { source: format!("ring {n}"), ..Gap::default() }));
         }
+    }
+
+    /// An exec whose arguments are in a blob; gives its digest.
+    pub fn fill_with_blob(&self) -> Vec<u8> {
+        let blob = Blob { salt: vec![7; 32], argv: vec![b"x".repeat(70_000)], secrets: vec![] }.encode_to_vec();
+        let digest = Sha256::digest(&blob).to_vec();
+        self.blobs.lock().expect("blobs").insert(digest.clone(), blob);
+        let facts = ExecFacts { blob_sha256: digest.clone(), ..ExecFacts::default() };
+        self.append(Body::Exec(Exec { facts: Some(facts), ..Exec::default() }));
+        digest
     }
 
     pub async fn client(&self, world: &World) -> crate::world::NodeClient {

@@ -2,8 +2,9 @@
 
 use guard_log::checkpoint::Checkpoint;
 use guard_log::note::Verifier;
+use guard_log::proof::Receipt;
 use guard_log::tree::{self, Hash};
-use guard_proto::v1::{ShipHello, ShipWelcome};
+use guard_proto::v1::{ProveRequest, ShipHello, ShipWelcome};
 
 use crate::host::{Host, Ship};
 use crate::world::World;
@@ -20,6 +21,20 @@ fn opened(welcome: &ShipWelcome) -> (Verifier, Checkpoint) {
     let key = Verifier::parse(&welcome.log_vkey).expect("the log's key");
     let head = Checkpoint::open(&welcome.checkpoint, &key).expect("a signed checkpoint");
     (key, head)
+}
+
+/// Receipts that the collector makes hold without it; none of what is not public.
+async fn proved(world: &World, head: &Checkpoint, key: &Verifier) {
+    let mut control = world.control("admin").await;
+    for leaf in [0, 255, 256, head.size - 1] {
+        let proved = control.prove(ProveRequest { leaf }).await.expect("a receipt").into_inner();
+        let receipt = Receipt::parse(&proved.receipt).expect("tlog-proof");
+        assert_eq!(receipt.index, leaf);
+        receipt.verify(&proved.record, key).expect("holds");
+        receipt.verify(b"another record", key).expect_err("holds for its record only");
+    }
+    let beyond = control.prove(ProveRequest { leaf: 1 << 40 }).await.expect_err("not public");
+    assert_eq!(beyond.code(), tonic::Code::OutOfRange, "{beyond}");
 }
 
 #[tokio::test]
@@ -41,6 +56,7 @@ async fn every_new_checkpoint_comes_with_its_proof_also_to_a_host_that_comes_aga
         tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     }
     assert!(heads >= 2 && last.size > first.size, "{heads} checkpoints, the last of size {}", last.size);
+    proved(&world, &last, &key).await;
     drop(ship);
     world.kill();
     world.start();

@@ -5,12 +5,13 @@ use std::process::Output;
 use std::time::Duration;
 
 use guard_log::note::Verifier;
-use guard_log::record::Kind;
+use guard_log::record::{Kind, Record};
 use guard_log::signer::KeyFile;
-use guard_log::verify::{AuditOptions, AuditReport, Blobs, DirOptions, Folder, LogDir, Severity, State, audit};
-use guard_proto::v1::StatusRequest;
+use guard_log::verify::{AuditOptions, AuditReport, Blobs, DirOptions, Folder, LogDir, Said, Severity, State, audit};
+use guard_proto::v1::{GetBlobRequest, StatusRequest};
+use sha2::{Digest, Sha256};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, blob_of};
 use crate::world::{World, command};
 
 fn vkey(world: &World, name: &str) -> Verifier {
@@ -27,6 +28,10 @@ fn copy(from: &Path, to: &Path) {
             false => drop(std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied")),
         }
     }
+}
+
+fn said(record: &Record) -> Option<Said> {
+    blob_of(record)?.try_into().ok().map(Said::Names)
 }
 
 /// What of the collector's folder comes back from the backup.
@@ -46,6 +51,8 @@ struct Lost {
     world: World,
     hosts: [Daemon; 2],
     old: Verifier,
+    /// Of what a lost record keeps outside the log.
+    blob: Vec<u8>,
 }
 
 impl Lost {
@@ -69,6 +76,7 @@ impl Lost {
         world.stop();
         copy(&world.path("c"), &world.path("backup"));
         world.start();
+        let blob = hosts[0].fill_with_blob();
         for (host, count) in hosts.iter().zip([300, 25]) {
             host.ship_more(&world, count).await.expect("shipped");
         }
@@ -93,7 +101,7 @@ impl Lost {
         let part = if restored == Restored::Whole { "" } else { "data" };
         std::fs::remove_dir_all(world.path("c").join(part)).expect("lost");
         copy(&world.path("backup").join(part), &world.path("c").join(part));
-        Lost { world, hosts, old }
+        Lost { world, hosts, old, blob }
     }
 
     fn succeed(&self, more: &[&str]) -> Output {
@@ -136,6 +144,10 @@ impl Lost {
         assert_eq!(records.iter().filter(|r| r.header().kind == Kind::LOG_SUCCEEDED).count(), 1);
         let status = self.world.control("admin").await.status(StatusRequest {}).await.expect("status").into_inner();
         assert_ne!(status.origin, self.old.name());
+        // What a record keeps outside the log came again with it.
+        let get = GetBlobRequest { sha256: self.blob.clone() };
+        let kept = self.world.control("admin").await.get_blob(get).await.expect("the blob").into_inner();
+        assert_eq!(Sha256::digest(&kept.content).as_slice(), self.blob);
         self.world.stop();
         let new = vkey(&self.world, "log.vkey");
         assert_eq!(status.log_vkey, new.vkey());
@@ -146,7 +158,7 @@ impl Lost {
             let said = report.findings.iter().find(|f| f.what == "successor").expect("said");
             assert!(said.severity == Severity::Information && said.detail.contains(self.old.name()), "{said}");
         }
-        let blobs = Blobs { max: 1 << 20, said: |_| None };
+        let blobs = Blobs { max: 1 << 20, said };
         let lock = Some(self.world.path("c/lock/log"));
         let options = DirOptions { key: Some(&new), admin: None, previous: None, lock, blobs };
         let report = LogDir::open(&self.world.path("c/data")).expect("log").audit(&options);

@@ -203,6 +203,10 @@ impl ControlService for Service {
         }
     }
 
+    async fn prove(&self, _: Request<ProveRequest>) -> Result<Response<ProveReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn get_blob(&self, _: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }

@@ -188,7 +188,20 @@ fn left(dir: &str) -> Result<usize> {
 }
 
 fn budget(kill: u32) -> String {
-    format!("[profile.default]\ndelete_budget = {{ files = 20, seconds = 600, kill = {kill} }}\n{}", guest::USUAL)
+    budget_of(kill) + guest::USUAL
+}
+
+fn budget_of(kill: u32) -> String {
+    format!("[profile.default]\ndelete_budget = {{ files = 20, seconds = 600, kill = {kill} }}\n")
+}
+
+/// Where a session may use `io_uring`, credentials that it registered earlier do not hide what it deletes.
+fn through_io_uring() -> Result<()> {
+    let dir = guest::fresh_dir("precious")?;
+    files(&dir, 40)?;
+    let ended = session::run(&ALICE, &["python3", &attacks::path("uring_deletes.py"), &dir])?;
+    ensure(ended.out.contains("removed 20 refused 20 else []"), &ended)?;
+    ensure(left(&dir)? == 20, format!("{} of 40 files are left after a budget of 20", left(&dir)?))
 }
 
 pub fn p2_deletions_beyond_the_budget_need_a_person() -> Result<()> {
@@ -261,7 +274,8 @@ pub fn p2_overlays_copy_up_and_lend_nothing() -> Result<()> {
 }
 
 pub fn p2_deletions_far_beyond_the_budget_kill_the_tree() -> Result<()> {
-    guest::restart_daemon(&budget(60))?;
+    guest::restart_daemon(&format!("{}allow_io_uring = true\n{}", budget_of(60), guest::USUAL))?;
+    through_io_uring()?;
     let dir = guest::fresh_dir("precious")?;
     files(&dir, 70)?;
     let session = Session::attack(&ALICE, "deletes.py", &["stubborn", &dir])?;
