@@ -277,7 +277,9 @@ async fn through_failures_and_kills_each_leaf_is_told_in_order_with_one_id() {
             firsts.push(got.leaf());
         }
     }
-    assert_eq!(firsts, (0..40).map(|n| 2 + 2 * n).collect::<Vec<u64>>());
+    assert!(firsts.is_sorted(), "{firsts:?}");
+    // Where a pause was longer than things are folded, the second is a first of its own.
+    assert!((0..40).all(|n| firsts.contains(&(2 + 2 * n))), "{firsts:?}");
 }
 
 #[tokio::test]
@@ -331,7 +333,7 @@ async fn a_receiver_that_fails_for_long_is_a_record_and_redirects_lead_nowhere()
 #[tokio::test]
 async fn a_slow_receiver_slows_nobody_but_itself() {
     let (mut world, receiver) = prepared("");
-    receiver.manner(|m| m.delay = Duration::from_secs(10));
+    receiver.manner(|m| m.delay = Duration::from_secs(60));
     world.start();
     let mut host = Host::new();
     gap(&mut host, 0);
@@ -348,10 +350,11 @@ async fn a_slow_receiver_slows_nobody_but_itself() {
     assert_eq!(receiver.got().len(), 1, "it still has the first");
     let state = state(&world).await;
     assert!(state.waiting && state.lag >= 2000, "{state:?}");
-    // The collector's end does not wait for it either.
+    // The collector's end does not wait for it either: an attempt may take 20 s.
+    drop(node);
     let start = Instant::now();
     world.stop();
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
 #[test]
