@@ -102,7 +102,8 @@ impl Alerts {
         let one = |webhook: &Webhook| {
             let store = ledger.store();
             let poster = Mutex::new(Arc::new(Poster::new(webhook)?));
-            let (queue, odd) = Queue::open(queue::path(&folder, &webhook.name), webhook.fold, (store.origin(), store.size()))?;
+            let (queue, odd) =
+                Queue::open(queue::path(&folder, &webhook.name), webhook.fold, (store.origin(), store.size()))?;
             if let Some(odd) = odd {
                 tracing::warn!(webhook = webhook.name, "its place in the log: {odd}");
             }

@@ -127,7 +127,11 @@ impl Retention {
         let store = self.ledger.store();
         // The policy does not wait for a receiver that may never come back; that it was not told stays in the log.
         for untold in self.alerts.behind(first_leaf) {
-            tracing::error!(webhook = untold.webhook, detail = untold.detail, "entries go that a webhook was not told of");
+            tracing::error!(
+                webhook = untold.webhook,
+                detail = untold.detail,
+                "entries go that a webhook was not told of"
+            );
             self.ledger.say(SessionId::NONE, Body::WebhookFinding(untold)).map_err(|e| e.to_string())?;
         }
         let (policy, records) = (policy.to_string(), first_leaf - previous_first);

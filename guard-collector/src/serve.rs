@@ -120,7 +120,8 @@ pub async fn serve(config: Config) -> Result<()> {
         .map_err(|e| CollectorError::new(Exit::Config, format_args!("roles: {e}")))?;
     let access = Arc::new(access);
     let alerts = alerts(&config, &ledger, &index).await?;
-    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, alerts, stopping };
+    let parts =
+        Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, alerts, stopping };
     let telling = tokio::spawn(parts.alerts.clone().run(parts.stopping.clone()));
     let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));
     let indexing = parts.index_thread()?;

@@ -191,7 +191,8 @@ fn told(body: &Body, request: Option<&ExecRequest>, cut: &mut Cut) -> Option<Tol
             Some(Told::new(Kind::LogGap, same, "gap", data))
         }
         Body::JournalRepair(b) if b.what != "torn_tail" => {
-            let data = json!({"what": cut.text(&b.what), "file": cut.text(&b.file), "offset": b.offset, "bytes": b.bytes});
+            let data =
+                json!({"what": cut.text(&b.what), "file": cut.text(&b.file), "offset": b.offset, "bytes": b.bytes});
             Some(Told::new(Kind::LogGap, b.what.clone(), "journal", data))
         }
         // A new host, a new life of one.
@@ -253,9 +254,12 @@ fn refusal(act: &GuardAct, cut: &mut Cut) -> Told {
 fn exec(body: &Body, request: Option<&ExecRequest>, cut: &mut Cut) -> Option<Told> {
     let (raw, facts, verdict, detail) = match body {
         Body::Exec(b) => (b.disposition, b.facts.as_ref(), b.verdict.as_ref(), b.detail.as_str()),
-        Body::ExecDecision(b) => {
-            (b.disposition, request.and_then(|r| r.facts.as_ref()), request.and_then(|r| r.verdict.as_ref()), b.reason.as_str())
-        }
+        Body::ExecDecision(b) => (
+            b.disposition,
+            request.and_then(|r| r.facts.as_ref()),
+            request.and_then(|r| r.verdict.as_ref()),
+            b.reason.as_str(),
+        ),
         Body::ExecUnjudged(b) => (b.disposition, None, None, b.reason.as_str()),
         Body::ExecOutcome(b) => (b.disposition, None, None, b.reason.as_str()),
         _ => return None,

@@ -57,7 +57,8 @@ impl Poster {
             .dns_resolver(Arc::new(Checked(webhook.reach)))
             .user_agent(concat!("guard-collector/", env!("CARGO_PKG_VERSION")));
         if let Some(pem) = webhook.authorities()? {
-            let found = Certificate::from_pem_bundle(&pem).map_err(|e| at(&format_args!("ca_file: {}", in_words(&e))))?;
+            let found =
+                Certificate::from_pem_bundle(&pem).map_err(|e| at(&format_args!("ca_file: {}", in_words(&e))))?;
             if found.is_empty() {
                 return Err(at(&"ca_file: it holds no certificate"));
             }

@@ -127,7 +127,9 @@ impl Queue {
         let odd = match (before == origin, next > size) {
             (true, false) => None,
             (true, true) => Some(format!("it was at leaf {next}, the log ends at {size}: an older copy of the log?")),
-            (false, _) => Some(format!("the log is now {origin}, it was {before}; alerts go on at leaf {}", found.next)),
+            (false, _) => {
+                Some(format!("the log is now {origin}, it was {before}; alerts go on at leaf {}", found.next))
+            }
         };
         Ok((found, odd))
     }
@@ -159,12 +161,19 @@ impl Queue {
         if of_session >= PER_SESSION {
             let rest = session.clone().unwrap_or_default();
             if !self.fold_into(&rest, &differs, &event, place) {
-                self.open_fold(Fold { same: rest.clone(), session, since_ns: now_ns, more: None, differs: differs.clone() })?;
+                self.open_fold(Fold {
+                    same: rest.clone(),
+                    session,
+                    since_ns: now_ns,
+                    more: None,
+                    differs: differs.clone(),
+                })?;
                 self.fold_into(&rest, &differs, &event, place);
             }
             return Ok(());
         }
-        self.outbox = Some(self.message(place.leaf, event.kind.word(), event.wall_ns, told(&event, place, &self.origin))?);
+        self.outbox =
+            Some(self.message(place.leaf, event.kind.word(), event.wall_ns, told(&event, place, &self.origin))?);
         self.open_fold(Fold { same, session, since_ns: now_ns, more: None, differs })
     }
 

@@ -29,7 +29,8 @@ pub async fn run(config: &Config, name: Option<&str>) -> Result<String> {
         let mut random = [0; 8];
         getrandom(&mut random, GetRandomFlags::empty()).map_err(|e| internal(&e))?;
         let data = json!({"webhook": webhook.name, "collector_version": env!("CARGO_PKG_VERSION")});
-        let body = ascii_json(&json!({"type": KIND, "timestamp": time(now_ns()), "data": data})).map_err(|e| internal(&e))?;
+        let body =
+            ascii_json(&json!({"type": KIND, "timestamp": time(now_ns()), "data": data})).map_err(|e| internal(&e))?;
         let message = Message { id: format!("msg_test_{}", hex::encode(random)), leaf: 0, body };
         let said = match poster.send(&message).await {
             Answer::Taken(status, took) => format!("took {} ({status}, {} ms)", message.id, took.as_millis()),
@@ -43,5 +44,9 @@ pub async fn run(config: &Config, name: Option<&str>) -> Result<String> {
             failed.push(line);
         }
     }
-    if failed.is_empty() { Ok(lines) } else { Err(CollectorError::new(Exit::Unavailable, format_args!("{lines}{}", failed.join("\n")))) }
+    if failed.is_empty() {
+        Ok(lines)
+    } else {
+        Err(CollectorError::new(Exit::Unavailable, format_args!("{lines}{}", failed.join("\n"))))
+    }
 }

@@ -211,7 +211,8 @@ async fn a_denied_exec_is_told_signed_and_a_flood_of_it_is_folded() {
     host.refusal("bpf", "");
     host.ship(&world.node("node-box").await).await;
     // The host is new at leaf 1; its session starts at leaf 2.
-    let counted = |got: &[Got]| got.iter().map(|g| g.json()["data"]["repeated"]["count"].as_u64().unwrap_or(1)).sum::<u64>();
+    let counted =
+        |got: &[Got]| got.iter().map(|g| g.json()["data"]["repeated"]["count"].as_u64().unwrap_or(1)).sum::<u64>();
     let taken = receiver.until("all are told", |got| counted(got) >= 2003).await;
     assert_eq!(counted(&taken), 2003);
     assert!(taken.len() <= 8, "{} calls", taken.len());
@@ -220,7 +221,10 @@ async fn a_denied_exec_is_told_signed_and_a_flood_of_it_is_folded() {
     assert_eq!((&first["type"], &first["data"]["log"]["leaf"]), (&"exec.denied".into(), &4.into()));
     assert_eq!(first["data"]["exec"]["argv"][1], "http://evil\u{202e}\u{1b}[2J");
     assert_eq!(first["data"]["session"]["initiator"], "alice");
-    assert_eq!((&first["data"]["exec"]["disposition"], &first["data"]["host"]["node"]), (&"denied".into(), &"box".into()));
+    assert_eq!(
+        (&first["data"]["exec"]["disposition"], &first["data"]["host"]["node"]),
+        (&"denied".into(), &"box".into())
+    );
     assert!(taken.iter().all(|got| got.body.is_ascii() && !got.body.contains('\u{1b}')));
     let of = |kind: &str, at: &str, is: &str| {
         let all: Vec<Value> = taken.iter().map(Got::json).collect();
@@ -231,7 +235,10 @@ async fn a_denied_exec_is_told_signed_and_a_flood_of_it_is_folded() {
     assert_eq!(timed_out["data"]["exec"]["argv"][0], "dd");
     of("guard.attempt", "/act/what", "bpf");
     let state = until_state(&world, "told", |s| s.lag == 0 && !s.waiting).await;
-    assert_eq!((state.url.as_str(), state.error.as_str()), (format!("https://localhost:{}", receiver.port).as_str(), ""));
+    assert_eq!(
+        (state.url.as_str(), state.error.as_str()),
+        (format!("https://localhost:{}", receiver.port).as_str(), "")
+    );
     assert_eq!(state.sent, taken.len() as u64);
     // The record that a message tells of is the one in the log.
     let records = world.records().await;

@@ -62,7 +62,10 @@ fn the_first_is_told_at_once_and_those_like_it_once_a_minute() {
     assert_eq!(due(&mut queue, 59 * SECOND), None);
     let more = due(&mut queue, 60 * SECOND).expect("told");
     let repeated = &more["data"]["repeated"];
-    assert_eq!((&repeated["count"], &repeated["first_leaf"], &repeated["last_leaf"]), (&996.into(), &4.into(), &999.into()));
+    assert_eq!(
+        (&repeated["count"], &repeated["first_leaf"], &repeated["last_leaf"]),
+        (&996.into(), &4.into(), &999.into())
+    );
     assert_eq!((&repeated["differ"], &repeated["various"]), (&true.into(), &false.into()));
     assert_eq!(due(&mut queue, 60 * SECOND), None);
     // It goes on: counted until the next minute is over, then told; then nothing comes, and the next is a first again.
@@ -81,7 +84,10 @@ fn a_session_that_does_ever_different_things_is_told_of_so_many_and_counted() {
     assert!(take(&mut queue, 200, event(2, 0, 0), 0).is_some(), "others are told as ever");
     let more = due(&mut queue, 61 * SECOND).expect("told");
     let repeated = &more["data"]["repeated"];
-    assert_eq!((&repeated["count"], &repeated["various"], &repeated["first_leaf"]), (&168.into(), &true.into(), &32.into()));
+    assert_eq!(
+        (&repeated["count"], &repeated["various"], &repeated["first_leaf"]),
+        (&168.into(), &true.into(), &32.into())
+    );
 }
 
 #[test]

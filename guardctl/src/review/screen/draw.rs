@@ -35,9 +35,12 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, now_ns: i64) {
     let asked = state.detail.as_ref().and_then(|detail| detail.form.as_ref().map(|form| (detail, form)));
     let mut below: Vec<Line<'_>> =
         asked.map_or_else(Vec::new, |(detail, form)| form_lines(detail, form, now_ns, color));
-    below.extend(state.lost.iter().map(|why| {
-        Line::styled(format!("no answer, what is shown may be old: {why}"), style(Tone::Bad, color))
-    }));
+    below.extend(
+        state
+            .lost
+            .iter()
+            .map(|why| Line::styled(format!("no answer, what is shown may be old: {why}"), style(Tone::Bad, color))),
+    );
     below.extend(state.notice.iter().map(|(mood, text)| {
         Line::styled(text.clone(), style(if *mood == Mood::Good { Tone::Good } else { Tone::Bad }, color))
     }));
@@ -116,7 +119,8 @@ fn list(frame: &mut Frame<'_>, (bar, body): (Rect, Rect), state: &State, now_ns:
     let rows = reviews.iter().skip(first).take(fits);
     let width = usize::from(body.width);
     let rows = rows.flat_map(|review| row(review, id(review) == state.selected, (now_ns, width, state.color)));
-    let lines: Vec<Line<'_>> = if reviews.is_empty() { Vec::new() } else { std::iter::once(head).chain(rows).collect() };
+    let lines: Vec<Line<'_>> =
+        if reviews.is_empty() { Vec::new() } else { std::iter::once(head).chain(rows).collect() };
     frame.render_widget(Paragraph::new(lines), body);
 }
 
@@ -141,10 +145,7 @@ fn row(review: &Review, selected: bool, (now_ns, width, color): (i64, usize, boo
     }
     let what = request.facts.as_ref().map(command).unwrap_or_default();
     let line = |text: String, style| Line::styled(short(&text, width), style);
-    [
-        line(format!("{mark} {:>4} {left:>7}  {who}", risk(review)), first),
-        line(format!("{mark}     {what}"), second),
-    ]
+    [line(format!("{mark} {:>4} {left:>7}  {who}", risk(review)), first), line(format!("{mark}     {what}"), second)]
 }
 
 /// What fits into a line, and that it is not all.
@@ -180,7 +181,7 @@ fn request(frame: &mut Frame<'_>, (bar, body): (Rect, Rect), detail: &mut Detail
     let more = if last < detail.lines { ", more below" } else { "" };
     let place = format!("lines {}-{last} of {}{more}", detail.top + 1, detail.lines);
     let tone = if critical || detail.closed.is_some() { Tone::Bad } else { Tone::Plain };
-    title(frame, bar, &format!("{risk}  {state}  {place}"), tone, color);
+    title(frame, bar, &format!("{risk}  {place}  {state}"), tone, color);
     let lines = shown.iter().skip(detail.top).take(detail.page).map(|line| pieces(line, color));
     frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()), body);
 }

@@ -235,9 +235,12 @@ impl State {
             let digest = |review: &Review| review.request.as_ref().map(|r| r.digest.clone()).unwrap_or_default();
             let changed = (digest(&review) != digest(&detail.review))
                 .then(|| "the collector shows another request under this id: nothing is decided here".to_owned());
-            if detail.closed.is_none() && let Some(why) = changed.or_else(|| over(&review)) {
+            let is_other = changed.is_some();
+            if let Some(why) = changed.or_else(|| over(&review)) {
                 detail.form = None;
-                detail.closed = Some(why);
+                detail.closed.get_or_insert(why);
+            }
+            if !is_other {
                 // Who decided, and why, is part of what is shown.
                 (detail.review.state, detail.review.reviewer) = (review.state, review.reviewer);
                 detail.review.reason = review.reason;

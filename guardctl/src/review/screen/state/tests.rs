@@ -123,7 +123,10 @@ fn critical_risk_takes_the_whole_request_a_pause_and_a_typed_word() {
     screen.typed("rm");
     let Action::Decide(review, choice) = screen.press(KeyCode::Enter) else { panic!("nothing was sent") };
     assert_eq!(*review, critical());
-    assert_eq!((choice.approve, choice.scope.as_str(), choice.max_execs, choice.reason.as_str()), (true, "once", 1, "clean up"));
+    assert_eq!(
+        (choice.approve, choice.scope.as_str(), choice.max_execs, choice.reason.as_str()),
+        (true, "once", 1, "clean up")
+    );
     // Once is enough.
     assert_eq!(screen.press(KeyCode::Enter), Action::None);
 }
@@ -174,7 +177,10 @@ fn a_decision_is_about_what_is_shown_whatever_comes_meanwhile() {
     screen.state.news(News::Shown(id(&critical()).to_owned(), Ok(critical())), screen.now);
     let Action::Decide(review, choice) = screen.press(KeyCode::Enter) else { panic!("nothing was sent") };
     assert_eq!(*review, ordinary());
-    assert_eq!((choice.scope.as_str(), choice.categories, choice.max_execs), ("root", vec!["vcs.write".to_owned()], 20));
+    assert_eq!(
+        (choice.scope.as_str(), choice.categories, choice.max_execs),
+        ("root", vec!["vcs.write".to_owned()], 20)
+    );
     // The collector may still say no: then nothing is decided, and that is said.
     let no = CliError::new(Exit::No, "request was denied by carol\u{1b}[2J");
     screen.state.news(News::Decided(id(&ordinary()).to_owned(), Err(no)), screen.now);
@@ -207,7 +213,12 @@ fn hostile_arguments_reach_the_screen_escaped_and_whole() {
         assert!(!text.chars().any(|c| c != '\n' && is_hidden(c)), "{text}");
     }
     assert!(pages > 2);
-    for shown in ["\\x1b[2J\\x1b[H\\x1b]0;owned\\x07approve", "\\u202efr- mr\\u2066", "\\n\\rrisk 0  4m left\\x9b31m", "the-last-argument"] {
+    for shown in [
+        "\\x1b[2J\\x1b[H\\x1b]0;owned\\x07approve",
+        "\\u202efr- mr\\u2066",
+        "\\n\\rrisk 0  4m left\\x9b31m",
+        "the-last-argument",
+    ] {
         let squeezed = |text: &str| text.chars().filter(|c| !" \n\"".contains(*c)).collect::<String>();
         assert!(squeezed(&all).contains(&squeezed(shown)), "{shown}: {all}");
     }
