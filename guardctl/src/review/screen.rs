@@ -165,7 +165,7 @@ async fn ask(mut client: Client, mut opened: watch::Receiver<Option<String>>, te
         }
         let wanted = opened.borrow_and_update().clone();
         if let Some(id) = wanted {
-            let shown = get(&mut client, &id).await;
+            let shown = super::get(&mut client, &id).await.map(Box::new);
             if tell.send(News::Shown(id, shown)).await.is_err() {
                 return;
             }
@@ -179,8 +179,4 @@ async fn ask(mut client: Client, mut opened: watch::Receiver<Option<String>>, te
 async fn list(client: &mut Client) -> Result<Vec<Review>> {
     let request = ListReviewsRequest { limit: LIST_MAX, ..ListReviewsRequest::default() };
     Ok(client.list_reviews(request).await.map_err(client::refused)?.into_inner().reviews)
-}
-
-async fn get(client: &mut Client, id: &str) -> Result<Review> {
-    super::get(client, id).await
 }

@@ -16,7 +16,7 @@ fn event(session: u8, what: u8, argument: u8) -> Event {
         risk: Some(50),
         same: Sha256::digest([session, what]).into(),
         differs: Sha256::digest([argument]).into(),
-        session: (session > 0).then(|| SessionId([session; 16])),
+        session: (session > 0).then_some(SessionId([session; 16])),
         wall_ns: 1_769_860_800 * SECOND,
         data: Map::from_iter([("exec".to_owned(), json!({"argv": [what, argument]}))]),
         mode: None,

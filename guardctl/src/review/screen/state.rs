@@ -43,7 +43,7 @@ pub enum News {
     /// What waits.
     List(Result<Vec<Review>>),
     /// The request that was opened, as it is now.
-    Shown(String, Result<Review>),
+    Shown(String, Result<Box<Review>>),
     /// What became of a decision: the leaf of its record.
     Decided(String, Result<u64>),
 }
@@ -210,7 +210,7 @@ impl State {
                 self.listed(reviews);
             }
             News::List(Err(error)) => self.lost = Some(escape_str(&error.message)),
-            News::Shown(id, Ok(review)) => self.shown(&id, review, now_ns),
+            News::Shown(id, Ok(review)) => self.shown(&id, *review, now_ns),
             News::Shown(id, Err(error)) => self.not_shown(&id, &escape_str(&error.message)),
             News::Decided(id, sent) => self.decided(&id, sent),
         }

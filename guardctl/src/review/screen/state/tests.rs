@@ -47,7 +47,7 @@ impl Screen {
     /// Opens the selected one as the collector would answer.
     fn open(&mut self, review: &Review) {
         assert_eq!(self.press(KeyCode::Enter), Action::Open(id(review).to_owned()));
-        self.state.news(News::Shown(id(review).to_owned(), Ok(review.clone())), self.now);
+        self.state.news(News::Shown(id(review).to_owned(), Ok(Box::new(review.clone()))), self.now);
         self.text();
     }
 }
@@ -155,7 +155,7 @@ fn what_somebody_else_decided_is_said_and_nothing_is_sent() {
     screen.typed("fine");
     let mut decided = ordinary();
     (decided.state, decided.reviewer, decided.reason) = ("denied".into(), "carol".into(), "no".into());
-    screen.state.news(News::Shown(id(&ordinary()).to_owned(), Ok(decided)), screen.now);
+    screen.state.news(News::Shown(id(&ordinary()).to_owned(), Ok(Box::new(decided))), screen.now);
     screen.state.news(News::List(Ok(vec![critical()])), screen.now);
     assert_eq!(screen.press(KeyCode::Enter), Action::None);
     screen.press(KeyCode::Char('a'));
@@ -174,7 +174,7 @@ fn a_decision_is_about_what_is_shown_whatever_comes_meanwhile() {
     screen.press(KeyCode::Tab);
     screen.state.news(News::List(Ok(vec![critical()])), screen.now);
     // An answer for another one changes nothing here.
-    screen.state.news(News::Shown(id(&critical()).to_owned(), Ok(critical())), screen.now);
+    screen.state.news(News::Shown(id(&critical()).to_owned(), Ok(Box::new(critical()))), screen.now);
     let Action::Decide(review, choice) = screen.press(KeyCode::Enter) else { panic!("nothing was sent") };
     assert_eq!(*review, ordinary());
     assert_eq!(
@@ -191,7 +191,7 @@ fn a_decision_is_about_what_is_shown_whatever_comes_meanwhile() {
     screen.open(&ordinary());
     screen.press(KeyCode::Char('a'));
     let other = with(id(&ordinary()), 1, &[b"true"]);
-    screen.state.news(News::Shown(id(&other).to_owned(), Ok(other)), screen.now);
+    screen.state.news(News::Shown(id(&other).to_owned(), Ok(Box::new(other))), screen.now);
     assert_eq!(screen.press(KeyCode::Enter), Action::None);
     assert!(screen.text().contains("another request under this id"), "{}", screen.text());
     assert!(screen.text().contains("git commit"), "what was shown stays on the screen");
