@@ -35,6 +35,11 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State, now_ns: i64) {
     let asked = state.detail.as_ref().and_then(|detail| detail.form.as_ref().map(|form| (detail, form)));
     let mut below: Vec<Line<'_>> =
         asked.map_or_else(Vec::new, |(detail, form)| form_lines(detail, form, now_ns, color));
+    // Whole, below: the first line holds only so much.
+    below.extend(state.detail.iter().filter_map(|detail| {
+        let why = detail.closed.as_ref()?;
+        Some(Line::styled(format!("NOT OPEN: {why}"), style(Tone::Bad, color)))
+    }));
     below.extend(
         state
             .lost
@@ -173,7 +178,7 @@ fn request(frame: &mut Frame<'_>, (bar, body): (Rect, Rect), detail: &mut Detail
     let critical = is_critical(&detail.review);
     let risk = format!("risk {}{}", risk(&detail.review), if critical { ": CRITICAL" } else { "" });
     let state = match (&detail.closed, time_left(&detail.review, now_ns)) {
-        (Some(why), _) => format!("NOT OPEN: {why}"),
+        (Some(_), _) => "NOT OPEN".to_owned(),
         (None, Some(0)) => "its deadline has passed".to_owned(),
         (None, left) => format!("{} left", left.map_or_else(|| "-".to_owned(), duration::show)),
     };
