@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 mod detect;
+mod enrol;
 mod fail_closed;
 mod floods;
 mod identity;
@@ -12,6 +13,7 @@ mod mappings;
 mod neighbours;
 mod outward;
 mod paths;
+mod policies;
 mod review;
 mod roles;
 mod same_bytes;
@@ -107,11 +109,13 @@ scenarios! {
     strict_profile_refuses_mappings in mappings, 120 s own;
     p4_collector_killed_again_and_again in log, 180 s;
     p4_collector_absent_then_back in log, 180 s;
+    p4_certificate_renewed_and_revoked in enrol, 240 s own;
     p5_older_copy_of_the_log_is_not_believed in log, 180 s;
     p6_neighbours in neighbours, 120 s;
     p7_identity in identity, 90 s;
     p7_initiator_does_not_approve in identity, 90 s;
     p7_roles_limit_a_session in roles, 240 s own;
+    policy_bundles_are_shadowed_then_enforced in policies, 240 s own;
     sigma_rules_add_to_the_verdict in detect, 150 s own;
     p8_kernel_support_is_shown in outward, 60 s;
     p8_status_is_measured in identity, 120 s;

@@ -130,7 +130,11 @@ impl History {
             | Body::KeyRotated(_)
             | Body::LogSucceeded(_)
             | Body::PublishFinding(_)
-            | Body::WebhookFinding(_) => {}
+            | Body::WebhookFinding(_)
+            | Body::PolicyPublished(_)
+            | Body::CertificateIssued(_)
+            | Body::CertificateRevoked(_)
+            | Body::CertificateEnding(_) => {}
         }
     }
 
