@@ -80,6 +80,7 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::KeyRotated(_)
         | Body::LogSucceeded(_)
         | Body::PublishFinding(_)
+        | Body::WebhookFinding(_)
         | Body::PolicyPublished(_)
         | Body::CertificateIssued(_)
         | Body::CertificateRevoked(_)

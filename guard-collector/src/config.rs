@@ -11,6 +11,7 @@ use std::time::Duration;
 use guard_log::store::StoreOptions;
 use serde::Deserialize;
 
+use crate::alerts::config::{RawWebhook, Webhook, webhooks};
 use crate::exit::{CollectorError, Exit, Result};
 use crate::quota::Limits;
 use crate::retention::Policy;
@@ -37,6 +38,8 @@ struct Raw {
     review: RawReview,
     #[serde(default)]
     node: RawNode,
+    #[serde(default)]
+    webhook: Vec<RawWebhook>,
 }
 
 #[derive(Deserialize)]
@@ -199,6 +202,8 @@ pub struct Config {
     pub approval: Duration,
     /// What one node may send.
     pub quota: Limits,
+    /// Who is told of what somebody has to look at.
+    pub webhooks: Vec<Webhook>,
 }
 
 impl Config {
@@ -248,6 +253,7 @@ impl Config {
         let policy =
             |days| Ok::<_, String>(Policy { days: within("retention.entries_days", days, 1, 36_500)?, minimum });
         Ok(Self {
+            webhooks: webhooks(raw.webhook, base)?,
             retention: raw.retention.entries_days.map(policy).transpose()?,
             folder: base.to_owned(),
             listen: raw.listen,

@@ -18,6 +18,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::access::Access;
+use crate::alerts::Alerts;
 use crate::blobs::Blobs;
 use crate::bundles::Bundles;
 use crate::hub::Hub;
@@ -71,6 +72,8 @@ pub struct Control {
     pub published: Arc<Published>,
     /// Who cosigns the log.
     pub witnesses: Option<Arc<Witnesses>>,
+    /// Who is told of what somebody has to look at.
+    pub alerts: Arc<Alerts>,
     /// What roles give callers.
     pub access: Arc<Access>,
     /// The newest policy bundle.
@@ -235,6 +238,7 @@ impl ControlService for Control {
             roles_error,
             publish_error: self.published.error(),
             signing_vkeys: store.signing_vkeys(),
+            webhooks: self.alerts.status(log_size),
         }))
     }
 

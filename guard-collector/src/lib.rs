@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod admit;
+pub mod alerts;
 pub mod blobs;
 pub mod body;
 pub mod bundles;

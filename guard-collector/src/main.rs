@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use guard_collector::alerts::try_out;
 use guard_collector::config::{CertificatesConfig, Config};
 use guard_collector::exit::{CollectorError, Exit, Result};
 use guard_collector::identity::Role;
@@ -104,11 +105,29 @@ enum Command {
         #[arg(long)]
         seen: Vec<PathBuf>,
     },
+    /// Receivers of alerts.
+    Webhook {
+        #[command(subcommand)]
+        command: WebhookCommand,
+    },
     /// Makes the index anew from the log; the collector must not run.
     Reindex {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum WebhookCommand {
+    /// Sends one test message to each webhook, or to one, and says what came back.
+    Test {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// Only the webhook of this name.
+        #[arg(long)]
+        name: Option<String>,
     },
 }
 
@@ -184,11 +203,11 @@ fn run(command: Command) -> Result<()> {
         Command::Revoke { target, reason, config } => say(&revoke(&Config::read(&config)?, target, reason)?),
         Command::Serve { config } => {
             let config = Config::read(&config)?;
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build()
-                .map_err(|e| CollectorError::io(Exit::Internal, "cannot start", &e))?;
-            runtime.block_on(serve::serve(config))
+            runtime()?.block_on(serve::serve(config))
+        }
+        Command::Webhook { command: WebhookCommand::Test { config, name } } => {
+            let config = Config::read(&config)?;
+            say(&runtime()?.block_on(try_out::run(&config, name.as_deref()))?)
         }
         Command::Key { command: KeyCommand::Rotate { config } } => say(&keys::rotate(&Config::read(&config)?)?),
         Command::Key { command: KeyCommand::Retire { config } } => say(&keys::retire(&Config::read(&config)?)?),
@@ -197,6 +216,11 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Reindex { config } => say(&format!("{}\n", serve::reindex(&Config::read(&config)?)?)),
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|e| CollectorError::io(Exit::Internal, "cannot start", &e))
 }
 
 fn certificates(config: &Config) -> Result<&CertificatesConfig> {

@@ -17,6 +17,7 @@ use guard_proto::v1::EntriesPruned;
 use guard_proto::v1::record_body::Body;
 use tokio::sync::watch;
 
+use crate::alerts::Alerts;
 use crate::blobs::Blobs;
 use crate::index::Index;
 use crate::ledger::Ledger;
@@ -60,6 +61,8 @@ pub struct Retention {
     pub published: Arc<Published>,
     /// What only pruned records name goes with them.
     pub blobs: Blobs,
+    /// Who has not been told of an entry before it goes.
+    pub alerts: Arc<Alerts>,
 }
 
 impl Retention {
@@ -122,6 +125,15 @@ impl Retention {
 
     fn prune(&self, policy: Policy, previous_first: u64, first_leaf: u64) -> Result<u64, String> {
         let store = self.ledger.store();
+        // The policy does not wait for a receiver that may never come back; that it was not told stays in the log.
+        for untold in self.alerts.behind(first_leaf) {
+            tracing::error!(
+                webhook = untold.webhook,
+                detail = untold.detail,
+                "entries go that a webhook was not told of"
+            );
+            self.ledger.say(SessionId::NONE, Body::WebhookFinding(untold)).map_err(|e| e.to_string())?;
+        }
         let (policy, records) = (policy.to_string(), first_leaf - previous_first);
         let body = Body::EntriesPruned(EntriesPruned { first_leaf, previous_first, policy: policy.clone(), records });
         let (leaf, _) = self.ledger.say(SessionId::NONE, body).map_err(|e| e.to_string())?;

@@ -20,6 +20,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::access::{self, Access};
+use crate::alerts::{self, Alerts};
 use crate::blobs::Blobs;
 use crate::bundles::Bundles;
 use crate::config::Config;
@@ -131,6 +132,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let access = Access::open(config.roles.clone())
         .map_err(|e| CollectorError::new(Exit::Config, format_args!("roles: {e}")))?;
     let access = Arc::new(access);
+    let alerts = alerts(&config, &ledger, &index).await?;
     let bundles = Bundles::open(&config.store.dir, &config.folder).map_err(|e| CollectorError::new(Exit::Config, e))?;
     let bundles = Arc::new(bundles);
     let issuing = config.certificates.as_ref().map(|c| Issuing::open(&config, c, ledger.clone()).map(Arc::new));
@@ -144,6 +146,7 @@ pub async fn serve(config: Config) -> Result<()> {
         quotas,
         witnesses,
         access,
+        alerts,
         bundles,
         issuing,
         stopping,
@@ -152,6 +155,7 @@ pub async fn serve(config: Config) -> Result<()> {
         // What was revoked while no collector ran must not be served first.
         orders::look(&certificates.dir, &parts.ledger).await;
     }
+    let telling = tokio::spawn(parts.alerts.clone().run(parts.stopping.clone()));
     let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));
     let indexing = parts.index_thread()?;
     let publishing = tokio::spawn(publish::run(
@@ -178,6 +182,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let _ = pruning.await;
     let _ = saving.await;
     let _ = reloading.await;
+    let _ = telling.await;
     for task in asking.into_iter().chain(issuing) {
         let _ = task.await;
     }
@@ -190,6 +195,14 @@ fn witnesses(config: &Config, store: &Store) -> Result<Option<Arc<Witnesses>>> {
     opened.map_err(|e| CollectorError::new(Exit::Config, format_args!("witness.policy: {e}")))
 }
 
+/// Reads secrets and places.
+async fn alerts(config: &Config, ledger: &Arc<Ledger>, index: &Arc<Index>) -> Result<Arc<Alerts>> {
+    let (webhooks, folder) = (config.webhooks.clone(), config.folder.join(alerts::FOLDER));
+    let (ledger, index) = (ledger.clone(), index.clone());
+    let opened = tokio::task::spawn_blocking(move || Alerts::open(&webhooks, folder, &ledger, &index));
+    opened.await.map_err(internal)?.map(Arc::new).map_err(|e| CollectorError::new(Exit::Config, e))
+}
+
 /// What the services share.
 struct Parts {
     ledger: Arc<Ledger>,
@@ -200,6 +213,7 @@ struct Parts {
     quotas: Arc<Quotas>,
     witnesses: Option<Arc<Witnesses>>,
     access: Arc<Access>,
+    alerts: Arc<Alerts>,
     bundles: Arc<Bundles>,
     issuing: Option<Arc<Issuing>>,
     stopping: watch::Receiver<bool>,
@@ -254,6 +268,7 @@ impl Parts {
             published: self.published.clone(),
             witnesses: self.witnesses.clone(),
             access: self.access.clone(),
+            alerts: self.alerts.clone(),
             bundles: self.bundles.clone(),
             issuing: self.issuing.clone(),
             standing: self.standing(),
@@ -273,8 +288,8 @@ impl Parts {
     fn retention(&self, config: &Config) -> Arc<Retention> {
         let (policy, keep_segments) = (config.retention, config.keep_segments);
         let (ledger, index, published) = (self.ledger.clone(), self.index.clone(), self.published.clone());
-        let blobs = self.blobs.clone();
-        Arc::new(Retention { policy, keep_segments, ledger, index, published, blobs })
+        let (blobs, alerts) = (self.blobs.clone(), self.alerts.clone());
+        Arc::new(Retention { policy, keep_segments, ledger, index, published, blobs, alerts })
     }
 
     fn index_thread(&self) -> Result<std::thread::JoinHandle<()>> {

@@ -36,6 +36,8 @@ mod renew;
 
 #[path = "collector/admission.rs"]
 mod admission;
+#[path = "collector/alerts.rs"]
+mod alerts;
 #[path = "collector/answers.rs"]
 mod answers;
 #[path = "collector/blobs.rs"]

@@ -49,9 +49,12 @@ pub enum Command {
     Tail(TailArgs),
     /// Find log records
     Query(QueryArgs),
-    /// List, show, approve and deny requests for review
-    #[command(subcommand)]
-    Review(ReviewCommand),
+    /// Answer requests for review: a full screen, or plain commands
+    Review {
+        /// Without one: a full screen on a terminal, else the list
+        #[command(subcommand)]
+        command: Option<ReviewCommand>,
+    },
     /// Make and show the key that signs the caller's decisions
     #[command(subcommand)]
     Key(KeyCommand),
@@ -438,6 +441,12 @@ pub struct ReviewListArgs {
     /// Go on: print each new request once
     #[arg(long)]
     pub watch: bool,
+}
+
+impl Default for ReviewListArgs {
+    fn default() -> Self {
+        Self { all: false, session: String::new(), limit: 100, watch: false }
+    }
 }
 
 /// How far an approval reaches.

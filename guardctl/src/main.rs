@@ -75,7 +75,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Session(command) => session::run(command, config, &out).await?,
         Command::Tail(args) => stream::tail(args, config, &out).await?,
         Command::Query(args) => stream::query(args, config, &out).await?,
-        Command::Review(command) => review::run(command, config, &out).await?,
+        Command::Review { command } => review::run(command.as_ref(), config, &out).await?,
         Command::Key(command) => key::run(command, config, &out)?,
         Command::Status(args) => status::run(args, config, &out).await?,
         Command::Whoami => rights::whoami(config, &out).await?,

@@ -25,6 +25,7 @@ use crate::time;
 
 pub mod decide;
 mod identical;
+mod screen;
 mod show;
 mod stats;
 mod verify;
@@ -36,9 +37,15 @@ const WATCH: Duration = Duration::from_millis(500);
 /// Execs that an approval with `--scope root` or `session` covers when no number is given.
 const EXECS: u32 = 20;
 
-/// Runs a subcommand.
-pub async fn run(command: &ReviewCommand, config: &Config, out: &Out) -> Result<()> {
+/// Runs a subcommand; without one the full screen, where there is a terminal for it.
+pub async fn run(command: Option<&ReviewCommand>, config: &Config, out: &Out) -> Result<()> {
     let mut client = client::connect(config).await?;
+    let Some(command) = command else {
+        return match screen::fits(out) {
+            true => screen::run(client, config, out).await,
+            false => list(&mut client, &ReviewListArgs::default(), out).await,
+        };
+    };
     match command {
         ReviewCommand::List(args) if args.watch => watch(&mut client, args, out).await,
         ReviewCommand::List(args) => list(&mut client, args, out).await,

@@ -4,7 +4,7 @@
 
 use guard_proto::v1::{
     KernelSupport, LocalStatus, LocalStatusRequest, NodeReport, NodeState, Retention, StatusReply, StatusRequest,
-    WitnessStatus, local_reply, local_request,
+    WebhookState, WitnessStatus, local_reply, local_request,
 };
 use serde_json::{Value, json};
 
@@ -91,6 +91,11 @@ fn status_text(s: &StatusReply, now: i64, width: usize, color: bool) -> String {
         out.truncate(out.len() - 1);
         out.push_str(&format!("entries   {}\n\n", retention_text(kept)));
     }
+    if !s.webhooks.is_empty() {
+        out.truncate(out.len() - 1);
+        out.push_str(&webhooks_text(&s.webhooks, now, width, color));
+        out.push('\n');
+    }
     if !s.roles_digest.is_empty() {
         out.truncate(out.len() - 1);
         out.push_str(&format!("roles     {}\n\n", escape_str(&s.roles_digest)));
@@ -156,6 +161,41 @@ fn witnesses_text(w: &WitnessStatus, now: i64, width: usize, color: bool) -> Str
     table.render(width, color)
 }
 
+fn webhooks_text(webhooks: &[WebhookState], now: i64, width: usize, color: bool) -> String {
+    let mut table = Table::new(&[left("", 9), grow("")]);
+    for (i, w) in webhooks.iter().enumerate() {
+        let behind = match (w.lag, w.waiting) {
+            (0, false) => "told of everything".to_owned(),
+            (lag, waiting) => format!("{}{lag} leaves behind", if waiting { "a message waits, " } else { "" }),
+        };
+        let last = match w.sent {
+            0 => "none taken since the start".to_owned(),
+            sent => format!("{sent} taken, the last {}", age_text(w.sent_unix_ns, now)),
+        };
+        let mut text = format!("{} at {}: {behind}; {last}", escape_str(&w.name), escape_str(&w.url));
+        let tone = match (w.disabled, w.error.as_str()) {
+            (true, _) => Tone::Bad,
+            (false, "") => Tone::Plain,
+            (false, _) => Tone::Warn,
+        };
+        if w.disabled {
+            text.push_str("; DISABLED until a HUP or a restart");
+        }
+        if !w.error.is_empty() {
+            let since = age_text(w.failing_since_unix_ns, now);
+            text.push_str(&format!("; failing {} times, first {since}: {}", w.failures, escape_str(&w.error)));
+        }
+        table.row([Cell::toned(if i == 0 { "webhooks" } else { "" }, Tone::Plain), Cell::toned(text, tone)]);
+    }
+    table.render(width, color)
+}
+
+fn webhook_json(w: &WebhookState) -> Value {
+    json!({"name": w.name, "url": w.url, "next_leaf": w.next_leaf, "lag": w.lag, "waiting": w.waiting, "sent": w.sent,
+        "last_sent": time::rfc3339(w.sent_unix_ns), "error": Some(&w.error).filter(|e| !e.is_empty()),
+        "failures": w.failures, "failing_since": time::rfc3339(w.failing_since_unix_ns), "disabled": w.disabled})
+}
+
 fn node_row(table: &mut Table, node: &NodeState, now: i64) {
     let report = node.report.clone().unwrap_or_default();
     let mode = if report.mode.is_empty() { "unknown" } else { &report.mode };
@@ -216,6 +256,7 @@ fn status_json(s: &StatusReply, now: i64) -> Value {
         "publish_error": Some(&s.publish_error).filter(|e| !e.is_empty()), "signing_vkeys": s.signing_vkeys,
         "roles_digest": Some(&s.roles_digest).filter(|d| !d.is_empty()),
         "roles_error": Some(&s.roles_error).filter(|e| !e.is_empty()),
+        "webhooks": s.webhooks.iter().map(webhook_json).collect::<Vec<_>>(),
         "retention": s.retention.as_ref().map(|kept| json!({"policy": Some(&kept.policy).filter(|p| !p.is_empty()),
             "first_leaf": kept.first_leaf, "record_leaf": Some(kept.record_leaf).filter(|_| kept.first_leaf > 0)})),
     })

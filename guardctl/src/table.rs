@@ -51,6 +51,16 @@ impl Cell {
     pub fn toned(text: impl Into<String>, tone: Tone) -> Cell {
         Cell { text: text.into(), tone }
     }
+
+    /// Its text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Its tone.
+    pub fn tone(&self) -> Tone {
+        self.tone
+    }
 }
 
 impl<T: Into<String>> From<T> for Cell {
@@ -120,24 +130,34 @@ impl Table {
 
     /// Renders the titles and all rows for a terminal of `width` columns.
     pub fn render(&self, width: usize, color: bool) -> String {
+        let mut out = String::new();
+        for line in self.lines(width) {
+            for piece in line {
+                out.push_str(&if color { piece.tone.paint(&piece.text) } else { piece.text });
+            }
+            out.push('\n');
+        }
+        out
+    }
+
+    /// The same, each line in pieces of one tone.
+    pub fn lines(&self, width: usize) -> Vec<Vec<Cell>> {
         let widths = self.widths(width);
         let titles: Vec<Cell> = self.columns.iter().map(|c| Cell::toned(c.title, Tone::Dim)).collect();
-        let mut out = String::new();
+        let mut lines = Vec::new();
         if self.columns.iter().any(|c| !c.title.is_empty()) {
-            self.render_row(&mut out, &titles, &widths, color);
+            self.row_lines(&mut lines, &titles, &widths);
         }
         for row in &self.rows {
-            self.render_row(&mut out, &row.cells, &widths, color);
+            self.row_lines(&mut lines, &row.cells, &widths);
             let indent = widths.first().map_or(0, |w| (*w).min(BELOW_MAX) + GAP);
             for cell in &row.below {
                 for line in wrap(&cell.text, width.saturating_sub(indent).max(GROW_MIN)) {
-                    out.push_str(&" ".repeat(indent));
-                    out.push_str(&if color { cell.tone.paint(&line) } else { line });
-                    out.push('\n');
+                    lines.push(vec![" ".repeat(indent).into(), Cell::toned(line, cell.tone)]);
                 }
             }
         }
-        out
+        lines
     }
 
     fn widths(&self, width: usize) -> Vec<usize> {
@@ -156,24 +176,26 @@ impl Table {
         widths
     }
 
-    fn render_row(&self, out: &mut String, row: &[Cell], widths: &[usize], color: bool) {
+    fn row_lines(&self, out: &mut Vec<Vec<Cell>>, row: &[Cell], widths: &[usize]) {
         let wrapped: Vec<Vec<String>> = row.iter().zip(widths).map(|(cell, w)| wrap(&cell.text, *w)).collect();
         let height = wrapped.iter().map(Vec::len).max().unwrap_or(0);
         for line in 0..height {
-            let mut pending = 0;
+            let (mut pieces, mut pending) = (Vec::new(), 0);
             for (((lines, cell), w), column) in wrapped.iter().zip(row).zip(widths).zip(&self.columns) {
                 let text = lines.get(line).map_or("", String::as_str);
                 let fill = w.saturating_sub(text.width());
                 let before = if column.right { fill } else { 0 };
                 if !text.is_empty() {
-                    out.push_str(&" ".repeat(pending + before));
-                    out.push_str(&if color { cell.tone.paint(text) } else { text.to_owned() });
+                    if pending + before > 0 {
+                        pieces.push(" ".repeat(pending + before).into());
+                    }
+                    pieces.push(Cell::toned(text, cell.tone));
                     pending = 0;
                 }
                 // Blanks are held back so that no line ends in them.
                 pending += if text.is_empty() { w + GAP } else { fill - before + GAP };
             }
-            out.push('\n');
+            out.push(pieces);
         }
     }
 }

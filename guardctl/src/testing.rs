@@ -406,6 +406,26 @@ pub fn status() -> (StatusReply, i64) {
         roles_error: String::new(),
         publish_error: String::new(),
         signing_vkeys: vec![],
+        webhooks: vec![
+            WebhookState {
+                name: "siem".into(),
+                url: "https://siem.example".into(),
+                sent: 12,
+                sent_unix_ns: NOON,
+                ..WebhookState::default()
+            },
+            WebhookState {
+                name: "pager".into(),
+                url: "https://pager.example:8443".into(),
+                next_leaf: 1_000,
+                lag: 24,
+                waiting: true,
+                error: "it answers 503 Service Unavailable".into(),
+                failures: 4,
+                failing_since_unix_ns: NOON - 600_000_000_000,
+                ..WebhookState::default()
+            },
+        ],
         retention: Some(Retention {
             policy: "retention: entries_days = 90, minimum_records = 256".into(),
             first_leaf: 512,

@@ -1,14 +1,20 @@
 //! `guardctl` against a collector made here: real gRPC, real TLS with client certificates, the real binary.
 #![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
 
 use collector::{Collector, REQUEST};
 use guard_policy::decision::ReviewKey;
+use rustix::process::Signal;
 use serde_json::Value;
+use terminal::Terminal;
 
 #[path = "collector/collector.rs"]
 mod collector;
+#[allow(dead_code, reason = "the tests of `run` use all of it")]
+#[path = "run/terminal.rs"]
+mod terminal;
 
 fn guardctl(collector: &Collector, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_guardctl"));
@@ -169,4 +175,65 @@ fn a_bad_command_line_is_exit_64() {
     assert_eq!(guardctl(&collector, &["query", "--since", "yesterday"]).status.code(), Some(64));
     assert_eq!(guardctl(&collector, &["review", "approve", REQUEST, "--category", "x"]).status.code(), Some(64));
     assert_eq!(guardctl(&collector, &["--help"]).status.code(), Some(0));
+}
+
+/// `guardctl review` full screen, with what waits on it.
+fn screen(collector: &Collector, terminal: &mut Terminal) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guardctl"));
+    command.arg("--config").arg(collector.config()).arg("review").env("NO_COLOR", "1").env("TERM", "xterm");
+    let shell = terminal.spawn(command);
+    terminal.read_until("1 waits");
+    assert!(!terminal.is_cooked());
+    shell
+}
+
+#[test]
+fn the_full_screen_sends_the_digest_of_what_it_shows() {
+    let (collector, mut terminal) = (Collector::start(), Terminal::new(24, 80));
+    let before = terminal.settings();
+    let mut shell = screen(&collector, &mut terminal);
+    terminal.write("\r");
+    // Of what changes on a screen only what differs is written: a word where nothing was comes whole.
+    terminal.read_until("initiator");
+    terminal.write("afine\r");
+    let start = Instant::now();
+    while collector.nothing_decided() {
+        assert!(start.elapsed() < Duration::from_secs(20), "nothing was sent");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let sent = collector.decided();
+    assert_eq!((sent.approve, sent.digest, sent.scope.as_str()), (true, vec![0xcd; 32], "once"));
+    assert_eq!(sent.reason, "fine");
+    terminal.write("q");
+    assert_eq!(terminal::wait(&mut shell, Duration::from_secs(20)).code(), Some(0));
+    terminal.read_until("\u{1b}[?1049l");
+    assert_eq!(terminal.settings(), before);
+}
+
+#[test]
+fn the_full_screen_gives_the_terminal_back_when_it_is_ended() {
+    for signal in [Signal::TERM, Signal::HUP] {
+        let (collector, mut terminal) = (Collector::start(), Terminal::new(24, 80));
+        let before = terminal.settings();
+        let mut shell = screen(&collector, &mut terminal);
+        terminal::signal(terminal.guardctl(&shell), signal);
+        terminal.read_until("\u{1b}[?1049l");
+        assert_eq!(terminal::wait(&mut shell, Duration::from_secs(20)).code(), Some(69));
+        assert_eq!(terminal.settings(), before);
+        assert!(collector.nothing_decided());
+    }
+}
+
+#[test]
+fn where_there_is_no_terminal_for_it_review_is_the_list() {
+    let collector = Collector::start();
+    let output = guardctl(&collector, &["review"]);
+    assert!(text(&output).starts_with("REQUEST") && text(&output).contains(REQUEST), "{output:?}");
+    let mut terminal = Terminal::new(24, 80);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guardctl"));
+    command.arg("--config").arg(collector.config()).arg("review").env("TERM", "dumb");
+    let mut shell = terminal.spawn(command);
+    terminal.read_until("this is the plain list");
+    terminal.read_until(REQUEST);
+    assert_eq!(terminal::wait(&mut shell, Duration::from_secs(20)).code(), Some(0));
 }

@@ -38,7 +38,8 @@ impl Running {
         let published = Arc::new(Published::default());
         let (policy, keep_segments, index) = (Some(POLICY), Duration::ZERO, Arc::new(index));
         let blobs = Blobs::of(&place.file(""));
-        let running = Self(Retention { policy, keep_segments, ledger, index, published, blobs });
+        let alerts = Arc::default();
+        let running = Self(Retention { policy, keep_segments, ledger, index, published, blobs, alerts });
         running.0.ledger.start(None).expect("recorded");
         running
     }

@@ -13,6 +13,7 @@ use reqwest::redirect::Policy as Redirects;
 use reqwest::{Client, Response, StatusCode};
 
 use super::line_of;
+use crate::exit::in_words;
 use crate::proofs::Public;
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -123,15 +124,4 @@ async fn read(mut answer: Response) -> Result<String, Asked> {
         }
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// An error with its causes: the outermost alone does not say why.
-fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }

@@ -91,7 +91,11 @@ impl Host {
     }
 
     pub fn exec(&mut self, exec_id: u64, argv: &[&str], disposition: Disposition) {
-        let verdict = Some(Verdict { category: "vcs.read".into(), ..Verdict::default() });
+        self.exec_of_risk(exec_id, argv, disposition, 0);
+    }
+
+    pub fn exec_of_risk(&mut self, exec_id: u64, argv: &[&str], disposition: Disposition, risk: u32) {
+        let verdict = Some(Verdict { category: "vcs.read".into(), risk, ..Verdict::default() });
         let exec = Exec {
             identity: Some(self.identity()),
             facts: Self::facts(exec_id, argv),
@@ -150,6 +154,19 @@ impl Host {
             ..ExecDecision::default()
         };
         self.append(self.session, Body::ExecDecision(decision));
+    }
+
+    /// A refused act, by a rule if it has one.
+    pub fn refusal(&mut self, what: &str, rule: &str) {
+        let act = GuardAct {
+            identity: Some(self.identity()),
+            what: what.into(),
+            rule: rule.into(),
+            program: "/usr/bin/python3".into(),
+            count: 1,
+            ..GuardAct::default()
+        };
+        self.append(self.session, Body::GuardRefusal(act));
     }
 
     pub fn outcome(&mut self, exec_id: u64, disposition: Disposition) {

@@ -69,7 +69,7 @@ async fn a_bundle_needs_the_admin_key_and_reaches_the_hosts_that_are_behind() {
     let newest = world.control("vera").await.get_policy(GetPolicyRequest {}).await.expect("newest").into_inner();
     assert_eq!(newest, bundle(6, &admin));
     let records = world.records().await;
-    let published: Vec<_> = records.iter().filter(|r| r.header().kind == Kind(100)).collect();
+    let published: Vec<_> = records.iter().filter(|r| r.header().kind == Kind(41)).collect();
     assert_eq!(published.len(), 2);
     assert_eq!(published[0].bytes(), records[usize::try_from(reply.leaf).expect("fits")].bytes());
 }

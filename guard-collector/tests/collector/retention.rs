@@ -32,6 +32,7 @@ async fn old(world: &mut World) -> Host {
     world.start();
     let mut host = Host::new();
     host.start_session();
+    host.append(SessionId::NONE, record_body::Body::Gap(Gap { source: "ring".into(), ..Gap::default() }));
     let node = world.node("node-box").await;
     for _ in 0..30 {
         for _ in 0..50 {
@@ -103,6 +104,33 @@ async fn what_was_pruned_is_answered_in_words_and_the_rest_as_before() {
     assert!(said.contains(&format!("from leaf {} on", kept.first_leaf)), "{said}");
     world.start();
     assert_eq!(first_leaf(&world).await.first_leaf, kept.first_leaf);
+}
+
+#[tokio::test]
+async fn what_goes_before_a_webhook_was_told_of_it_is_recorded_first() {
+    let mut world = World::stopped();
+    let secret = world.path("c/secret");
+    std::fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("written");
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set");
+    // Nobody listens there, and the first record of the host is an event.
+    let table = "[[webhook]]\nname = \"siem\"\nurl = \"http://127.0.0.1:1/\"\nsecret_file = \"secret\"\n\n[review]";
+    world.edit_config("[review]", table);
+    old(&mut world).await;
+    world.start();
+    let kept = first_leaf(&world).await;
+    let mut vera = world.control("vera").await;
+    let mut tail = vera.tail(TailRequest { from_leaf: kept.first_leaf, ..TailRequest::default() }).await;
+    let stream = tail.as_mut().expect("tail").get_mut();
+    let finding = loop {
+        let entry = stream.message().await.expect("entry").expect("one");
+        assert!(entry.leaf < kept.record_leaf, "nothing was said before leaf {}", entry.leaf);
+        let record = guard_log::record::Record::parse(entry.record).expect("a record");
+        if let Some(record_body::Body::WebhookFinding(finding)) = guard_collector::body::parse(&record) {
+            break finding;
+        }
+    };
+    assert_eq!((finding.what.as_str(), finding.webhook.as_str()), ("untold", "siem"));
+    assert!(finding.next_leaf < kept.first_leaf && finding.detail.contains("retention"), "{finding:?}");
 }
 
 #[tokio::test]

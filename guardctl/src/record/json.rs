@@ -106,6 +106,10 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         Body::LogSucceeded(b) => {
             ("log_succeeded", json!({"statement": text_value(&b.statement), "kept": text_value(&b.kept)}))
         }
+        Body::WebhookFinding(b) => (
+            "webhook_finding",
+            json!({"what": b.what, "webhook": b.webhook, "next_leaf": b.next_leaf, "detail": b.detail}),
+        ),
         Body::PolicyPublished(b) => (
             "policy_published",
             json!({"serial": b.serial, "digest": b.digest, "by": b.by, "stages": b.stages, "files": b.files,

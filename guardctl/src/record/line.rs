@@ -182,6 +182,17 @@ fn describe(body: &Body) -> Line {
             if b.what == "back" { Tone::Good } else { Tone::Bad },
             format!("{} {}", escape_str(&b.what), escape_str(&b.detail)),
         ),
+        Body::WebhookFinding(b) => line(
+            "webhook",
+            if b.what == "back" { Tone::Good } else { Tone::Bad },
+            format!(
+                "{} is {}, told up to leaf {} {}",
+                escape_str(&b.webhook),
+                escape_str(&b.what),
+                b.next_leaf,
+                escape_str(&b.detail)
+            ),
+        ),
         Body::CertificateIssued(b) => line(
             "cert",
             Tone::Plain,

@@ -20,7 +20,7 @@ use crate::time;
 const LIFE_MAX_NS: i64 = 86_400_000_000_000;
 
 /// What the caller decides.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
     /// Approve, or deny.
     pub approve: bool,

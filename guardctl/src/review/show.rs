@@ -15,6 +15,15 @@ use crate::time;
 
 /// Renders the request.
 pub fn render(review: &Review, now_ns: i64, width: usize, color: bool) -> String {
+    sheet(review, now_ns).render(width, color)
+}
+
+/// The same in lines, each in pieces of one tone.
+pub fn lines(review: &Review, now_ns: i64, width: usize) -> Vec<Vec<Cell>> {
+    sheet(review, now_ns).lines(width)
+}
+
+fn sheet(review: &Review, now_ns: i64) -> Table {
     let request = review.request.clone().unwrap_or_default();
     let mut sheet = Sheet(Table::new(&[left("", 10), grow("")]));
     head(&mut sheet, review, &request, now_ns);
@@ -22,13 +31,14 @@ pub fn render(review: &Review, now_ns: i64, width: usize, color: bool) -> String
     verdict(&mut sheet, &request.verdict.clone().unwrap_or_default());
     chain(&mut sheet, review, &request.identity.clone().unwrap_or_default());
     for (i, before) in review.before.iter().enumerate() {
-        sheet.row(if i == 0 { "before" } else { "" }, command(before));
+        sheet.row(if i == 0 { "before *" } else { "" }, command(before));
     }
     if review.before.is_empty() {
         sheet.row("before", "nothing in this session".to_owned());
     }
     sheet.row("digest", hex::encode(&request.digest));
-    sheet.0.render(width, color)
+    sheet.toned("*", "the agent's own words: untrusted".to_owned(), Tone::Dim);
+    sheet.0
 }
 
 struct Sheet(Table);
@@ -76,8 +86,8 @@ fn head(sheet: &mut Sheet, review: &Review, request: &ExecRequest, now_ns: i64) 
 }
 
 fn facts(sheet: &mut Sheet, facts: &ExecFacts) {
-    sheet.toned("command", command(facts), Tone::Warn);
-    sheet.row("folder", quote(&facts.cwd));
+    sheet.toned("command *", command(facts), Tone::Warn);
+    sheet.row("folder *", quote(&facts.cwd));
     for file in &facts.files {
         let size = file.size;
         sheet.row(
@@ -95,12 +105,17 @@ fn facts(sheet: &mut Sheet, facts: &ExecFacts) {
     sheet.row("user", format!("uid {}, gid {}, pid {}", facts.uid, facts.gid, facts.pid));
     let names: Vec<String> = facts.env_notable.iter().map(|n| escape(n)).collect();
     let notable = if names.is_empty() { "nothing of note".to_owned() } else { format!("sets {}", names.join(", ")) };
-    sheet.row("env", format!("{notable} ({} variables)", facts.envc));
+    let values = facts.env_values.iter().map(|v| format!("\n{}={}", escape(&v.name), quote(&v.value)));
+    sheet.row("env *", format!("{notable} ({} variables){}", facts.envc, values.collect::<String>()));
 }
 
 fn verdict(sheet: &mut Sheet, verdict: &Verdict) {
     let tier = format!("{}, {}, risk {} of 100", tier_word(verdict.tier), escape_str(&verdict.category), verdict.risk);
     sheet.toned("verdict", tier, Tone::Warn);
+    // Of a script or a line of shell: what its parts are, of which the strictest decided.
+    if verdict.categories.len() > 1 {
+        sheet.row("parts", escape_str(&verdict.categories.join(", ")));
+    }
     for (i, reason) in verdict.reasons.iter().enumerate() {
         let evidence =
             if reason.evidence.is_empty() { String::new() } else { format!(": {}", escape_str(&reason.evidence)) };
@@ -108,7 +123,7 @@ fn verdict(sheet: &mut Sheet, verdict: &Verdict) {
         sheet.row(if i == 0 { "rules" } else { "" }, text);
     }
     if !verdict.targets.is_empty() {
-        sheet.row("targets", verdict.targets.iter().map(|t| escape_str(t)).collect::<Vec<_>>().join("\n"));
+        sheet.row("targets *", verdict.targets.iter().map(|t| escape_str(t)).collect::<Vec<_>>().join("\n"));
     }
     let anomalies = match (verdict.anomalies_covered, verdict.anomalies.is_empty()) {
         (false, _) => NOT_COVERED.to_owned(),

@@ -142,6 +142,7 @@ impl History {
             | Body::KeyRotated(_)
             | Body::LogSucceeded(_)
             | Body::PublishFinding(_)
+            | Body::WebhookFinding(_)
             | Body::PolicyPublished(_)
             | Body::CertificateIssued(_)
             | Body::CertificateRevoked(_)
