@@ -23,7 +23,8 @@ use crate::hold::{self, Opening};
 use crate::judge::{self, Cover, Judged};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
-use crate::node::{InForce, Node};
+use crate::node::Node;
+use crate::policies::InForce;
 use crate::record;
 use crate::requests;
 use crate::session::{RootApproval, Session, Stage};
@@ -356,7 +357,8 @@ impl Approvals {
         if decision.revoke {
             return self.revoke(node, decision);
         }
-        let in_force = node.policy();
+        let agent = lock(&self.pending).get(&decision.request_id).map(|p| p.session.identity.agent.clone());
+        let (in_force, _) = node.policies.of(&agent.unwrap_or_default());
         let trust = trust(node, &in_force);
         // Whoever takes it out has it: of two decisions at once, one ends the request.
         let (taken, session, approved) = {
