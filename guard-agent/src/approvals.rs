@@ -357,9 +357,6 @@ impl Approvals {
         if decision.revoke {
             return self.revoke(node, decision);
         }
-        let agent = lock(&self.pending).get(&decision.request_id).map(|p| p.session.identity.agent.clone());
-        let (in_force, _) = node.policies.of(&agent.unwrap_or_default());
-        let trust = trust(node, &in_force);
         // Whoever takes it out has it: of two decisions at once, one ends the request.
         let (taken, session, approved) = {
             let mut pending = lock(&self.pending);
@@ -367,7 +364,8 @@ impl Approvals {
             let Some(open) = open else {
                 return tracing::debug!(request = decision.request_id, "a decision for a request that is not open");
             };
-            let taken = open.ballot.take(decision, trust, time::wall_unix_ns());
+            let (in_force, _) = node.policies.of(&open.session.identity.agent);
+            let taken = open.ballot.take(decision, trust(node, &in_force), time::wall_unix_ns());
             let session = Arc::clone(&open.session);
             let ends = matches!(taken, Taken::Approved(_));
             (taken, session, ends.then(|| pending.remove(&decision.request_id)).flatten())

@@ -74,9 +74,9 @@ pub fn report(node: &Node) -> NodeReport {
         policy_digest: node.policy().digest.clone(),
         policy_error: node.policies.error(),
         roles_digest: node.policy().roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
-        decisions: decisions(node).into(),
         bundle_serial: node.policies.serial(),
         takes_bundles: node.config.policy.from_collector,
+        decisions: decisions(node).into(),
         held: u32::try_from(node.approvals.held()).unwrap_or(u32::MAX),
         support: Some(preflight::support(&node.config, node.kernel.instructions().len(), node.kernel.missing())),
     }

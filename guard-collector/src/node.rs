@@ -399,8 +399,8 @@ fn bounded(report: &NodeReport) -> Result<(), Status> {
         &report.mode_detail,
         &report.policy_digest,
         &report.policy_error,
-        &report.decisions,
         &report.certificate_error,
+        &report.decisions,
     ];
     let names = report.counters.keys();
     if texts.into_iter().chain(names).any(|t| t.len() > TEXT_MAX) || report.counters.len() > COUNTERS_MAX {

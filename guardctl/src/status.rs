@@ -240,8 +240,7 @@ fn report_json(r: &NodeReport, now: i64) -> Value {
         "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
         "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
         "roles_digest": Some(&r.roles_digest).filter(|d| !d.is_empty()),
-        "decisions": Some(&r.decisions).filter(|d| !d.is_empty()),
-        "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
+        "decisions": Some(&r.decisions).filter(|d| !d.is_empty()), "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
         "support": r.support.as_ref().map(support_json),
         "certificate_not_after": time::rfc3339(r.certificate_not_after_unix_ns),
         "certificate_error": Some(&r.certificate_error).filter(|e| !e.is_empty()),
@@ -285,17 +284,17 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
     if !r.policy_error.is_empty() {
         row("", Cell::toned(format!("refused: {}", escape_str(&r.policy_error)), Tone::Bad));
     }
-    match r.decisions.as_str() {
-        "" => {}
-        "signed" => row("decisions", Cell::toned("only a reviewer's own signature approves", Tone::Good)),
-        _ => row("decisions", Cell::toned(UNSIGNED, Tone::Warn)),
-    }
     if r.certificate_not_after_unix_ns != 0 {
         let (text, tone) = match certificate_trouble(&r).as_str() {
             "" => (format!("ends {}", time::date_time(r.certificate_not_after_unix_ns)), Tone::Plain),
             trouble => (escape_str(trouble), Tone::Bad),
         };
         row("cert", Cell::toned(text, tone));
+    }
+    match r.decisions.as_str() {
+        "" => {}
+        "signed" => row("decisions", Cell::toned("only a reviewer's own signature approves", Tone::Good)),
+        _ => row("decisions", Cell::toned(UNSIGNED, Tone::Warn)),
     }
     if s.collector_connected {
         row("collector", Cell::toned("connected", Tone::Good));

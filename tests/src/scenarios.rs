@@ -116,8 +116,8 @@ scenarios! {
     p7_identity in identity, 90 s;
     p7_initiator_does_not_approve in identity, 90 s;
     p7_roles_limit_a_session in roles, 240 s own;
-    p7_decisions_are_signed in decisions, 240 s own;
     policy_bundles_are_shadowed_then_enforced in policies, 240 s own;
+    p7_decisions_are_signed in decisions, 240 s own;
     sigma_rules_add_to_the_verdict in detect, 150 s own;
     p8_kernel_support_is_shown in outward, 60 s;
     p8_status_is_measured in identity, 120 s;
