@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::config::{Config, Mode};
 use crate::exit::{Code, Failure, failed};
 use crate::kernel::{btf, cgroup, object, proc};
-use crate::{node, preflight, ship};
+use crate::{policies, preflight, ship};
 
 /// What was found.
 pub struct Report {
@@ -34,16 +34,21 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     let config = Config::read(path).map_err(failed(Code::Config))?;
     let mut report = Report { text: String::new(), good: true };
     report.add("configuration", Ok(path.display().to_string()));
-    let loaded = node::load_policy(&config);
-    let roles = loaded.as_ref().map(|p| crate::roles::describe(&config, p.roles.as_ref()));
+    let loaded = policies::load(&config);
+    let roles = loaded.as_ref().map(|p| crate::roles::describe(&config, p.newest().roles.as_ref()));
     let roles = roles.map_err(|_| "not read, see policy".to_owned());
     report.add("policy", loaded.as_ref().map(rules).map_err(Clone::clone));
     report.add("roles", roles);
-    if let Ok(Some(sigma)) = loaded.as_ref().map(|p| p.sigma.as_ref()) {
+    if let Ok(Some(sigma)) = loaded.as_ref().map(|p| p.newest().sigma.as_ref()) {
         report.add("sigma", Ok(sigma.describe()));
     }
-    report.add("collector certificates", ship::endpoint(&config.collector).map(|_| config.collector.address.clone()));
     report.add("credentials", crate::credentials::describe(&config));
+    let collector = ship::endpoint(&config.collector)
+        .map(|(_, facts)| format!("{}, this node's ends at {}", config.collector.address, facts.end));
+    report.add("collector certificates", collector);
+    if let Some(pins) = &config.collector.pins {
+        report.add("collector pins", config.collector.pinned().map(|_| pins.display().to_string()));
+    }
     report.add(
         "kernel programs",
         match object::bytes().len() {
@@ -71,8 +76,13 @@ pub fn run(path: &Path) -> Result<Report, Failure> {
     Ok(Report { text, ..report })
 }
 
-fn rules(loaded: &node::InForce) -> String {
-    format!("{} rules, digest {}", loaded.policy.rule_count(), loaded.digest)
+fn rules(loaded: &policies::Policies) -> String {
+    let newest = loaded.newest();
+    let from = match &newest.bundle {
+        Some((manifest, _)) => format!(", bundle {}", manifest.serial()),
+        None => String::new(),
+    };
+    format!("{} rules, digest {}{from}", newest.policy.rule_count(), newest.digest)
 }
 
 fn hooks() -> Result<String, String> {

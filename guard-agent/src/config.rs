@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guard_log::note::Verifier;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::certificate::Files;
 use crate::credentials::config::CredentialsConfig;
 use crate::expiry::OnExpiry;
 use crate::longlived::OnLongLived;
@@ -122,9 +123,45 @@ pub struct CollectorConfig {
     pub log_vkey: Option<String>,
     /// Verifier key of the admin key that signs for a successor of the log. Without it no successor is believed.
     pub admin_vkey: Option<String>,
+    /// TOML file with those two keys, which `guard-agent enroll` writes; where they stand here too, these count.
+    pub pins: Option<PathBuf>,
+}
+
+/// What stands in the file of pins.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Pins {
+    /// Verifier key of the collector's log.
+    pub log_vkey: Option<String>,
+    /// Verifier key of the key that signs for a successor of it.
+    pub admin_vkey: Option<String>,
 }
 
 impl CollectorConfig {
+    /// This node's certificate and key.
+    pub fn files(&self) -> Files {
+        Files { cert: self.cert.clone(), key: self.key.clone() }
+    }
+
+    /// With what the file of pins says beside it.
+    pub fn pinned(&self) -> Result<Self, String> {
+        const FILE_MAX: u64 = 64 << 10;
+        let Some(path) = &self.pins else { return Ok(self.clone()) };
+        let text = guard_log::frame::read_text(path, FILE_MAX).map_err(|e| {
+            format!(
+                "collector.pins: {}: {e}; `guard-agent enroll` writes it; a host that does not enrol has no such key",
+                path.display()
+            )
+        })?;
+        let pins: Pins = toml::from_str(&text).map_err(|e| format!("collector.pins: {}: {e}", path.display()))?;
+        let (log_vkey, admin_vkey) = (self.log_vkey.clone(), self.admin_vkey.clone());
+        let pinned =
+            Self { log_vkey: log_vkey.or(pins.log_vkey), admin_vkey: admin_vkey.or(pins.admin_vkey), ..self.clone() };
+        pinned.log_key()?;
+        pinned.admin_key()?;
+        Ok(pinned)
+    }
+
     /// The pinned key of the log.
     pub fn log_key(&self) -> Result<Option<Verifier>, String> {
         self.log_vkey.as_deref().map(Verifier::parse).transpose().map_err(|e| format!("collector.log_vkey: {e}"))
@@ -143,6 +180,9 @@ pub struct PolicyConfig {
     /// Read in this order.
     #[serde(default)]
     pub files: Vec<PathBuf>,
+    /// Whether signed bundles from the collector take their place.
+    #[serde(default)]
+    pub from_collector: bool,
 }
 
 /// Sigma rules that execs are matched against.
@@ -376,6 +416,9 @@ impl Config {
         if !self.collector.address.starts_with("https://") {
             return wrong("collector.address", format!("`{}` must start with https://", self.collector.address));
         }
+        if self.collector.cert == self.collector.key {
+            return wrong("collector.key", "must be another file than collector.cert".into());
+        }
         within("hold.max_seconds", self.hold.max_seconds, 1, 300)?;
         within("hold.review_deadline_seconds", self.hold.review_deadline_seconds, 1, 86_400)?;
         within("hold.collector_grace_seconds", self.hold.collector_grace_seconds, 0, 300)?;
@@ -396,6 +439,11 @@ impl Config {
         }
         if let Err(reason) = self.collector.admin_key() {
             return wrong("collector.admin_vkey", reason);
+        }
+        if self.policy.from_collector && self.collector.admin_vkey.is_none() && self.collector.pins.is_none() {
+            let reason =
+                "bundles count by the admin key's signature alone: set collector.admin_vkey, or collector.pins";
+            return wrong("policy.from_collector", reason.into());
         }
         if let Err(reason) = crate::network::check(&self.profiles, &self.control.socket) {
             return wrong("profile", reason);

@@ -26,6 +26,7 @@ use crate::frame;
 use crate::kept::{Owner, ProcessId};
 use crate::kernel::{proc, time};
 use crate::node::Node;
+use crate::policies;
 use crate::session::{self, Session};
 use crate::voice::Voice;
 use crate::{renewal, status, wanted};
@@ -170,7 +171,7 @@ fn answer(
         Request::EmergencyStop(stop) => emergency_stop(node, peer, &stop.reason).map(Some),
         Request::ReloadPolicy(_) => {
             root_only(peer, "reload the policy")?;
-            let digest = node.reload_policy().map_err(|e| error("usage", e, "the policy in force is unchanged"))?;
+            let digest = policies::reload(node).map_err(|e| error("usage", e, "the policy in force is unchanged"))?;
             Ok(Some(Reply::Done(Done { text: format!("policy {digest} is in force") })))
         }
         Request::AttachSession(attach) => attach_session(node, stream, peer, &attach.session_id),

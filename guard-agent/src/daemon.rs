@@ -27,8 +27,9 @@ use crate::kernel::cgroup;
 use crate::kernel::load::{self, Kernel, LoadOptions};
 use crate::kernel::{heap, spawn};
 use crate::launcher::Forked;
-use crate::node::{self, Node, Parts};
+use crate::node::{Node, Parts};
 use crate::outcome::{self, Outcomes};
+use crate::policies;
 use crate::protect::{self, Protected};
 use crate::reach::{self, Reach};
 use crate::seen::Seen;
@@ -64,12 +65,14 @@ pub fn run(config: &Config, heart: &Heart) -> Result<(), Failure> {
 }
 
 fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Failure> {
+    config.collector.files().settle().map_err(failed(Code::Config))?;
     ship::endpoint(&config.collector).map_err(failed(Code::Config))?;
-    let policy = node::load_policy(config).map_err(failed(Code::Config))?;
+    let collector = config.collector.pinned().map_err(failed(Code::Config))?;
+    let policies = policies::load(config).map_err(failed(Code::Config))?;
     let host = host_id(&config.node.state_dir)?;
     let (journal, opened) = open_journal(config, host)?;
     let kept = open_blobs(config, &journal).map_err(failed(Code::Unavailable))?;
-    let (pinned, admin) = (config.collector.log_key(), config.collector.admin_key());
+    let (pinned, admin) = (collector.log_key(), collector.admin_key());
     let (pinned, admin) = (pinned.map_err(failed(Code::Config))?, admin.map_err(failed(Code::Config))?);
     let seen = Seen::open(&config.node.state_dir, pinned.as_ref(), admin.as_ref()).map_err(failed(Code::Config))?;
     let credentials = Credentials::open(config).map_err(failed(Code::Config))?;
@@ -101,7 +104,7 @@ fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Fa
         launcher,
         journal,
         host,
-        policy,
+        policies,
         protected,
         measured,
         reach,
@@ -240,8 +243,8 @@ fn record_start(node: &Arc<Node>, opened: &OpenReport, sessions_adopted: Vec<Str
         adopted: node.kernel.adopted(),
         sessions_adopted,
     };
-    let loaded = node::policy_record(&node.policy(), config);
-    for body in [Body::NodeStart(body), Body::PolicyLoaded(loaded)] {
+    let loaded = node.policies.all().into_iter().map(|policy| Body::PolicyLoaded(policies::loaded(&policy, config)));
+    for body in std::iter::once(Body::NodeStart(body)).chain(loaded) {
         let ticket = node.append(SessionId::NONE, body).map_err(failed(Code::Unavailable))?;
         ticket.wait().map_err(failed(Code::Unavailable))?;
     }
@@ -327,7 +330,7 @@ fn serve(node: &Arc<Node>, heart: &Heart, signals: &OwnedFd) -> Asked {
 }
 
 fn reload(node: &Arc<Node>) {
-    match node.reload_policy() {
+    match policies::reload(node) {
         Ok(digest) => tracing::info!(digest, "policy and roles reloaded"),
         Err(error) => tracing::error!(error, "the new policy or roles are refused; what is in force stays"),
     }

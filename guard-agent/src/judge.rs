@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use guard_policy::{Tier, secrets};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, Exec, Reason, Timing, Verdict};
+use guard_proto::v1::{Disposition, Exec, Reason, Shadow, Timing, Verdict};
 
 use crate::approvals::Right;
 use crate::deletes;
@@ -16,6 +16,7 @@ use crate::hold::{self, Opening};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
 use crate::node::Node;
+use crate::policies::InForce;
 use crate::roles;
 use crate::session::{RootApproval, Session, Stage};
 
@@ -87,10 +88,10 @@ fn keep_blob(node: &Node, session: &Session, facts: &Facts, judged: &mut Judged)
 }
 
 fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
-    let in_force = node.policy();
+    let (in_force, shadow) = node.policies.of(&session.identity.agent);
     let entry = facts.is_entry(session.entry_pid);
     let refs = facts.file_refs();
-    let mut said = in_force.policy.decide(&guard_policy::Facts {
+    let asked = guard_policy::Facts {
         argv: &facts.argv,
         files: &refs,
         cwd: &facts.cwd,
@@ -100,7 +101,9 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         env: &facts.env,
         stdin: facts.stdin,
         entry,
-    });
+    };
+    let mut said = in_force.policy.decide(&asked);
+    let shadow = shadow.map(|candidate| in_shadow(&candidate, candidate.policy.decide(&asked), &said));
     if let Some(detections) = &in_force.sigma {
         detections.add(session, facts, entry, &mut said);
     }
@@ -111,11 +114,7 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         (_, true) => facts.attempt.exec,
         _ => facts.attempt.root,
     };
-    let tier = match said.tier {
-        Tier::Allow => guard_proto::v1::Tier::Allow,
-        Tier::Review => guard_proto::v1::Tier::Review,
-        Tier::Deny => guard_proto::v1::Tier::Deny,
-    };
+    let tier = tier_of(said.tier);
     let masked = |text: String| secrets::mask_repeated(&text, &facts.argv, &facts.shown.secrets);
     let reason =
         |r: guard_policy::Reason| Reason { rule_id: r.rule_id, text: masked(r.text), evidence: masked(r.evidence) };
@@ -130,6 +129,7 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
             targets: said.targets.into_iter().map(masked).collect(),
             anomalies: Vec::new(),
             anomalies_covered: false,
+            shadow: shadow.map(|shadow| Shadow { text: masked(shadow.text), ..shadow }),
         },
         env_notable: said.env_notable,
         root,
@@ -140,6 +140,28 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
     };
     roles::limit(session, &mut judged.verdict);
     judged
+}
+
+fn tier_of(tier: Tier) -> guard_proto::v1::Tier {
+    match tier {
+        Tier::Allow => guard_proto::v1::Tier::Allow,
+        Tier::Review => guard_proto::v1::Tier::Review,
+        Tier::Deny => guard_proto::v1::Tier::Deny,
+    }
+}
+
+/// What a bundle that is not in force for the agent says; why, where it differs.
+fn in_shadow(candidate: &InForce, said: guard_policy::Verdict, counts: &guard_policy::Verdict) -> Shadow {
+    let reason = said.reasons.into_iter().next().filter(|_| said.tier != counts.tier);
+    let (rule_id, text) = reason.map(|reason| (reason.rule_id, reason.text)).unwrap_or_default();
+    Shadow {
+        tier: tier_of(said.tier).into(),
+        rule_id,
+        text,
+        risk: u32::from(said.risk),
+        policy_digest: candidate.digest.clone(),
+        serial: candidate.serial(),
+    }
 }
 
 fn timing(facts: &Facts) -> Timing {

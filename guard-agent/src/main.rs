@@ -1,4 +1,5 @@
-//! `guard-agent`: the daemon of one host. `run` serves, `check` says whether it could, `emergency-stop` lifts enforcement.
+//! `guard-agent`: the daemon of one host. `enroll` gets its certificate, `run` serves, `check` says whether it could,
+//! `emergency-stop` lifts enforcement.
 //!
 //! Exit codes: 0 done, 64 usage, 69 something needed is not there, 70 defect, 77 not permitted, 78 configuration, policy
 //! or host not as it must be.
@@ -10,6 +11,7 @@ mod adopt;
 mod approvals;
 mod blobs;
 mod capabilities;
+mod certificate;
 mod check;
 mod config;
 mod control;
@@ -19,6 +21,7 @@ mod deletes;
 mod detect;
 mod elf;
 mod emergency;
+mod enroll;
 mod exit;
 mod expiry;
 mod facts;
@@ -27,6 +30,7 @@ mod fixed;
 mod flood;
 mod frame;
 mod hold;
+mod join;
 mod judge;
 mod kept;
 mod kernel;
@@ -39,6 +43,7 @@ mod mounts;
 mod network;
 mod node;
 mod outcome;
+mod policies;
 mod preflight;
 mod processes;
 mod profile;
@@ -91,6 +96,21 @@ enum Command {
         #[arg(long, default_value = "/etc/guard/agent.toml")]
         config: PathBuf,
     },
+    /// Gets this node's first certificate from the collector, with a token of `guard-collector node token NAME`.
+    Enroll {
+        /// Configuration file: says where key, certificate, CA and pins go.
+        #[arg(long, default_value = "/etc/guard/agent.toml")]
+        config: PathBuf,
+        /// HOST:PORT of the collector's `certificates.enrol_listen`.
+        #[arg(long)]
+        collector: String,
+        /// The token; `-` reads it from standard input.
+        #[arg(long)]
+        token: String,
+        /// Also where this node has a certificate already: it is replaced.
+        #[arg(long)]
+        again: bool,
+    },
     /// Lifts enforcement on this host now, recorded. For root. Restart the daemon to enforce again.
     EmergencyStop {
         /// Configuration file.
@@ -135,6 +155,12 @@ fn main() -> ExitCode {
             println!("{}", report.text);
             if report.good { Code::Ok as i32 } else { Code::Config as i32 }
         }),
+        Command::Enroll { config, collector, token, again } => {
+            enroll::run(&config, &collector, &token, again).map(|done| {
+                println!("{done}");
+                Code::Ok as i32
+            })
+        }
         Command::Programs { config, output } => programs(&config, &output),
         Command::Upgrade { config } => upgrade::run(&config).map(|done| {
             println!("{done}");

@@ -3,17 +3,14 @@
 //! It must not decide. Locks here are held for map operations only, never over a call that may block.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use guard_log::journal::{Appended, Journal, JournalError, Ticket};
 use guard_log::record::{HostId, SessionId};
-use guard_policy::roles::Roles;
-use guard_policy::{Policy, Source};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, Gap, PolicyLoaded, SessionExited};
+use guard_proto::v1::{Disposition, Gap, SessionExited};
 
 use crate::approvals::Approvals;
 use crate::blobs::{Blobs, DigestKey};
@@ -25,24 +22,13 @@ use crate::kernel::canary::Measured;
 use crate::kernel::load::Kernel;
 use crate::launcher::Launcher;
 use crate::losses::Losses;
+use crate::policies::{Current, InForce, Policies};
 use crate::protect::Protected;
 use crate::reach::Reach;
 use crate::record;
 use crate::seen::Seen;
 use crate::session::Session;
 use crate::ship::Link;
-
-/// The policy in force.
-pub struct InForce {
-    /// The rules.
-    pub policy: Policy,
-    /// Their digest, in every verdict.
-    pub digest: String,
-    /// Who may request what; none are in force without a file.
-    pub roles: Option<Roles>,
-    /// Detection rules; none without paths.
-    pub sigma: Option<crate::detect::Detections>,
-}
 
 /// The daemon.
 pub struct Node {
@@ -82,10 +68,10 @@ pub struct Node {
     pub protected: Protected,
     /// What sessions were given by the provider.
     pub credentials: Credentials,
+    /// What judges.
+    pub policies: Current,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
     exited: Mutex<Vec<(Owner, String, SessionExited)>>,
-    policy: RwLock<Arc<InForce>>,
-    policy_error: Mutex<String>,
     measured: Mutex<(Measured, i64)>,
     lost_records: Mutex<HashMap<SessionId, u64>>,
     stopping: AtomicBool,
@@ -104,7 +90,7 @@ pub struct Parts {
     /// Host.
     pub host: HostId,
     /// Policy.
-    pub policy: InForce,
+    pub policies: Policies,
     /// Protected paths.
     pub protected: Protected,
     /// First canary.
@@ -161,8 +147,7 @@ impl Node {
             reach: parts.reach,
             sessions: Mutex::default(),
             exited: Mutex::default(),
-            policy: RwLock::new(Arc::new(parts.policy)),
-            policy_error: Mutex::default(),
+            policies: parts.policies.into(),
             measured: Mutex::new((parts.measured, crate::kernel::time::wall_unix_ns())),
             lost_records: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -323,37 +308,9 @@ impl Node {
 
     // === policy ===
 
-    /// The policy in force.
+    /// The policy of agents for which no bundle is rolled out further.
     pub fn policy(&self) -> Arc<InForce> {
-        Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Reads the policy files and the role file again, and takes both or neither. A bad file changes nothing but what
-    /// `status` says.
-    pub fn reload_policy(&self) -> Result<String, String> {
-        let source = policy_source(&self.config);
-        match load_policy(&self.config) {
-            Ok(fresh) => {
-                let loaded = policy_record(&fresh, &self.config);
-                let digest = fresh.digest.clone();
-                let ticket = self.append(SessionId::NONE, Body::PolicyLoaded(loaded)).map_err(|e| e.to_string())?;
-                ticket.wait().map_err(|e| e.to_string())?;
-                *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
-                lock(&self.policy_error).clear();
-                Ok(digest)
-            }
-            Err(error) => {
-                let refused = PolicyLoaded { source, refused: true, error: error.clone(), ..PolicyLoaded::default() };
-                self.note(SessionId::NONE, Body::PolicyLoaded(refused));
-                lock(&self.policy_error).clone_from(&error);
-                Err(error)
-            }
-        }
-    }
-
-    /// Why the newest policy was refused; empty if it is in force.
-    pub fn policy_error(&self) -> String {
-        lock(&self.policy_error).clone()
+        self.policies.base()
     }
 
     // === measured mode ===
@@ -367,46 +324,4 @@ impl Node {
     pub fn measured(&self) -> (Measured, i64) {
         lock(&self.measured).clone()
     }
-}
-
-/// Names of the policy's files, for the record.
-pub fn policy_source(config: &Config) -> String {
-    match config.policy.files.as_slice() {
-        [] => "built-in".into(),
-        files => files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", "),
-    }
-}
-
-/// The record of a policy that was taken, and of the roles beside it.
-pub fn policy_record(policy: &InForce, config: &Config) -> PolicyLoaded {
-    let roles_source = policy.roles.as_ref().and(config.roles.file.as_ref());
-    PolicyLoaded {
-        digest: policy.digest.clone(),
-        source: policy_source(config),
-        rules: policy.policy.rule_count(),
-        roles_digest: policy.roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
-        sigma_rules: policy.sigma.as_ref().map_or(0, |s| s.count()),
-        sigma_set_aside: policy.sigma.as_ref().map_or(0, |s| s.set_aside()),
-        sigma_digest: policy.sigma.as_ref().map(|s| s.digest().to_owned()).unwrap_or_default(),
-        roles_source: roles_source.map(|f| f.display().to_string()).unwrap_or_default(),
-        ..PolicyLoaded::default()
-    }
-}
-
-/// Reads and checks the policy files and the role file. All or nothing.
-pub fn load_policy(config: &Config) -> Result<InForce, String> {
-    const FILE_MAX: u64 = 4 << 20;
-    let mut texts: Vec<(PathBuf, String)> = Vec::new();
-    for path in &config.policy.files {
-        let bytes =
-            crate::files::read_bounded(path, FILE_MAX).map_err(|e| format!("policy {}: {e}", path.display()))?;
-        let text = String::from_utf8(bytes).map_err(|e| format!("policy {}: {e}", path.display()))?;
-        texts.push((path.clone(), text));
-    }
-    let names: Vec<String> = texts.iter().map(|(path, _)| path.display().to_string()).collect();
-    let sources: Vec<Source<'_>> = names.iter().zip(&texts).map(|(name, (_, text))| Source { name, text }).collect();
-    let policy = Policy::load(&sources).map_err(|e| format!("policy {e}"))?;
-    let roles = crate::roles::load(config, &policy)?;
-    let sigma = crate::detect::load(&config.sigma)?;
-    Ok(InForce { digest: policy.digest(), policy, roles, sigma })
 }

@@ -9,7 +9,7 @@ use guard_policy::{Policy, Source};
 use guard_proto::v1::{Identity, Reason, RoleRights, RoleSnapshot, Tier, Verdict};
 
 use crate::config::Config;
-use crate::node::InForce;
+use crate::policies::InForce;
 use crate::session::Session;
 
 const FILE_MAX: u64 = 1 << 20;
@@ -34,8 +34,12 @@ pub fn load(config: &Config, policy: &Policy) -> Result<Option<Roles>, String> {
     let name = path.display().to_string();
     let bytes = crate::files::read_bounded(path, FILE_MAX).map_err(|e| format!("roles {name}: {e}"))?;
     let text = String::from_utf8(bytes).map_err(|e| format!("roles {name}: {e}"))?;
-    let source = Source { name: &name, text: &text };
-    Roles::load(&source, Known::Only(&policy.categories())).map(Some).map_err(|e| format!("roles {e}"))
+    parse(&name, &text, policy).map(Some)
+}
+
+/// Checks a role file.
+pub fn parse(name: &str, text: &str, policy: &Policy) -> Result<Roles, String> {
+    Roles::load(&Source { name, text }, Known::Only(&policy.categories())).map_err(|e| format!("roles {e}"))
 }
 
 /// What is in force, in words, for `check`.
@@ -142,7 +146,7 @@ mod tests {
         let policy = Policy::load(&[]).unwrap();
         let known = policy.categories();
         let roles = Roles::load(&Source { name: "roles.yaml", text: FILE }, Known::Only(&known)).unwrap();
-        InForce { digest: policy.digest(), policy, roles: Some(roles), sigma: None }
+        InForce { digest: policy.digest(), policy, roles: Some(roles), sigma: None, bundle: None }
     }
 
     fn config() -> Config {

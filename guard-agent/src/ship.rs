@@ -1,26 +1,29 @@
-//! The connection to the collector: ships the journal ([`stream`]), takes decisions, reports the measured state.
+//! The connection to the collector: ships the journal ([`stream`]), takes decisions, reports the measured state, renews the
+//! certificate ([`renew`]).
 //!
 //! It must not give up. Fails: it reconnects for ever; the journal keeps what is not acknowledged.
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
 use guard_log::record::{Record, SessionId};
 use guard_proto::GRPC_MESSAGE_MAX;
-use guard_proto::v1::DecisionsRequest;
 use guard_proto::v1::node_service_client::NodeServiceClient;
 use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{DecisionsRequest, PoliciesRequest};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
+use crate::certificate::{self, Facts};
 use crate::config::CollectorConfig;
 use crate::kernel::time;
 use crate::node::Node;
-use crate::status;
+use crate::{policies, status};
 
+mod renew;
 mod stream;
 
+use renew::Renewal;
 use stream::{Outlet, Shipper};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -29,9 +32,12 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of the blobs of one batch; a single one may be longer.
 const BLOB_BYTES: usize = 8 << 20;
 const KEY_MAX: u64 = 64 << 10;
+/// What somebody has to do for a node whose certificate counts no more.
+const ENROL_AGAIN: &str =
+    "enrol again: `guard-collector node token NAME` at the collector, then `guard-agent enroll --again` here";
 
-/// Whether the collector can be reached.
-pub struct Link(Mutex<LinkState>);
+/// Whether the collector can be reached, and how the certificate for it stands.
+pub struct Link(Mutex<LinkState>, Renewal);
 
 struct LinkState {
     down_since: Option<u64>,
@@ -40,7 +46,8 @@ struct LinkState {
 
 impl Default for Link {
     fn default() -> Self {
-        Self(Mutex::new(LinkState { down_since: Some(time::boot_ns()), error: "not yet connected".into() }))
+        let state = LinkState { down_since: Some(time::boot_ns()), error: "not yet connected".into() };
+        Self(Mutex::new(state), Renewal::default())
     }
 }
 
@@ -66,6 +73,11 @@ impl Link {
         self.state().down_since
     }
 
+    /// End of the certificate in use, in seconds since 1970 (0: none yet), and why it was not renewed.
+    pub fn certificate(&self) -> (i64, String) {
+        self.1.report()
+    }
+
     /// Why not.
     pub fn error(&self) -> String {
         self.state().error.clone()
@@ -83,17 +95,21 @@ pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
 async fn keep(node: &Arc<Node>) {
     let mut pause = RETRY_MIN;
     loop {
-        let error = match connect(&node.config.collector).await {
-            Ok(client) => {
+        let error = match connect(node).await {
+            Ok((client, facts)) => {
                 let since = time::boot_ns();
-                let error = converse(node, client).await;
+                let end = converse(node, client, &facts).await;
                 if time::boot_ns().saturating_sub(since) > 5_000_000_000 {
                     pause = RETRY_MIN;
                 }
-                error
+                match end {
+                    End::Renewed => continue,
+                    End::Failed(error) => error,
+                }
             }
             Err(error) => error,
         };
+        tell_of_its_end(node, &error);
         if node.link.down_since().is_none() {
             tracing::warn!(error, "the collector is unreachable");
         }
@@ -103,22 +119,35 @@ async fn keep(node: &Arc<Node>) {
     }
 }
 
+/// A certificate that ends and is not renewed is recorded, also while nothing can be reached.
+fn tell_of_its_end(node: &Node, error: &str) {
+    if let Ok(pair) = node.config.collector.files().read()
+        && let Some(body) = node.link.1.ending(&pair.facts, error)
+    {
+        node.note(SessionId::NONE, body);
+    }
+}
+
 /// Checks that certificate and key can be used, without connecting.
-pub fn endpoint(config: &CollectorConfig) -> Result<Endpoint, String> {
-    let read = |path: &Path| {
-        crate::files::read_bounded(path, KEY_MAX).map_err(|e| format!("collector: {}: {e}", path.display()))
-    };
+pub fn endpoint(config: &CollectorConfig) -> Result<(Endpoint, Facts), String> {
+    let ca = crate::files::read_bounded(&config.ca, KEY_MAX).map_err(|e| {
+        format!("collector.ca: {}: {e}; a host without it enrols: guard-agent enroll", config.ca.display())
+    })?;
+    let pair = config.files().read().map_err(|e| {
+        format!("collector.cert and collector.key: {e}; a host without them enrols: guard-agent enroll")
+    })?;
     let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(read(&config.ca)?))
-        .identity(Identity::from_pem(read(&config.cert)?, read(&config.key)?));
-    Endpoint::from_shared(config.address.clone())
+        .ca_certificate(Certificate::from_pem(ca))
+        .identity(Identity::from_pem(pair.cert, pair.key));
+    let endpoint = Endpoint::from_shared(config.address.clone())
         .map_err(|e| format!("collector.address {}: {e}", config.address))?
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
         .tls_config(tls)
-        .map_err(|e| format!("collector certificates: {}", chain(&e)))
+        .map_err(|e| format!("collector certificates: {}", chain(&e)))?;
+    Ok((endpoint, pair.facts))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -134,21 +163,43 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn connect(config: &CollectorConfig) -> Result<NodeServiceClient<Channel>, String> {
-    let channel = endpoint(config)?.connect().await.map_err(|e| chain(&e))?;
-    Ok(NodeServiceClient::new(channel)
+async fn connect(node: &Node) -> Result<(NodeServiceClient<Channel>, Facts), String> {
+    let (endpoint, facts) = endpoint(&node.config.collector)?;
+    node.link.1.uses(&facts);
+    if facts.not_after <= certificate::now() {
+        return Err(format!("this node's certificate ended at {}: {ENROL_AGAIN}", facts.end));
+    }
+    let channel = endpoint.connect().await.map_err(|e| chain(&e))?;
+    let client = NodeServiceClient::new(channel)
         .max_decoding_message_size(GRPC_MESSAGE_MAX)
-        .max_encoding_message_size(GRPC_MESSAGE_MAX))
+        .max_encoding_message_size(GRPC_MESSAGE_MAX);
+    Ok((client, facts))
 }
 
-/// Runs the three conversations until one of them ends, and says why.
-async fn converse(node: &Arc<Node>, client: NodeServiceClient<Channel>) -> String {
+/// Why the conversations ended.
+enum End {
+    /// There is another certificate: the connection is made anew with it.
+    Renewed,
+    Failed(String),
+}
+
+/// Runs the conversations until one of them ends, and says why.
+async fn converse(node: &Arc<Node>, client: NodeServiceClient<Channel>, facts: &Facts) -> End {
     let shipper = shipper(node);
     tokio::select! {
-        error = stream::ship(&shipper, client.clone()) => format!("shipping: {error}"),
-        error = decisions(node, client.clone()) => format!("decisions: {error}"),
-        error = report(node, client) => format!("reporting: {error}"),
+        error = stream::ship(&shipper, client.clone()) => End::Failed(format!("shipping: {error}")),
+        error = decisions(node, client.clone()) => End::Failed(format!("decisions: {error}")),
+        error = policies(node, client.clone()) => End::Failed(format!("policies: {error}")),
+        error = report(node, client.clone()) => End::Failed(format!("reporting: {error}")),
+        () = renew(node, client, facts) => End::Renewed,
     }
+}
+
+async fn renew(node: &Arc<Node>, client: NodeServiceClient<Channel>, facts: &Facts) {
+    let note = |body| {
+        node.note(SessionId::NONE, body);
+    };
+    renew::renewed(&node.config.collector.files(), &node.link.1, facts, client, note).await;
 }
 
 async fn decisions(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> String {
@@ -162,6 +213,34 @@ async fn decisions(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> 
             Ok(Some(decision)) => node.approvals.decide(node, &decision),
             Ok(None) => return "the collector ended the stream".into(),
             Err(status) => return status.message().to_owned(),
+        }
+    }
+}
+
+/// Takes signed bundles, where the host shall. An older collector has none: that is no reason to leave it.
+async fn policies(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> String {
+    if !node.config.policy.from_collector {
+        return std::future::pending().await;
+    }
+    let request = PoliciesRequest { host: node.host.0.to_vec(), serial: node.policies.serial() };
+    let mut stream = match client.policies(request).await {
+        Ok(reply) => reply.into_inner(),
+        Err(status) if status.code() == tonic::Code::Unimplemented => {
+            tracing::warn!("policy.from_collector is set, but this collector hands on no policy");
+            return std::future::pending().await;
+        }
+        Err(status) => return status.message().to_owned(),
+    };
+    loop {
+        let bundle = match stream.message().await {
+            Ok(Some(bundle)) => bundle,
+            Ok(None) => return "the collector ended the stream".into(),
+            Err(status) => return status.message().to_owned(),
+        };
+        let node = Arc::clone(node);
+        // Loading takes its time, and waits for the disk.
+        if let Err(error) = tokio::task::spawn_blocking(move || policies::arrived(&node, bundle)).await {
+            return format!("taking a policy bundle: {error}");
         }
     }
 }

@@ -51,7 +51,10 @@ pub fn report(node: &Node) -> NodeReport {
         COUNTERS.iter().map(|(name, counter)| ((*name).to_owned(), node.kernel.counter(*counter))).collect();
     counters.insert("journal_bytes".into(), journal.bytes);
     counters.insert("journal_kept_bytes".into(), journal.kept_bytes);
+    let (not_after, certificate_error) = node.link.certificate();
     NodeReport {
+        certificate_not_after_unix_ns: not_after.saturating_mul(1_000_000_000),
+        certificate_error,
         host: node.host.0.to_vec(),
         host_name: node.config.node.name.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
@@ -64,8 +67,10 @@ pub fn report(node: &Node) -> NodeReport {
         journal_backlog: journal.next_seq.saturating_sub(journal.acked_next_seq),
         counters,
         policy_digest: node.policy().digest.clone(),
-        policy_error: node.policy_error(),
+        policy_error: node.policies.error(),
         roles_digest: node.policy().roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
+        bundle_serial: node.policies.serial(),
+        takes_bundles: node.config.policy.from_collector,
         held: u32::try_from(node.approvals.held()).unwrap_or(u32::MAX),
         support: Some(preflight::support(&node.config, node.kernel.instructions().len(), node.kernel.missing())),
     }

@@ -62,7 +62,7 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
     let limits = proc::limits(process).map_err(gone)?;
     let owner = Owner { uid: peer.uid.as_raw(), process: ProcessId::of(process).map_err(gone)? };
     let peer = user(peer.uid.as_raw())?;
-    let in_force = node.policy();
+    let (in_force, _) = node.policies.of(&wish.agent);
     let user = acting_user(config, in_force.roles.as_ref(), &peer, &wish.initiator)?;
     if user.uid == 0 && !config.allow_root {
         return Err(error(

@@ -248,6 +248,11 @@ impl Mark {
 // === impl Admit ===
 
 impl Admit {
+    /// Whether a node of this name ever shipped.
+    pub fn knows(&self, node: &str) -> bool {
+        self.nodes.contains_key(node)
+    }
+
     /// For a file, in an order of its own.
     pub fn keep(&self) -> Vec<snapshot::Host> {
         let mut hosts: Vec<_> = self.hosts.iter().map(|(id, host)| host.keep(*id)).collect();

@@ -78,7 +78,11 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::LogFollowed(_)
         | Body::KeyRotated(_)
         | Body::LogSucceeded(_)
-        | Body::PublishFinding(_) => None,
+        | Body::PublishFinding(_)
+        | Body::PolicyPublished(_)
+        | Body::CertificateIssued(_)
+        | Body::CertificateRevoked(_)
+        | Body::CertificateEnding(_) => None,
     }
 }
 

@@ -30,6 +30,7 @@ struct Raw {
     log: RawLog,
     index: RawIndex,
     witness: Option<RawWitness>,
+    certificates: Option<RawCertificates>,
     #[serde(default)]
     retention: RawRetention,
     #[serde(default)]
@@ -70,6 +71,16 @@ struct RawWitness {
     ask_ms: u64,
     #[serde(default)]
     without_quorum: WithoutQuorum,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawCertificates {
+    ca_key: PathBuf,
+    dir: PathBuf,
+    enrol_listen: Option<SocketAddr>,
+    #[serde(default = "default_node_seconds")]
+    node_seconds: u64,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +127,10 @@ impl Default for RawNode {
     }
 }
 
+fn default_node_seconds() -> u64 {
+    86_400
+}
+
 fn default_segment() -> u64 {
     64 << 20
 }
@@ -134,6 +149,19 @@ fn default_keep() -> u64 {
 
 fn yes() -> bool {
     true
+}
+
+/// What the running collector issues.
+#[derive(Clone, Debug)]
+pub struct CertificatesConfig {
+    /// PEM file of the CA's key.
+    pub ca_key: PathBuf,
+    /// Join tokens, and orders of this machine's commands.
+    pub dir: PathBuf,
+    /// Where hosts enrol, if they can.
+    pub enrol_listen: Option<SocketAddr>,
+    /// Lifetime of a node's certificate.
+    pub node_ttl: Duration,
 }
 
 /// The validated form.
@@ -161,6 +189,8 @@ pub struct Config {
     pub keep_segments: Duration,
     /// Who cosigns the log, if anybody.
     pub witness: Option<WitnessConfig>,
+    /// What the running collector issues; nothing without it.
+    pub certificates: Option<CertificatesConfig>,
     /// The SQLite file.
     pub index: PathBuf,
     /// How long entries of the log stay; not there: for ever.
@@ -206,6 +236,14 @@ impl Config {
                 without_quorum: raw.without_quorum,
             })
         };
+        let certificates = |raw: RawCertificates| {
+            Ok::<_, String>(CertificatesConfig {
+                ca_key: at(&raw.ca_key),
+                dir: at(&raw.dir),
+                enrol_listen: raw.enrol_listen,
+                node_ttl: Duration::from_secs(within("certificates.node_seconds", raw.node_seconds, 5, 365 * 86_400)?),
+            })
+        };
         let minimum = within("retention.minimum_records", raw.retention.minimum_records, 0, 1 << 48)?;
         let policy =
             |days| Ok::<_, String>(Policy { days: within("retention.entries_days", days, 1, 36_500)?, minimum });
@@ -224,6 +262,7 @@ impl Config {
                 3600 * within("log.keep_segments_hours", raw.log.keep_segments_hours, 1, 1_000_000)?,
             ),
             witness: raw.witness.map(witness).transpose()?,
+            certificates: raw.certificates.map(certificates).transpose()?,
             index: at(&raw.index.file),
             quota: Limits {
                 records: within("node.records_per_second", raw.node.records_per_second, 100, 100_000_000)?,
@@ -270,6 +309,18 @@ mod tests {
         assert_eq!((config.every, config.without_quorum), (Duration::from_secs(1), WithoutQuorum::Hold));
         let error = with("policy = \"witnesses\"\nwithout_quorum = \"wait\"").expect_err("refused");
         assert!(error.contains("go_on") && error.contains("hold"), "{error}");
+    }
+
+    #[test]
+    fn certificates_are_issued_where_the_cas_key_is_named() {
+        let config = Config::parse(DEFAULT, Path::new("/srv/guard")).expect("parses").certificates.expect("there");
+        assert_eq!((config.enrol_listen, config.node_ttl), (None, Duration::from_secs(86_400)));
+        assert_eq!(config.ca_key, Path::new("/srv/guard/ca/key.pem"));
+        let error = refused(&DEFAULT.replace("node_seconds = 86400", "node_seconds = 1"));
+        assert_eq!(error, "certificates.node_seconds = 1: accepted is 5 to 31536000");
+        let older = DEFAULT.split("[certificates]").next().expect("before");
+        let older = format!("{older}[log]{}", DEFAULT.split("[log]").nth(1).expect("after"));
+        assert!(Config::parse(&older, Path::new("/x")).expect("parses").certificates.is_none());
     }
 
     #[test]

@@ -19,18 +19,22 @@ use tonic::{Request, Response, Status};
 
 use crate::access::Access;
 use crate::blobs::Blobs;
+use crate::bundles::Bundles;
 use crate::hub::Hub;
 use crate::identity::{Caller, Right};
 use crate::index::{Filter, Index, IndexError, SessionFilter};
+use crate::issuing::Issuing;
 use crate::ledger::Ledger;
 use crate::own::now_ns;
 use crate::proofs;
 use crate::publish::Published;
 use crate::retention::Policy;
 use crate::reviews::decision_of;
+use crate::standing::Standing;
 use crate::witness::Witnesses;
 
 mod blobs;
+mod certificates;
 mod reviews;
 mod rights;
 mod stream;
@@ -69,6 +73,12 @@ pub struct Control {
     pub witnesses: Option<Arc<Witnesses>>,
     /// What roles give callers.
     pub access: Arc<Access>,
+    /// The newest policy bundle.
+    pub bundles: Arc<Bundles>,
+    /// Issues certificates, if this collector does.
+    pub issuing: Option<Arc<Issuing>>,
+    /// Whether a caller's certificate still counts.
+    pub standing: Standing,
     /// How long an approval may be used.
     pub approval: Duration,
     /// How long entries stay; for ever if none.
@@ -321,7 +331,7 @@ impl ControlService for Control {
     }
 
     async fn query(&self, r: Request<QueryRequest>) -> Result<Response<Entries>, Status> {
-        let caller = self.reader(&r)?;
+        let (caller, certificate) = (self.reader(&r)?, Standing::of(&r)?);
         let r = r.into_inner();
         let (at_least, filter) = (r.at_least, filter(r)?);
         self.index.wait_for(at_least).await?;
@@ -330,14 +340,14 @@ impl ControlService for Control {
         // What was pruned takes no room on a page.
         filter.after = filter.after.max(self.ledger.store().first().checked_sub(1));
         let (leaves, size) = self.ask(move |index| index.query(&filter)).await?;
-        let entries = stream::of_leaves(self.ledger.store().clone(), leaves, gone, self.stopping.clone());
+        let entries = stream::of_leaves(self.ledger.store().clone(), leaves, gone, self.over(certificate));
         let mut response = Response::new(self.while_reader(caller, entries));
         response.metadata_mut().insert(guard_proto::LOG_SIZE, size.into());
         Ok(response)
     }
 
     async fn tail(&self, r: Request<TailRequest>) -> Result<Response<Entries>, Status> {
-        let caller = self.reader(&r)?;
+        let (caller, certificate) = (self.reader(&r)?, Standing::of(&r)?);
         let r = r.into_inner();
         let session = match r.session_id.as_str() {
             "" => None,
@@ -345,7 +355,7 @@ impl ControlService for Control {
         };
         let store = self.ledger.store().clone();
         let from = if r.from_now { store.size() } else { r.from_leaf };
-        let entries = stream::tail(store, from, session, self.stopping.clone());
+        let entries = stream::tail(store, from, session, self.over(certificate));
         Ok(Response::new(self.while_reader(caller, entries)))
     }
 
@@ -373,6 +383,21 @@ impl ControlService for Control {
         Ok(Response::new(ProveReply { receipt: receipt.to_string(), record }))
     }
 
+    async fn publish_policy(&self, r: Request<PublishPolicyRequest>) -> Result<Response<PublishPolicyReply>, Status> {
+        let caller = Caller::of(&r, Right::Erase)?;
+        self.access.check(&caller, roles::Right::Administer)?;
+        let bundle = r.into_inner().bundle.unwrap_or_default();
+        let (leaf, digest) = self.bundles.publish(&self.ledger, &caller.name, bundle).await?;
+        Ok(Response::new(PublishPolicyReply { leaf, digest }))
+    }
+
+    async fn get_policy(&self, r: Request<GetPolicyRequest>) -> Result<Response<PolicyBundle>, Status> {
+        self.reader(&r)?;
+        let newest = self.bundles.newest();
+        let newest = newest.ok_or_else(|| Status::not_found("no policy bundle was published at this collector"))?;
+        Ok(Response::new(newest.bytes().clone()))
+    }
+
     async fn get_blob(&self, r: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {
         self.reader(&r)?;
         Ok(Response::new(GetBlobReply { content: self.blob(r.into_inner()).await? }))
@@ -382,6 +407,30 @@ impl ControlService for Control {
         let caller = Caller::of(&r, Right::Erase)?;
         self.access.check(&caller, roles::Right::Administer)?;
         Ok(Response::new(EraseBlobReply { leaf: self.erase_blob(&caller, r.into_inner()).await? }))
+    }
+
+    async fn create_join_token(
+        &self,
+        r: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenReply>, Status> {
+        let caller = self.administrator(&r)?;
+        Ok(Response::new(self.join_token(&caller, r.into_inner()).await?))
+    }
+
+    async fn revoke_certificate(
+        &self,
+        r: Request<RevokeCertificateRequest>,
+    ) -> Result<Response<RevokeCertificateReply>, Status> {
+        let caller = self.administrator(&r)?;
+        Ok(Response::new(self.revoke(&caller, r.into_inner()).await?))
+    }
+
+    async fn list_certificates(
+        &self,
+        r: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesReply>, Status> {
+        self.administrator(&r)?;
+        Ok(Response::new(self.certificates(&r.into_inner())?))
     }
 }
 

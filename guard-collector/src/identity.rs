@@ -1,11 +1,12 @@
 //! Who calls, and what they may: the role in the client certificate's URI name against the method.
 //!
-//! It must not trust anything but the certificate that TLS verified. Fails closed: no certificate, no or more than one role, an
-//! unknown role: refused.
+//! It must not trust anything but the certificate that TLS verified; whether that was revoked since is asked by `standing`, before
+//! any call. Fails closed: no certificate, no or more than one role, an unknown role: refused.
 
 use std::fmt;
 use std::str::FromStr;
 
+use sha2::{Digest, Sha256};
 use tonic::{Request, Status};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -38,6 +39,8 @@ pub enum Right {
     Decide,
     /// Erasing what lies beside the log.
     Erase,
+    /// Join tokens, revoking.
+    Administer,
 }
 
 /// An authenticated caller.
@@ -47,6 +50,19 @@ pub struct Caller {
     pub name: String,
     /// The certificate's role.
     pub role: Role,
+}
+
+/// A certificate that TLS has verified, with what says whether it still counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose it is.
+    pub caller: Caller,
+    /// In lower-case hexadecimal digits.
+    pub serial: String,
+    /// Its end, in seconds since 1970.
+    pub not_after: i64,
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub public_key: Vec<u8>,
 }
 
 impl fmt::Display for Role {
@@ -78,13 +94,13 @@ impl Role {
     pub fn may(self, right: Right) -> bool {
         match (self, right) {
             (Role::Node, Right::Node) => true,
-            (Role::Node, Right::Read | Right::Decide | Right::Erase) => false,
+            (Role::Node, Right::Read | Right::Decide | Right::Erase | Right::Administer) => false,
             (Role::Admin | Role::Reviewer | Role::Viewer, Right::Node) => false,
             (Role::Admin | Role::Reviewer | Role::Viewer, Right::Read) => true,
             (Role::Admin | Role::Reviewer, Right::Decide) => true,
             (Role::Viewer, Right::Decide) => false,
-            (Role::Admin, Right::Erase) => true,
-            (Role::Reviewer | Role::Viewer, Right::Erase) => false,
+            (Role::Admin, Right::Erase | Right::Administer) => true,
+            (Role::Reviewer | Role::Viewer, Right::Erase | Right::Administer) => false,
         }
     }
 }
@@ -98,6 +114,10 @@ impl Caller {
     /// From a certificate that TLS has verified.
     pub fn from_certificate(der: &[u8]) -> Result<Self, String> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|e| format!("unreadable certificate: {e}"))?;
+        Self::named_in(&certificate)
+    }
+
+    fn named_in(certificate: &X509Certificate<'_>) -> Result<Self, String> {
         let names = certificate
             .subject_alternative_name()
             .map_err(|e| format!("unreadable names: {e}"))?
@@ -123,11 +143,7 @@ impl Caller {
 
     /// The caller of a request, if they may.
     pub fn of<T>(request: &Request<T>, right: Right) -> Result<Self, Status> {
-        let certificates =
-            request.peer_certs().ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
-        let first = certificates.first().ok_or_else(|| Status::unauthenticated("a client certificate is needed"))?;
-        let caller = Self::from_certificate(first)
-            .map_err(|e| Status::unauthenticated(format!("the client certificate was not accepted: {e}")))?;
+        let Certificate { caller, .. } = Certificate::of(request)?;
         if caller.role.may(right) {
             return Ok(caller);
         }
@@ -135,9 +151,30 @@ impl Caller {
             Right::Node => "the role node",
             Right::Read => "the role viewer, reviewer or admin",
             Right::Decide => "the role reviewer or admin",
-            Right::Erase => "the role admin",
+            Right::Erase | Right::Administer => "the role admin",
         };
         Err(Status::permission_denied(format!("this call needs {needs}; {} has the role {}", caller.name, caller.role)))
+    }
+}
+
+impl Certificate {
+    /// From a certificate that TLS has verified.
+    pub fn parse(der: &[u8]) -> Result<Self, String> {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|e| format!("unreadable certificate: {e}"))?;
+        // The form of the log: DER puts a zero before a number that would else be negative.
+        let serial = certificate.raw_serial();
+        let serial = hex::encode(serial.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(serial));
+        let not_after = certificate.validity().not_after.timestamp();
+        let public_key = Sha256::digest(certificate.public_key().raw).to_vec();
+        Ok(Self { caller: Caller::named_in(&certificate)?, serial, not_after, public_key })
+    }
+
+    /// That of a request's connection.
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        let needed = || Status::unauthenticated("a client certificate is needed");
+        let certificates = request.peer_certs().ok_or_else(needed)?;
+        let first = certificates.first().ok_or_else(needed)?;
+        Self::parse(first).map_err(|e| Status::unauthenticated(format!("the client certificate was not accepted: {e}")))
     }
 }
 
@@ -146,7 +183,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::pki::Authority;
+    use crate::pki::{Authority, CLIENT_TTL, Csr};
 
     fn der(pem: &str) -> Vec<u8> {
         x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM").1.contents
@@ -156,10 +193,41 @@ mod tests {
     fn a_certificate_says_who_and_what() {
         let (authority, own) = Authority::create("t").expect("CA");
         let bob = Caller { name: "bob".into(), role: Role::Reviewer };
-        let issued = authority.client(&bob).expect("issued");
-        assert_eq!(Caller::from_certificate(&der(&issued.cert)), Ok(bob));
+        let issued = authority.client(&bob, CLIENT_TTL).expect("issued");
+        assert_eq!(Caller::from_certificate(&der(&issued.cert)), Ok(bob.clone()));
+        let read = Certificate::parse(&der(&issued.cert)).expect("read");
+        let about = &issued.about;
+        assert_eq!(
+            (read.serial, read.not_after, read.public_key),
+            (about.serial.clone(), about.not_after_unix, about.public_key.clone())
+        );
         assert!(Caller::from_certificate(&der(&own.cert)).expect_err("a CA is nobody").starts_with("no role"));
         assert!(Caller::from_certificate(b"x").is_err());
+    }
+
+    #[test]
+    fn a_signing_request_gives_its_key_and_nothing_else() {
+        let (authority, _) = Authority::create("t").expect("CA");
+        let key = rcgen::KeyPair::generate().expect("key");
+        let mut wants = rcgen::CertificateParams::new(vec!["evil.example".to_owned()]).expect("params");
+        wants.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let csr = wants.serialize_request(&key).expect("request").der().to_vec();
+        let box7 = Caller { name: "box7".into(), role: Role::Node };
+        let (cert, about) = authority.sign(&Csr::parse(&csr).expect("taken"), &box7, CLIENT_TTL).expect("signed");
+        let (cert, now) = (der(&cert), crate::pki::now());
+        let read = Certificate::parse(&cert).expect("read");
+        assert_eq!((read.caller, read.public_key), (box7, about.public_key));
+        let (_, parsed) = X509Certificate::from_der(&cert).expect("parsed");
+        assert!(!parsed.is_ca());
+        assert_eq!(parsed.subject_alternative_name().expect("names").expect("names").value.general_names.len(), 1);
+        assert!(
+            parsed.validity().not_before.timestamp() <= now - 600,
+            "a host whose clock is ten minutes late takes it"
+        );
+        // Who signed the request must have its key.
+        let mut forged = csr.clone();
+        *forged.last_mut().expect("bytes") ^= 1;
+        assert!(Csr::parse(&forged).is_err() && Csr::parse(&[0x30; 5000]).is_err() && Csr::parse(b"").is_err());
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! `guard-collector init` and `client`: the folder of a new collector, and certificates for people and nodes.
 //!
-//! It must not overwrite anything: a folder that is not empty and an `--out` that holds certificates are refused. Keys are
+//! It must not overwrite anything: a folder that is not empty and an `--out` that holds certificates are refused. What is
+//! issued is put on record by the collector, at its next start or now, so that it can be revoked. Keys are
 //! 0600 in folders of 0700; the admin key, which signs a successor of the log, is made here and has to be taken elsewhere. Fails: an error that names the path; what was written until then stays for the person to look at.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use guard_log::record::HostId;
 use guard_log::signer::KeyFile;
@@ -15,8 +17,9 @@ use guard_log::store::Store;
 use crate::config::{self, Config};
 use crate::exit::{CollectorError, Exit, Result};
 use crate::identity::{Caller, Role};
-use crate::keys;
-use crate::pki::{self, Authority};
+use crate::orders::{self, Order};
+use crate::pki::{self, About, Authority, CLIENT_TTL, SERVER_TTL};
+use crate::{keys, tokens};
 
 /// The admin key, to be taken off the machine, and what checks its signatures.
 pub const ADMIN_KEY: &str = "admin.skey";
@@ -40,15 +43,16 @@ fn sync(path: &Path) -> Result<()> {
     fs::File::open(path).and_then(|f| f.sync_all()).map_err(|e| failed("sync", path, &e))
 }
 
-fn issue(authority: &Authority, caller: &Caller, out: &Path) -> Result<()> {
-    let issued = authority.client(caller)?;
+fn issue(authority: &Authority, caller: &Caller, ttl: Duration, out: &Path) -> Result<About> {
+    let issued = authority.client(caller, ttl)?;
     folder(out)?;
     for (name, text, mode) in
         [("ca.pem", authority.pem(), 0o644), ("cert.pem", &issued.cert, 0o644), ("key.pem", &issued.key, 0o600)]
     {
         write(&out.join(name), text, mode)?;
     }
-    sync(out)
+    sync(out)?;
+    Ok(issued.about)
 }
 
 /// Makes a new collector in an empty folder.
@@ -70,13 +74,18 @@ pub fn init(dir: &Path, name: &str, hosts: &[String]) -> Result<()> {
     write(&dir.join("ca/key.pem"), &ca.key, 0o600)?;
     let mut names: Vec<String> = hosts.to_vec();
     names.extend(["localhost", "127.0.0.1"].map(str::to_owned).into_iter().filter(|n| !hosts.contains(n)));
-    let server = authority.server(&names)?;
+    let server = authority.server(&names, SERVER_TTL)?;
     write(&dir.join("server/cert.pem"), &server.cert, 0o644)?;
     write(&dir.join("server/key.pem"), &server.key, 0o600)?;
-    issue(&authority, &node, &dir.join(format!("clients/node-{name}")))?;
-    issue(&authority, &pki::caller("admin", Role::Admin)?, &dir.join("clients/admin"))?;
+    let node = issue(&authority, &node, CLIENT_TTL, &dir.join(format!("clients/node-{name}")))?;
+    let admin = issue(&authority, &pki::caller("admin", Role::Admin)?, CLIENT_TTL, &dir.join("clients/admin"))?;
     write(&dir.join(config::FILE_NAME), config::DEFAULT, 0o644)?;
     log(dir, name)?;
+    let certificates = Config::read(&dir.join(config::FILE_NAME))?.certificates;
+    let enrol = certificates.map_or_else(|| dir.join("enrol"), |c| c.dir);
+    for about in [&server.about, &node, &admin] {
+        orders::leave(&enrol, &Order::made(about, &tokens::whoever()))?;
+    }
     sync(dir)
 }
 
@@ -96,8 +105,8 @@ fn log(dir: &Path, name: &str) -> Result<()> {
     Store::create(&config.store, &signer).map_err(|e| log(&e))
 }
 
-/// Makes a certificate.
-pub fn client(dir: &Path, name: &str, role: Role, out: &Path) -> Result<()> {
+/// Makes a certificate; what became of putting it on record, in words.
+pub fn client(dir: &Path, name: &str, role: Role, ttl: Duration, out: &Path) -> Result<String> {
     let caller = pki::caller(name, role)?;
     let taken: Option<PathBuf> =
         ["ca.pem", "cert.pem", "key.pem"].iter().map(|n| out.join(n)).find(|path| path.exists());
@@ -105,5 +114,16 @@ pub fn client(dir: &Path, name: &str, role: Role, out: &Path) -> Result<()> {
         return Err(CollectorError::new(Exit::Usage, format_args!("{} exists already", path.display())));
     }
     let authority = Authority::read(&dir.join("ca/ca.pem"), &dir.join("ca/key.pem"))?;
-    issue(&authority, &caller, out)
+    let config = dir.join(config::FILE_NAME);
+    let certificates = Config::read(&config)?.certificates;
+    let about = issue(&authority, &caller, ttl, out)?;
+    let serial = &about.serial;
+    let Some(certificates) = certificates else {
+        return Ok(format!(
+            "serial {serial}; not put on record, as {} has no table [certificates]: it can be revoked by its serial or name\n",
+            config.display()
+        ));
+    };
+    orders::leave(&certificates.dir, &Order::made(&about, &tokens::whoever()))?;
+    Ok(format!("serial {serial}; the collector puts it on record within a second, or at its next start\n"))
 }

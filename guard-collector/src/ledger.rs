@@ -16,10 +16,11 @@ use guard_log::store::{Store, StoreError};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{CollectorStart, DecideRequest, ExecRequest, LogSucceeded, ReviewDecision};
 use thiserror::Error;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::Status;
 
 use crate::admit::{Admit, Arrival, Item, OlderDigests, Plan, Refusal};
+use crate::certificates::Certificates;
 use crate::identity::Caller;
 use crate::own::{Own, now_ns};
 use crate::reviews::Reviews;
@@ -73,6 +74,8 @@ pub struct State {
     pub own: Own,
     /// Open requests.
     pub reviews: Reviews,
+    /// Certificates that were issued and revoked.
+    pub certificates: Certificates,
     /// Leaves that it is folded from.
     pub size: u64,
     /// Digest of the last of them.
@@ -81,8 +84,8 @@ pub struct State {
 
 impl State {
     fn new() -> io::Result<Self> {
-        let (admit, reviews) = (Admit::default(), Reviews::default());
-        Ok(Self { admit, reviews, own: Own::new()?, size: 0, last: [0; 32] })
+        let (admit, reviews, certificates) = (Admit::default(), Reviews::default(), Certificates::default());
+        Ok(Self { admit, reviews, certificates, own: Own::new()?, size: 0, last: [0; 32] })
     }
 
     /// From a file that agrees with the log; open requests are read from the log.
@@ -91,19 +94,21 @@ impl State {
         let own = kept.own.as_ref().and_then(Own::restore).ok_or_else(odd)?;
         let admit = Admit::restore(&kept.hosts).ok_or_else(odd)?;
         let last = kept.last.as_slice().try_into().map_err(|_| odd())?;
+        let certificates = kept.certificates.as_ref().map(Certificates::restore).unwrap_or_default();
         let mut reviews = Reviews::default();
         // Of those that were pruned the deadline had long passed.
         for leaf in kept.reviews.iter().copied().filter(|leaf| (store.first()..kept.size).contains(leaf)) {
             let found = store.read(leaf, 1, READ_BYTES).map_err(|e| e.to_string())?;
             found.iter().for_each(|(leaf, record)| reviews.fold(*leaf, record));
         }
-        Ok(Self { admit, own, reviews, size: kept.size, last })
+        Ok(Self { admit, own, reviews, certificates, size: kept.size, last })
     }
 
     fn fold(&mut self, leaf: u64, arrival: &Arrival) {
         self.own.fold(arrival);
         self.admit.fold(leaf, arrival);
         self.reviews.fold(leaf, &arrival.record);
+        self.certificates.fold(leaf, arrival);
         (self.size, self.last) = (leaf.saturating_add(1), arrival.digest);
     }
 }
@@ -112,6 +117,14 @@ impl State {
 pub struct Durable(oneshot::Receiver<Result<(), String>>);
 
 impl Durable {
+    /// As [`Self::wait`], for a thread that may block.
+    pub fn block(self) -> Result<(), LedgerError> {
+        match self.0.blocking_recv() {
+            Ok(result) => result.map_err(LedgerError::Store),
+            Err(_) => Err(LedgerError::Store("it was closed".to_owned())),
+        }
+    }
+
     /// Waits until they are durable.
     pub async fn wait(self) -> Result<(), LedgerError> {
         match self.0.await {
@@ -139,6 +152,8 @@ pub struct Ledger {
     store: Store,
     state: Mutex<State>,
     failed: Arc<OnceLock<String>>,
+    /// Changes with every revocation.
+    revocations: watch::Sender<u64>,
     /// The file that spares reading the whole log at the next start, and the size it was written at.
     snapshot: PathBuf,
     saved: AtomicU64,
@@ -176,7 +191,8 @@ impl Ledger {
                 state.fold(leaf, &record.into());
             }
         }
-        Ok(Self { store, state: Mutex::new(state), failed: Arc::default(), snapshot, saved })
+        let revocations = watch::Sender::new(state.certificates.revocations());
+        Ok(Self { store, state: Mutex::new(state), failed: Arc::default(), revocations, snapshot, saved })
     }
 
     /// Writes the file for the next start when so many records are not in it; blocks until they are durable.
@@ -352,6 +368,8 @@ impl Ledger {
         for (leaf, arrival) in (first..).zip(&arrivals) {
             state.fold(leaf, arrival);
         }
+        let now = state.certificates.revocations();
+        self.revocations.send_if_modified(|seen| std::mem::replace(seen, now) != now);
         let (done, durable) = oneshot::channel();
         let failed = Arc::clone(&self.failed);
         ticket.on_done(move |result| {
@@ -365,6 +383,11 @@ impl Ledger {
             let _ = done.send(result);
         });
         Ok((first, Durable(durable)))
+    }
+
+    /// Tells of revocations from now on.
+    pub fn revocations(&self) -> watch::Receiver<u64> {
+        self.revocations.subscribe()
     }
 
     /// Why nothing is appended any more, if so.

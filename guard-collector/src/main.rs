@@ -1,4 +1,4 @@
-//! The collector's command line: makes a collector's folder and certificates, serves, changes the log's key, begins a successor
+//! The collector's command line: makes a collector's folder, certificates and join tokens, revokes, serves, changes the log's key, begins a successor
 //! of the log, makes the index anew.
 //!
 //! It must not print anything but through [`say`]. Fails: one line on stderr and a documented exit code (64 usage, 69
@@ -7,12 +7,15 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use guard_collector::config::Config;
+use guard_collector::config::{CertificatesConfig, Config};
 use guard_collector::exit::{CollectorError, Exit, Result};
 use guard_collector::identity::Role;
-use guard_collector::{init, keys, serve, succeed};
+use guard_collector::orders::{self, Order};
+use guard_collector::tokens::{self, Tokens};
+use guard_collector::{init, keys, serve, succeed, ttl};
 use tracing_subscriber::EnvFilter;
 
 /// Admits records of Guard's hosts into a verifiable log, and passes on reviewers' decisions.
@@ -22,6 +25,9 @@ struct Args {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Where `docs/operations.md` puts it.
+const CONFIG: &str = "/var/lib/guard-collector/collector.toml";
 
 #[derive(Subcommand)]
 enum Command {
@@ -48,9 +54,28 @@ enum Command {
         /// admin, reviewer, viewer or node.
         #[arg(long)]
         role: Role,
+        /// How long it is valid.
+        #[arg(long, default_value = "90d", value_parser = ttl::parse)]
+        ttl: Duration,
         /// Folder for ca.pem, cert.pem and key.pem.
         #[arg(long)]
         out: PathBuf,
+    },
+    /// Nodes that enrol by themselves.
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Revokes a certificate, or all that a name has; calls are refused and open streams end within a second.
+    Revoke {
+        /// A name, or the serial of one certificate.
+        target: String,
+        /// Why, for the record.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// The configuration file.
+        #[arg(long, default_value = CONFIG)]
+        config: PathBuf,
     },
     /// Serves until SIGTERM.
     Serve {
@@ -83,6 +108,21 @@ enum Command {
     Reindex {
         /// The configuration file.
         #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Makes a token with which one host enrols once, as this node. It is printed here and kept nowhere.
+    Token {
+        /// The node's name.
+        name: String,
+        /// How long it may be used.
+        #[arg(long, default_value = "1h", value_parser = ttl::parse)]
+        ttl: Duration,
+        /// The configuration file.
+        #[arg(long, default_value = CONFIG)]
         config: PathBuf,
     },
 }
@@ -137,7 +177,11 @@ fn run(command: Command) -> Result<()> {
                 admin.display()
             ))
         }
-        Command::Client { dir, name, role, out } => init::client(&dir, &name, role, &out),
+        Command::Client { dir, name, role, ttl, out } => say(&init::client(&dir, &name, role, ttl, &out)?),
+        Command::Node { command: NodeCommand::Token { name, ttl, config } } => {
+            say(&token(&Config::read(&config)?, &name, ttl)?)
+        }
+        Command::Revoke { target, reason, config } => say(&revoke(&Config::read(&config)?, target, reason)?),
         Command::Serve { config } => {
             let config = Config::read(&config)?;
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -153,6 +197,36 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Reindex { config } => say(&format!("{}\n", serve::reindex(&Config::read(&config)?)?)),
     }
+}
+
+fn certificates(config: &Config) -> Result<&CertificatesConfig> {
+    config.certificates.as_ref().ok_or_else(|| {
+        let what = "collector.toml has no table [certificates], so the running collector issues and revokes nothing; see \
+                    collector.example.toml";
+        CollectorError::new(Exit::Config, what)
+    })
+}
+
+fn token(config: &Config, name: &str, ttl: Duration) -> Result<String> {
+    let certificates = certificates(config)?;
+    if certificates.enrol_listen.is_none() {
+        let what = "certificates.enrol_listen is not set, so no host can enrol; set it and restart the collector";
+        return Err(CollectorError::new(Exit::Config, what));
+    }
+    let ca = std::fs::read_to_string(&config.ca)
+        .map_err(|e| CollectorError::io(Exit::Config, format_args!("cannot read {}", config.ca.display()), &e))?;
+    let (token, _) = Tokens::of(&certificates.dir).make(name, &tokens::whoever(), ttl, &ca)?;
+    Ok(format!("{token}\n"))
+}
+
+fn revoke(config: &Config, target: String, reason: String) -> Result<String> {
+    let certificates = certificates(config)?;
+    let order = Order::Revoke { target, reason, by: tokens::whoever() };
+    let answer = orders::leave(&certificates.dir, &order)?;
+    Ok(match orders::answer(&answer)? {
+        Some(text) => format!("{text}\n"),
+        None => "no collector answers: it is revoked at the collector's next start, before it serves\n".to_owned(),
+    })
 }
 
 /// The one place that writes to stdout.

@@ -16,20 +16,23 @@ use guard_log::record::{Epoch, HostId, Record};
 use guard_log::store::Store;
 use guard_proto::v1::node_service_server::NodeService;
 use guard_proto::v1::{
-    Decision, DecisionsRequest, LogChange, NodeReport, NodeReportReply, ShipAck, ShipBatch, ShipHello, ShipReply,
-    ShipRequest, ShipWelcome, ship_reply, ship_request,
+    Decision, DecisionsRequest, LogChange, NodeReport, NodeReportReply, PoliciesRequest, PolicyBundle, RenewReply,
+    RenewRequest, ShipAck, ShipBatch, ShipHello, ShipReply, ShipRequest, ShipWelcome, ship_reply, ship_request,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::blobs::Blobs;
+use crate::bundles::Bundles;
 use crate::hub::Hub;
-use crate::identity::{Caller, Right};
+use crate::identity::{Caller, Certificate, Right};
+use crate::issuing::Issuing;
 use crate::ledger::{Admitted, Durable, Ledger, LedgerError};
 use crate::own::now_ns;
 use crate::proofs;
 use crate::quota::Quotas;
+use crate::standing::Standing;
 use crate::witness::Witnesses;
 
 /// Most records of a batch.
@@ -44,6 +47,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 const NAME_MAX: usize = 255;
 const TEXT_MAX: usize = 4096;
 const COUNTERS_MAX: usize = 512;
+
+/// Said to who asks for a certificate where none are issued.
+pub const NOT_ISSUING: &str = "this collector issues no certificates: its configuration has no table [certificates]";
 
 type Replies<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
@@ -60,6 +66,12 @@ pub struct Nodes {
     pub quotas: Arc<Quotas>,
     /// Who cosigns the log.
     pub witnesses: Option<Arc<Witnesses>>,
+    /// The newest policy bundle.
+    pub bundles: Arc<Bundles>,
+    /// Issues certificates, if this collector does.
+    pub issuing: Option<Arc<Issuing>>,
+    /// Whether a caller's certificate still counts.
+    pub standing: Standing,
     /// Becomes true when the collector stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -293,10 +305,11 @@ impl Nodes {
 
     async fn run_ship(
         self,
-        node: String,
+        certificate: Arc<Certificate>,
         from: Streaming<ShipRequest>,
         replies: mpsc::Sender<Result<ShipReply, Status>>,
     ) {
+        let node = certificate.caller.name.clone();
         let (sender, receiver) = mpsc::channel(IN_FLIGHT);
         let (begin, begun) = oneshot::channel();
         let both = async {
@@ -310,6 +323,7 @@ impl Nodes {
         };
         let result = tokio::select! {
             result = both => result,
+            status = self.standing.ended(&certificate) => Err(status),
             () = stopped(self.stopping.clone()) => Err(stop_status()),
         };
         if let Err(status) = result {
@@ -318,7 +332,15 @@ impl Nodes {
         }
     }
 
-    async fn run_decisions(self, host: HostId, node: String, out: mpsc::Sender<Result<Decision, Status>>) {
+    async fn run_decisions(
+        self,
+        host: HostId,
+        certificate: Arc<Certificate>,
+        out: mpsc::Sender<Result<Decision, Status>>,
+    ) {
+        let node = certificate.caller.name.clone();
+        let ended = self.standing.ended(&certificate);
+        tokio::pin!(ended);
         let mut live = self.hub.listen(host, &node);
         // Listening began before, so a decision that becomes durable meanwhile comes by both ways and is sent once.
         let open = {
@@ -341,6 +363,7 @@ impl Nodes {
                     Some(decision) => Ok(decision),
                     None => Err(Status::resource_exhausted("decisions were not taken in time; connect again")),
                 },
+                status = &mut ended => Err(status),
                 () = stopped(self.stopping.clone()) => Err(stop_status()),
                 () = out.closed() => return,
             };
@@ -376,6 +399,7 @@ fn bounded(report: &NodeReport) -> Result<(), Status> {
         &report.mode_detail,
         &report.policy_digest,
         &report.policy_error,
+        &report.certificate_error,
     ];
     let names = report.counters.keys();
     if texts.into_iter().chain(names).any(|t| t.len() > TEXT_MAX) || report.counters.len() > COUNTERS_MAX {
@@ -390,11 +414,13 @@ fn bounded(report: &NodeReport) -> Result<(), Status> {
 impl NodeService for Nodes {
     type ShipStream = Replies<ShipReply>;
     type DecisionsStream = Replies<Decision>;
+    type PoliciesStream = Replies<PolicyBundle>;
 
     async fn ship(&self, request: Request<Streaming<ShipRequest>>) -> Result<Response<Self::ShipStream>, Status> {
-        let caller = Caller::of(&request, Right::Node)?;
+        Caller::of(&request, Right::Node)?;
+        let certificate = Standing::of(&request)?;
         let (replies, stream) = mpsc::channel(IN_FLIGHT);
-        tokio::spawn(self.clone().run_ship(caller.name, request.into_inner(), replies));
+        tokio::spawn(self.clone().run_ship(certificate, request.into_inner(), replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -403,7 +429,23 @@ impl NodeService for Nodes {
         let host = host_id(&request.get_ref().host)?;
         self.bound(&caller.name, host)?;
         let (out, stream) = mpsc::channel(IN_FLIGHT);
-        tokio::spawn(self.clone().run_decisions(host, caller.name, out));
+        tokio::spawn(self.clone().run_decisions(host, Standing::of(&request)?, out));
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn policies(&self, request: Request<PoliciesRequest>) -> Result<Response<Self::PoliciesStream>, Status> {
+        let caller = Caller::of(&request, Right::Node)?;
+        let certificate = Standing::of(&request)?;
+        let asked = request.into_inner();
+        self.bound(&caller.name, host_id(&asked.host)?)?;
+        let (out, stream) = mpsc::channel(1);
+        let (bundles, standing, stopping) = (self.bundles.clone(), self.standing.clone(), self.stopping.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = bundles.feed(asked.serial, &out, stopping) => {}
+                status = standing.ended(&certificate) => drop(out.send(Err(status)).await),
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 
@@ -415,5 +457,15 @@ impl NodeService for Nodes {
         let now = now_ns();
         self.hub.report(&caller.name, report, now);
         Ok(Response::new(NodeReportReply { collector_unix_ns: now }))
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {
+        Caller::of(&request, Right::Node)?;
+        let certificate = Standing::of(&request)?;
+        let issuing = self.issuing.clone().ok_or_else(|| Status::failed_precondition(NOT_ISSUING))?;
+        let csr = request.into_inner().csr;
+        let renewed = tokio::task::spawn_blocking(move || issuing.renew(&certificate, &csr));
+        let certificate = renewed.await.map_err(|e| Status::internal(e.to_string()))??;
+        Ok(Response::new(RenewReply { certificate }))
     }
 }

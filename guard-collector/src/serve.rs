@@ -3,7 +3,7 @@
 //! It must not listen before the log has been read and the start recorded. Fails: before listening with an exit code;
 //! afterwards the process goes on for readers whatever happens to the disk.
 
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,31 +11,37 @@ use guard_log::store::Store;
 use guard_proto::GRPC_MESSAGE_MAX;
 use guard_proto::v1::control_service_server::ControlServiceServer;
 use guard_proto::v1::node_service_server::NodeServiceServer;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tokio::task::JoinHandle;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
 
 use crate::access::{self, Access};
 use crate::blobs::Blobs;
+use crate::bundles::Bundles;
 use crate::config::Config;
 use crate::control::Control;
 use crate::exit::{CollectorError, Exit, Result};
 use crate::hub::Hub;
 use crate::index::Index;
+use crate::issuing::Issuing;
 use crate::keys::{self, open_store};
 use crate::ledger::Ledger;
 use crate::node::{Nodes, stopped};
 use crate::publish::{self, Published};
 use crate::quota::Quotas;
 use crate::retention::{self, Retention};
+use crate::standing::Standing;
 use crate::ticks::Ticks;
+use crate::tls::{self, ServerCertificate};
 use crate::witness::{self, Witnesses};
+use crate::{enrol, orders};
 
 /// A bundle of 256 of the longest records, and what surrounds it.
 const REPLY_MAX: usize = 17 << 20;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const STREAMS_MAX: u32 = 256;
 /// What a host may send before it is taken up: a batch and the next, so that nobody waits for a round trip.
@@ -52,23 +58,8 @@ pub const SNAPSHOT: &str = "admission";
 const SNAPSHOT_RECORDS: u64 = 100_000;
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 
-fn read(key: &str, path: &Path) -> Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|e| CollectorError::io(Exit::Config, format_args!("{key}: cannot read {}", path.display()), &e))
-}
-
 fn internal(error: impl std::fmt::Display) -> CollectorError {
     CollectorError::new(Exit::Internal, error)
-}
-
-fn tls(config: &Config) -> Result<ServerTlsConfig> {
-    let identity = Identity::from_pem(read("tls.cert", &config.cert)?, read("tls.key", &config.key)?);
-    // A client without a certificate of this CA does not get past the handshake.
-    Ok(ServerTlsConfig::new()
-        .identity(identity)
-        .client_ca_root(Certificate::from_pem(read("tls.ca", &config.ca)?))
-        .client_auth_optional(false)
-        .timeout(HANDSHAKE_TIMEOUT))
 }
 
 /// Makes the index anew: what it covers, in words.
@@ -84,14 +75,36 @@ pub fn reindex(config: &Config) -> Result<String> {
     })
 }
 
+async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|e| CollectorError::io(Exit::Unavailable, format_args!("cannot listen on {address}"), &e))
+}
+
+/// Where nodes and people come, and where hosts enrol.
+struct Doors {
+    listener: TcpListener,
+    enrol: Option<TcpListener>,
+    certificate: Arc<ServerCertificate>,
+    mutual: Arc<ServerConfig>,
+}
+
+impl Doors {
+    async fn open(config: &Config) -> Result<Self> {
+        let listener = bind(config.listen).await?;
+        let enrol = match config.certificates.as_ref().and_then(|c| c.enrol_listen) {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let certificate = ServerCertificate::read(config)?;
+        let mutual = tls::mutual(&certificate)?;
+        Ok(Self { listener, enrol, certificate, mutual })
+    }
+}
+
 /// Serves until a signal asks to stop.
 pub async fn serve(config: Config) -> Result<()> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|e| CollectorError::io(Exit::Unavailable, format_args!("cannot listen on {}", config.listen), &e))?;
+    let doors = Doors::open(&config).await?;
     let mut server = Server::builder()
-        .tls_config(tls(&config)?)
-        .map_err(|e| CollectorError::new(Exit::Config, format_args!("tls: {e:?}")))?
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .initial_stream_window_size(STREAM_WINDOW)
@@ -118,7 +131,27 @@ pub async fn serve(config: Config) -> Result<()> {
     let access = Access::open(config.roles.clone())
         .map_err(|e| CollectorError::new(Exit::Config, format_args!("roles: {e}")))?;
     let access = Arc::new(access);
-    let parts = Parts { ledger, hub: Arc::default(), index, published, blobs, quotas, witnesses, access, stopping };
+    let bundles = Bundles::open(&config.store.dir, &config.folder).map_err(|e| CollectorError::new(Exit::Config, e))?;
+    let bundles = Arc::new(bundles);
+    let issuing = config.certificates.as_ref().map(|c| Issuing::open(&config, c, ledger.clone()).map(Arc::new));
+    let issuing = issuing.transpose()?;
+    let parts = Parts {
+        ledger,
+        hub: Arc::default(),
+        index,
+        published,
+        blobs,
+        quotas,
+        witnesses,
+        access,
+        bundles,
+        issuing,
+        stopping,
+    };
+    if let Some(certificates) = &config.certificates {
+        // What was revoked while no collector ran must not be served first.
+        orders::look(&certificates.dir, &parts.ledger).await;
+    }
     let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));
     let indexing = parts.index_thread()?;
     let publishing = tokio::spawn(publish::run(
@@ -131,8 +164,9 @@ pub async fn serve(config: Config) -> Result<()> {
     let pruning = tokio::spawn(retention::run(parts.retention(&config), parts.stopping.clone()));
     let saving = tokio::spawn(save(parts.ledger.clone(), config.keep_segments, parts.stopping.clone()));
     let router = server.add_service(parts.nodes()).add_service(parts.control(&config));
-    let address = listener.local_addr().map_err(internal)?;
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let address = doors.listener.local_addr().map_err(internal)?;
+    let issuing = parts.issue(&config, &doors.certificate, doors.enrol)?;
+    let incoming = tls::incoming(doors.listener, doors.mutual, parts.stopping.clone());
     let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(parts.stopping.clone())));
     tracing::info!(%address, size = store.size(), origin = store.origin(), "collector serves");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -144,8 +178,8 @@ pub async fn serve(config: Config) -> Result<()> {
     let _ = pruning.await;
     let _ = saving.await;
     let _ = reloading.await;
-    if let Some(asking) = asking {
-        let _ = asking.await;
+    for task in asking.into_iter().chain(issuing) {
+        let _ = task.await;
     }
     tokio::task::spawn_blocking(move || finish(&parts, &store, indexing)).await.map_err(internal)?
 }
@@ -166,20 +200,53 @@ struct Parts {
     quotas: Arc<Quotas>,
     witnesses: Option<Arc<Witnesses>>,
     access: Arc<Access>,
+    bundles: Arc<Bundles>,
+    issuing: Option<Arc<Issuing>>,
     stopping: watch::Receiver<bool>,
 }
 
 impl Parts {
-    fn nodes(&self) -> NodeServiceServer<Nodes> {
-        let (ledger, hub) = (self.ledger.clone(), self.hub.clone());
-        let (blobs, quotas, stopping) = (self.blobs.clone(), self.quotas.clone(), self.stopping.clone());
-        let witnesses = self.witnesses.clone();
-        NodeServiceServer::new(Nodes { ledger, hub, blobs, quotas, witnesses, stopping })
-            .max_decoding_message_size(GRPC_MESSAGE_MAX)
+    /// No call of either service goes past it.
+    fn standing(&self) -> Standing {
+        Standing::new(self.ledger.clone())
     }
 
-    fn control(&self, config: &Config) -> ControlServiceServer<Control> {
-        ControlServiceServer::new(Control {
+    /// What enrols hosts, renews the server's certificate, and does what commands on this machine ask for.
+    fn issue(
+        &self,
+        config: &Config,
+        certificate: &Arc<ServerCertificate>,
+        listener: Option<TcpListener>,
+    ) -> Result<Vec<JoinHandle<()>>> {
+        let mut tasks = vec![];
+        if let Some(certificates) = &config.certificates {
+            let orders = orders::run(certificates.dir.clone(), self.ledger.clone(), self.stopping.clone());
+            tasks.push(tokio::spawn(orders));
+        }
+        let Some(issuing) = &self.issuing else { return Ok(tasks) };
+        let keep = tls::keep(certificate.clone(), issuing.clone(), self.ledger.clone(), self.stopping.clone());
+        tasks.push(tokio::spawn(keep));
+        if let Some(listener) = listener {
+            let at = listener.local_addr().map_err(internal)?;
+            tracing::info!(%at, "hosts with a join token can enrol");
+            let tls = tls::open(certificate)?;
+            tasks.push(tokio::spawn(enrol::run(listener, tls, issuing.clone(), self.stopping.clone())));
+        }
+        Ok(tasks)
+    }
+
+    fn nodes(&self) -> InterceptedService<NodeServiceServer<Nodes>, Standing> {
+        let (ledger, hub) = (self.ledger.clone(), self.hub.clone());
+        let (blobs, quotas, stopping) = (self.blobs.clone(), self.quotas.clone(), self.stopping.clone());
+        let (witnesses, issuing, standing) = (self.witnesses.clone(), self.issuing.clone(), self.standing());
+        let bundles = self.bundles.clone();
+        let nodes = Nodes { ledger, hub, blobs, quotas, witnesses, bundles, issuing, standing, stopping };
+        let service = NodeServiceServer::new(nodes).max_decoding_message_size(GRPC_MESSAGE_MAX);
+        InterceptedService::new(service, self.standing())
+    }
+
+    fn control(&self, config: &Config) -> InterceptedService<ControlServiceServer<Control>, Standing> {
+        let service = ControlServiceServer::new(Control {
             ledger: self.ledger.clone(),
             hub: self.hub.clone(),
             index: self.index.clone(),
@@ -187,14 +254,18 @@ impl Parts {
             published: self.published.clone(),
             witnesses: self.witnesses.clone(),
             access: self.access.clone(),
+            bundles: self.bundles.clone(),
+            issuing: self.issuing.clone(),
+            standing: self.standing(),
             approval: config.approval,
             retention: config.retention,
             stopping: self.stopping.clone(),
         })
-        .max_encoding_message_size(REPLY_MAX)
+        .max_encoding_message_size(REPLY_MAX);
+        InterceptedService::new(service, self.standing())
     }
 
-    fn ask_witnesses(&self, config: &Config) -> Option<tokio::task::JoinHandle<()>> {
+    fn ask_witnesses(&self, config: &Config) -> Option<JoinHandle<()>> {
         let (witnesses, every) = (self.witnesses.clone()?, config.witness.as_ref()?.every);
         Some(tokio::spawn(witness::run(witnesses, self.ledger.clone(), every, self.stopping.clone())))
     }
@@ -253,7 +324,7 @@ fn said(result: std::result::Result<(), String>) {
     }
 }
 
-async fn drain(serving: tokio::task::JoinHandle<std::result::Result<(), tonic::transport::Error>>) {
+async fn drain(serving: JoinHandle<std::result::Result<(), tonic::transport::Error>>) {
     let abort = serving.abort_handle();
     match tokio::time::timeout(DRAIN, serving).await {
         Ok(Ok(Ok(()))) => {}

@@ -15,7 +15,9 @@ use prost::Message;
 use crate::ledger::State;
 
 /// Changes with every change of the form or of what admission derives.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// That of before there were records of certificates; written by an older collector it would lack those that came since.
+const WITHOUT_CERTIFICATES: u32 = 1;
 /// Longest file that is read.
 const FILE_MAX: u64 = frame::PAYLOAD_MAX as u64 + frame::HEAD as u64;
 
@@ -41,6 +43,50 @@ pub struct Snapshot {
     /// Leaves of open requests and of their decisions, in order.
     #[prost(uint64, repeated, tag = "7")]
     pub reviews: Vec<u64>,
+    /// What was issued and revoked.
+    #[prost(message, optional, tag = "8")]
+    pub certificates: Option<Certificates>,
+}
+
+/// Certificates on record.
+#[derive(Clone, PartialEq, Message)]
+pub struct Certificates {
+    #[prost(message, repeated, tag = "1")]
+    pub issued: Vec<Certificate>,
+    #[prost(message, repeated, tag = "2")]
+    pub serials: Vec<Revocation>,
+    #[prost(message, repeated, tag = "3")]
+    pub names: Vec<Revocation>,
+    #[prost(uint64, tag = "4")]
+    pub revocations: u64,
+}
+
+/// One that was issued.
+#[derive(Clone, PartialEq, Message)]
+pub struct Certificate {
+    #[prost(string, tag = "1")]
+    pub serial: String,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(string, tag = "3")]
+    pub role: String,
+    #[prost(sint64, tag = "4")]
+    pub not_after: i64,
+    #[prost(uint64, tag = "5")]
+    pub leaf: u64,
+}
+
+/// One that was revoked, or a name.
+#[derive(Clone, PartialEq, Message)]
+pub struct Revocation {
+    #[prost(string, tag = "1")]
+    pub of: String,
+    #[prost(uint64, tag = "2")]
+    pub leaf: u64,
+    #[prost(sint64, tag = "3")]
+    pub at: i64,
+    #[prost(sint64, tag = "4")]
+    pub until: i64,
 }
 
 /// The collector's own chain.
@@ -104,6 +150,7 @@ pub fn encode(state: &State, origin: &str) -> Vec<u8> {
         own: Some(state.own.keep()),
         hosts: state.admit.keep(),
         reviews: state.reviews.leaves(),
+        certificates: Some(state.certificates.keep()),
     };
     frame_of(&snapshot)
 }
@@ -164,7 +211,9 @@ pub fn read(path: &Path, store: &Store) -> Result<Option<State>, String> {
         return Ok(None);
     }
     let snapshot = decode(path)?;
-    if snapshot.version != VERSION || snapshot.origin != store.origin() {
+    // Where the log itself says all, it is read whole rather than trusting that no certificate was on record.
+    let usable = snapshot.version == VERSION || (snapshot.version == WITHOUT_CERTIFICATES && store.pruned().is_some());
+    if !usable || snapshot.origin != store.origin() {
         return Err(format!("it is of version {} and log {:?}", snapshot.version, snapshot.origin));
     }
     if snapshot.size > store.size() {

@@ -20,6 +20,16 @@ mod seen;
 #[allow(missing_docs, unreachable_pub, reason = "a module of another crate")]
 #[path = "../../guard-agent/src/ship/stream.rs"]
 mod stream;
+// How it enrols and renews its certificate.
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "a module of another crate")]
+#[path = "../../guard-agent/src/certificate.rs"]
+mod certificate;
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "a module of another crate")]
+#[path = "../../guard-agent/src/join.rs"]
+mod join;
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "a module of another crate")]
+#[path = "../../guard-agent/src/ship/renew.rs"]
+mod renew;
 
 #[path = "collector/admission.rs"]
 mod admission;
@@ -33,12 +43,18 @@ mod callers;
 mod crash;
 #[path = "collector/decisions.rs"]
 mod decisions;
+#[path = "collector/enrolment.rs"]
+mod enrolment;
 #[path = "collector/faults.rs"]
 mod faults;
 #[path = "collector/growth.rs"]
 mod growth;
+#[path = "collector/policies.rs"]
+mod policies;
 #[path = "collector/retention.rs"]
 mod retention;
+#[path = "collector/revocation.rs"]
+mod revocation;
 #[path = "collector/roles.rs"]
 mod roles;
 #[path = "collector/rotation.rs"]

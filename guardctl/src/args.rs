@@ -70,6 +70,43 @@ pub enum Command {
     /// Show and erase what records keep outside the log: long arguments, salts of masked secrets
     #[command(subcommand)]
     Blob(BlobCommand),
+    /// Let a new host enrol
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// List and revoke certificates of nodes, people and services
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
+}
+
+/// What to do with nodes.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Make a token with which one host enrols once, as this node: `guard-agent enroll`. For admins
+    Token {
+        /// The node's name
+        name: String,
+        /// How long it may be used
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse)]
+        ttl: Duration,
+    },
+}
+
+/// What to do with certificates.
+#[derive(Debug, Subcommand)]
+pub enum CertificateCommand {
+    /// Those on record that have not ended. For admins
+    List {
+        /// Of this name alone
+        name: Option<String>,
+    },
+    /// End a certificate, or every one that a name has: calls are refused, open streams end. For admins
+    Revoke {
+        /// A name, or a serial
+        target: String,
+        /// Why; recorded
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
 }
 
 /// What to do with a journal.
@@ -185,6 +222,18 @@ pub enum PolicyCommand {
     Diff(crate::policy::DiffArgs),
     /// Propose allow rules from what people approved
     Suggest(crate::policy::SuggestArgs),
+    /// Sign policy files as a bundle, with the admin key
+    Sign(crate::policy::SignArgs),
+    /// Show a bundle: the collector's newest, or a file
+    Bundle(crate::policy::BundleArgs),
+    /// Hand a signed bundle to the hosts
+    Publish {
+        /// What `policy sign` wrote
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// What a bundle in the stage shadow would have changed
+    Shadow(crate::policy::RecordedArgs),
     /// Print the JSON schema of policy files
     Schema,
 }

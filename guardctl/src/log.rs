@@ -37,6 +37,7 @@ use crate::output::Out;
 use crate::text::escape_str;
 pub use entries::of_folder;
 use key::Key;
+pub use key::admin;
 use show::Verified;
 use source::{Copying, Remote};
 use state::{Known, State};

@@ -14,6 +14,7 @@ use output::{Format, Out};
 
 mod args;
 mod blob;
+mod certificate;
 mod client;
 mod config;
 mod duration;
@@ -80,6 +81,8 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Policy(command) => policy::run(command, config, &out).await?,
         Command::Journal(command) => journal::run(command, &out)?,
         Command::Blob(command) => blob::run(command, config, &out).await?,
+        Command::Node(command) => certificate::token(command, config, &out).await?,
+        Command::Certificate(command) => certificate::run(command, config, &out).await?,
         Command::Log(command) => log::run(command, config, &out).await?,
     }
     Ok(Exit::Ok as u8)

@@ -3,9 +3,11 @@
 //! It must not change anything, and what it says of a command is what the daemon would say of the same facts. Fails: 1 when
 //! an example does not hold or a rule is odd, 78 when a file is no policy, with the place.
 
+mod bundle;
 mod diff;
 mod recorded;
 mod replay;
+mod shadow;
 mod suggest;
 
 use std::os::unix::ffi::OsStrExt as _;
@@ -21,7 +23,9 @@ use crate::exit::{CliError, Exit, Result};
 use crate::output::Out;
 use crate::table::Tone;
 use crate::text::escape_str;
+pub use bundle::{BundleArgs, SignArgs};
 pub use diff::DiffArgs;
+pub use recorded::RecordedArgs;
 pub use suggest::SuggestArgs;
 
 /// Home of the user that commands are judged for.
@@ -39,6 +43,10 @@ pub async fn run(command: &PolicyCommand, config: &Config, out: &Out) -> Result<
         PolicyCommand::Try { of, corpus } => attempt(&load(of)?, corpus, out),
         PolicyCommand::Diff(args) => diff::run(args, config, out).await,
         PolicyCommand::Suggest(args) => suggest::run(args, config, out).await,
+        PolicyCommand::Sign(args) => bundle::sign(args, out),
+        PolicyCommand::Bundle(args) => bundle::show(args, config, out).await,
+        PolicyCommand::Publish { file } => bundle::publish(file, config, out).await,
+        PolicyCommand::Shadow(args) => shadow::run(args, config, out).await,
         PolicyCommand::Schema => out.print(&format!("{:#}\n", guard_policy::schema())),
     }
 }

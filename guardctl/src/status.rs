@@ -166,18 +166,33 @@ fn node_row(table: &mut Table, node: &NodeState, now: i64) {
         Cell::toned(node.findings.to_string(), if node.findings > 0 { Tone::Bad } else { Tone::Plain }),
     ]);
     let link = if node.connected { "connected" } else { "NOT connected" };
-    let versions = format!("guard-agent {}, kernel {}", escape_str(&report.version), escape_str(&report.kernel));
+    let mut versions = format!("guard-agent {}, kernel {}", escape_str(&report.version), escape_str(&report.kernel));
+    if report.takes_bundles {
+        versions.push_str(&format!(", policy bundle {}", report.bundle_serial));
+    }
     let host = format!("host {} {}", escape_str(&report.host_name), hex::encode(&report.host));
     let seen = age_text(node.seen_unix_ns, now);
     let tone = if node.connected { Tone::Dim } else { Tone::Warn };
     table.below(Cell::toned(format!("{link}, heard {seen}; {versions}; {host}"), tone));
-    for (label, text) in [("mode", &report.mode_detail), ("policy refused", &report.policy_error)] {
+    for (label, text) in [
+        ("mode", &report.mode_detail),
+        ("policy refused", &report.policy_error),
+        ("certificate", &certificate_trouble(&report)),
+    ] {
         if !text.is_empty() {
             table.below(Cell::toned(format!("{label}: {}", escape_str(text)), Tone::Warn));
         }
     }
     for warning in report.support.unwrap_or_default().warnings {
         table.below(Cell::toned(format!("limit: {}", escape_str(&warning)), Tone::Warn));
+    }
+}
+
+/// Why a node's certificate is not renewed, and when it ends.
+fn certificate_trouble(r: &NodeReport) -> String {
+    match r.certificate_error.as_str() {
+        "" => String::new(),
+        error => format!("ends {}, NOT RENEWED: {error}", time::date_time(r.certificate_not_after_unix_ns)),
     }
 }
 
@@ -219,8 +234,10 @@ fn report_json(r: &NodeReport, now: i64) -> Value {
         "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
         "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
         "roles_digest": Some(&r.roles_digest).filter(|d| !d.is_empty()),
-        "policy_digest": r.policy_digest, "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
+        "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
         "support": r.support.as_ref().map(support_json),
+        "certificate_not_after": time::rfc3339(r.certificate_not_after_unix_ns),
+        "certificate_error": Some(&r.certificate_error).filter(|e| !e.is_empty()),
     })
 }
 
@@ -251,10 +268,22 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
             row("", Cell::toned(escape_str(warning), Tone::Warn));
         }
     }
-    row("policy", escape_str(&r.policy_digest).into());
+    let bundle = match (r.takes_bundles, r.bundle_serial) {
+        (false, _) => String::new(),
+        (true, 0) => ", no bundle yet".to_owned(),
+        (true, serial) => format!(", bundle {serial}"),
+    };
+    row("policy", format!("{}{bundle}", escape_str(&r.policy_digest)).into());
     row("roles", roles(&r.roles_digest));
     if !r.policy_error.is_empty() {
         row("", Cell::toned(format!("refused: {}", escape_str(&r.policy_error)), Tone::Bad));
+    }
+    if r.certificate_not_after_unix_ns != 0 {
+        let (text, tone) = match certificate_trouble(&r).as_str() {
+            "" => (format!("ends {}", time::date_time(r.certificate_not_after_unix_ns)), Tone::Plain),
+            trouble => (escape_str(trouble), Tone::Bad),
+        };
+        row("cert", Cell::toned(text, tone));
     }
     if s.collector_connected {
         row("collector", Cell::toned("connected", Tone::Good));

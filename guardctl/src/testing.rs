@@ -93,6 +93,7 @@ fn verdict(tier: Tier, category: &str, risk: u32, rule: &str) -> Option<Verdict>
         targets: vec!["/home/alice/repo/build".into()],
         anomalies: vec![],
         anomalies_covered: false,
+        shadow: None,
     })
 }
 
@@ -357,7 +358,11 @@ pub fn status() -> (StatusReply, i64) {
         counters: [("ring_dropped".to_owned(), 0), ("probe_misses".to_owned(), 3)].into(),
         policy_digest: "0123abcd".into(),
         roles_digest: String::new(),
+        bundle_serial: 7,
+        takes_bundles: true,
         policy_error: String::new(),
+        certificate_not_after_unix_ns: NOON + 57_600_000_000_000,
+        certificate_error: String::new(),
         support: Some(KernelSupport {
             programs: 31,
             missing: vec!["guard_ioctl_compat".into()],
@@ -369,6 +374,7 @@ pub fn status() -> (StatusReply, i64) {
     };
     let gone = NodeReport {
         host_name: "buildbox".into(),
+        certificate_error: "the certificate of buildbox (serial 4a01) is revoked".into(),
         policy_error: "default.yaml:12:5: unknown tier `ask`".into(),
         support: Some(KernelSupport {
             warnings: vec!["fs.fanotify.max_user_groups is 16, 80 needed: raise it".into()],

@@ -22,6 +22,14 @@ pub const GRPC_MESSAGE_MAX: usize = 20 << 20;
 pub const LOG_SIZE: &str = "guard-log-size";
 /// Longest blob, in bytes: the kernel's limit for arguments and environment together is 2 MiB; with room for lengths.
 pub const BLOB_MAX: usize = 6 << 20;
+/// Largest message of an enrolment, in bytes.
+pub const ENROL_MESSAGE_MAX: usize = 16 << 10;
+/// Protocol of an enrolment's connection, as TLS negotiates it.
+pub const ENROL_ALPN: &[u8] = b"guard-enrol/1";
+/// First words of a join token: `guard-join:1:NAME:ID:SECRET:CA`, the last three in hexadecimal digits.
+pub const JOIN_TOKEN: &str = "guard-join:1:";
+/// Certificates are valid from so many seconds before they were issued: what clocks may differ.
+pub const CLOCK_SKEW_SECONDS: i64 = 600;
 /// Path of the control socket when the configuration names no other.
 pub const CONTROL_SOCKET: &str = "/run/guard/control.sock";
 
@@ -64,6 +72,10 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::CredentialExpired(_) => 85,
         Body::CredentialAlert(_) => 86,
         Body::LongLivedFound(_) => 87,
+        Body::PolicyPublished(_) => 100,
+        Body::CertificateIssued(_) => 60,
+        Body::CertificateRevoked(_) => 61,
+        Body::CertificateEnding(_) => 64,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::wait::{seconds, until_true};
 
 /// The daemon's configuration in force.
 pub const CONFIG: &str = "/etc/guard/agent.toml";
-const SHIPPED: &str = "/mnt/payload/etc/agent.toml";
+pub const SHIPPED: &str = "/mnt/payload/etc/agent.toml";
 const COLLECTOR_CONFIG: &str = "/var/lib/guard/collector/collector.toml";
 /// Where the daemon's log goes; shown when a scenario fails.
 pub const AGENT_LOG: &str = "/run/guard-agent.log";

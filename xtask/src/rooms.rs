@@ -10,15 +10,16 @@ use serde_json::Value;
 use crate::{build, host};
 
 /// Crate → crates of ours that it may depend on. The table "Rooms" of ARCHITECTURE.md.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("guard-common", &[]),
     ("guard-policy", &[]),
     ("guard-sigma", &[]),
+    ("guard-bundle", &["guard-log", "guard-proto"]),
     ("guard-log", &[]),
     ("guard-proto", &[]),
-    ("guard-agent", &["guard-common", "guard-policy", "guard-sigma", "guard-log", "guard-proto"]),
-    ("guard-collector", &["guard-log", "guard-policy", "guard-proto"]),
-    ("guardctl", &["guard-policy", "guard-log", "guard-proto"]),
+    ("guard-agent", &["guard-common", "guard-bundle", "guard-policy", "guard-sigma", "guard-log", "guard-proto"]),
+    ("guard-collector", &["guard-bundle", "guard-log", "guard-policy", "guard-proto"]),
+    ("guardctl", &["guard-bundle", "guard-policy", "guard-log", "guard-proto"]),
     ("guard-tests", &[]),
     ("xtask", &[]),
 ];

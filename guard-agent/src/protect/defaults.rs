@@ -192,8 +192,11 @@ fn guard_keys(config: &Config) -> Vec<String> {
         ["/var/lib/guard/**", "/etc/guard/tls/**", "~/.config/guard/**"].map(String::from).into();
     paths.push(below(&config.node.state_dir));
     paths.push(below(&config.journal.dir));
-    paths.push(config.collector.key.display().to_string());
     paths.extend(config.credentials.as_ref().map(|c| c.secret_id_file.display().to_string()));
+    let key = config.collector.key.display();
+    paths.push(key.to_string());
+    // While it is renewed.
+    paths.extend([format!("{key}.next"), format!("{key}.next.half")]);
     paths
 }
 

@@ -320,7 +320,7 @@ fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) ->
         cwd: wanted.cwd.clone(),
         cgroup_id: session.cgroup.id,
         tty: wanted.tty,
-        policy_digest: node.policy().digest.clone(),
+        policy_digest: node.policies.of(&session.identity.agent).0.digest.clone(),
         uid: wanted.user.uid,
         gid: wanted.user.gid,
         kernel_mode: if node.observes() { "observing" } else { "enforcing" }.into(),

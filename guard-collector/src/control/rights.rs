@@ -10,7 +10,8 @@ use tokio_stream::StreamExt;
 use tonic::{Request, Status};
 
 use super::{Control, Entries};
-use crate::identity::{Caller, Right};
+use crate::identity::{Caller, Certificate, Right};
+use crate::node::{stop_status, stopped};
 
 impl Control {
     /// A caller who may read what is recorded.
@@ -38,9 +39,27 @@ impl Control {
         self.access.may_decide(caller, &request, &DecideRequest::default())
     }
 
+    /// A caller who may administer.
+    pub(super) fn administrator<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = Caller::of(request, Right::Administer)?;
+        self.access.check(&caller, roles::Right::Administer)?;
+        Ok(caller)
+    }
+
     /// Ends a stream at the first record that its caller may no longer read.
     pub(super) fn while_reader(&self, caller: Caller, entries: Entries) -> Entries {
         let access = Arc::clone(&self.access);
         Box::pin(entries.map(move |entry| access.check(&caller, roles::Right::Query).and(entry)))
+    }
+
+    /// Waits for the end of every stream of a caller: the collector stops, or the certificate no longer counts.
+    pub(super) fn over(&self, certificate: Arc<Certificate>) -> impl Future<Output = Status> + Send + 'static {
+        let (standing, stopping) = (self.standing.clone(), self.stopping.clone());
+        async move {
+            tokio::select! {
+                status = standing.ended(&certificate) => status,
+                () = stopped(stopping) => stop_status(),
+            }
+        }
     }
 }

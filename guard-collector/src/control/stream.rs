@@ -1,7 +1,8 @@
 //! Records to a client, as fast as it takes them.
 //!
 //! Nothing is kept for a slow client: the next records are read from the log when there is room in its connection. Fails: a
-//! log that cannot be read ends the stream with `UNAVAILABLE`, as does the collector's stop.
+//! log that cannot be read ends the stream with `UNAVAILABLE`, as does the collector's stop; a caller whose certificate no longer
+//! counts is told so.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -9,12 +10,11 @@ use std::time::Duration;
 use guard_log::record::SessionId;
 use guard_log::store::{Store, StoreError};
 use guard_proto::v1::LogEntry;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Entries, blocking};
-use crate::node::{stop_status, stopped};
 
 /// Entries between reader and connection.
 const QUEUE: usize = 64;
@@ -58,8 +58,11 @@ pub fn read_run(store: &Store, mut run: Range<u64>) -> Result<Vec<LogEntry>, Sta
     Ok(entries)
 }
 
-/// Sends until all is sent, the client has gone or the collector stops.
-fn stream<F>(stopping: watch::Receiver<bool>, feed: impl FnOnce(mpsc::Sender<Result<LogEntry, Status>>) -> F) -> Entries
+/// Sends until all is sent, the client has gone or it is over, with the status that says why.
+fn stream<F>(
+    over: impl Future<Output = Status> + Send + 'static,
+    feed: impl FnOnce(mpsc::Sender<Result<LogEntry, Status>>) -> F,
+) -> Entries
 where
     F: Future<Output = Result<(), Status>> + Send + 'static,
 {
@@ -68,7 +71,7 @@ where
     tokio::spawn(async move {
         let ended = tokio::select! {
             ended = feed => ended,
-            () = stopped(stopping) => Err(stop_status()),
+            status = over => Err(status),
             () = out.closed() => return,
         };
         if let Err(status) = ended {
@@ -79,8 +82,13 @@ where
 }
 
 /// The records of these leaves, and at the end why they are not all.
-pub fn of_leaves(store: Store, leaves: Vec<u64>, gone: Option<Status>, stopping: watch::Receiver<bool>) -> Entries {
-    stream(stopping, |out| async move {
+pub fn of_leaves(
+    store: Store,
+    leaves: Vec<u64>,
+    gone: Option<Status>,
+    over: impl Future<Output = Status> + Send + 'static,
+) -> Entries {
+    stream(over, |out| async move {
         for run in runs(&leaves) {
             let mut start = run.start;
             while start < run.end {
@@ -99,8 +107,13 @@ pub fn of_leaves(store: Store, leaves: Vec<u64>, gone: Option<Status>, stopping:
 }
 
 /// Every record from a leaf on, for ever.
-pub fn tail(store: Store, mut from: u64, session: Option<SessionId>, stopping: watch::Receiver<bool>) -> Entries {
-    stream(stopping, move |out| async move {
+pub fn tail(
+    store: Store,
+    mut from: u64,
+    session: Option<SessionId>,
+    over: impl Future<Output = Status> + Send + 'static,
+) -> Entries {
+    stream(over, move |out| async move {
         loop {
             let reader = store.clone();
             let records = blocking(move || {

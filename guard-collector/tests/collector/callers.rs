@@ -1,7 +1,7 @@
 //! Nobody without a certificate of this CA, and nobody beyond their role.
 
 use guard_collector::identity::{Caller, Role};
-use guard_collector::pki::Authority;
+use guard_collector::pki::{Authority, CLIENT_TTL};
 use guard_proto::v1::control_service_client::ControlServiceClient;
 use guard_proto::v1::*;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
@@ -28,7 +28,7 @@ async fn anonymous_and_strange_clients_are_refused() {
     let world = World::new();
     assert!(!answered(&world, ca(&world)).await, "no certificate");
     let (strange, _) = Authority::create("strange").expect("CA");
-    let forged = strange.client(&Caller { name: "admin".into(), role: Role::Admin }).expect("issued");
+    let forged = strange.client(&Caller { name: "admin".into(), role: Role::Admin }, CLIENT_TTL).expect("issued");
     assert!(!answered(&world, ca(&world).identity(Identity::from_pem(forged.cert, forged.key))).await, "another CA");
     let server = |name: &str| std::fs::read(world.path("c/server").join(name)).expect("server's");
     let roleless = Identity::from_pem(server("cert.pem"), server("key.pem"));

@@ -181,7 +181,7 @@ impl Host {
 /// An open stream.
 pub struct Ship {
     out: mpsc::Sender<ShipRequest>,
-    replies: Streaming<ShipReply>,
+    pub replies: Streaming<ShipReply>,
 }
 
 impl Ship {

@@ -30,6 +30,7 @@ pub struct World {
     folder: TempDir,
     server: Option<Child>,
     address: String,
+    enrol_address: String,
     said: Arc<Mutex<Vec<String>>>,
 }
 
@@ -43,7 +44,8 @@ impl World {
 
     pub fn stopped() -> World {
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("folder");
-        let world = World { folder, server: None, address: String::new(), said: Arc::default() };
+        let (address, enrol_address) = (String::new(), String::new());
+        let world = World { folder, server: None, address, enrol_address, said: Arc::default() };
         let dir = world.path("c");
         let made = command(&["init", "--dir", dir.to_str().expect("UTF-8"), "--name", "box"]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -51,7 +53,23 @@ impl World {
         for (name, role) in [("bob", "reviewer"), ("alice", "reviewer"), ("vera", "viewer"), ("box2", "node")] {
             world.client(name, role);
         }
+        // Tests count leaves: what these commands ask to put on record stays out of their logs.
+        std::fs::remove_dir_all(world.path("c/enrol")).expect("removed");
         world
+    }
+
+    /// A new collector where hosts can enrol, for certificates of so many seconds.
+    pub fn enrolling(node_seconds: u64) -> World {
+        let mut world = World::stopped();
+        world.edit_config("# enrol_listen = \"127.0.0.1:7444\"", "enrol_listen = \"127.0.0.1:0\"");
+        world.edit_config("node_seconds = 86400", &format!("node_seconds = {node_seconds}"));
+        world.start();
+        world
+    }
+
+    /// Where hosts enrol.
+    pub fn enrol_address(&self) -> &str {
+        &self.enrol_address
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -68,7 +86,7 @@ impl World {
         std::fs::write(self.config(), text.replace(from, to)).expect("written");
     }
 
-    fn client(&self, name: &str, role: &str) {
+    pub fn client(&self, name: &str, role: &str) {
         let (dir, out) = (self.path("c"), self.path("c/clients").join(name));
         let (dir, out) = (dir.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
         let made = command(&["client", "--dir", dir, "--name", name, "--role", role, "--out", out]);
@@ -87,6 +105,9 @@ impl World {
         let mut said = String::new();
         self.address = loop {
             let line = lines.next().unwrap_or_else(|| panic!("it did not start: {said}")).expect("text");
+            if let Some((_, at)) = line.split_once("can enrol at=") {
+                self.enrol_address = at.to_owned();
+            }
             if let Some(address) = line.split("address=").nth(1) {
                 break address.split(' ').next().expect("address").to_owned();
             }

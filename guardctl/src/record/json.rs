@@ -68,7 +68,9 @@ pub fn body(body: &Body) -> (&'static str, Value) {
             "policy_loaded",
             json!({"digest": b.digest, "source": b.source, "rules": b.rules, "refused": b.refused, "error": b.error,
                 "roles_digest": some(&b.roles_digest), "roles_source": some(&b.roles_source),
-                "sigma_rules": b.sigma_rules, "sigma_set_aside": b.sigma_set_aside, "sigma_digest": some(&b.sigma_digest)}),
+                "sigma_rules": b.sigma_rules, "sigma_set_aside": b.sigma_set_aside, "sigma_digest": some(&b.sigma_digest),
+                "bundle": (b.bundle_serial > 0).then_some(b.bundle_serial), "bundle_digest": some(&b.bundle_digest),
+                "stages": b.stages}),
         ),
         Body::CollectorStart(b) => (
             "collector_start",
@@ -103,11 +105,34 @@ pub fn body(body: &Body) -> (&'static str, Value) {
         Body::LogSucceeded(b) => {
             ("log_succeeded", json!({"statement": text_value(&b.statement), "kept": text_value(&b.kept)}))
         }
+        Body::PolicyPublished(b) => (
+            "policy_published",
+            json!({"serial": b.serial, "digest": b.digest, "by": b.by, "stages": b.stages, "files": b.files,
+                "admin_key": b.admin_key, "made": rfc3339(b.made_unix_ns)}),
+        ),
         Body::PublishFinding(b) => ("publish_finding", json!({"what": b.what, "detail": b.detail})),
+        Body::CertificateIssued(b) => (
+            "certificate_issued",
+            json!({"name": b.name, "role": b.role, "serial": b.serial, "how": b.how, "by": b.by,
+                "not_before": unix(b.not_before_unix), "not_after": unix(b.not_after_unix),
+                "public_key": hex::encode(&b.public_key), "token": some(&b.token), "replaces": some(&b.replaces)}),
+        ),
+        Body::CertificateRevoked(b) => (
+            "certificate_revoked",
+            json!({"name": some(&b.name), "serial": some(&b.serial), "by": b.by, "reason": b.reason}),
+        ),
+        Body::CertificateEnding(b) => {
+            ("certificate_ending", json!({"serial": b.serial, "not_after": unix(b.not_after_unix), "error": b.error}))
+        }
         Body::BlobErased(b) => {
             ("blob_erased", json!({"sha256": hex::encode(&b.sha256), "by": b.by, "reason": b.reason, "bytes": b.bytes}))
         }
     }
+}
+
+/// A point in time given in seconds.
+fn unix(seconds: i64) -> Value {
+    json!(rfc3339(seconds.saturating_mul(1_000_000_000)))
 }
 
 fn identity(identity: &Option<Identity>) -> Value {
@@ -236,7 +261,9 @@ pub fn verdict(b: &Verdict) -> Value {
     let reasons = b.reasons.iter().map(|r| json!({"rule": r.rule_id, "text": r.text, "evidence": r.evidence}));
     json!({"tier": tier_word(b.tier), "category": b.category, "categories": b.categories, "risk": b.risk, "reasons": reasons.collect::<Vec<_>>(),
         "policy_digest": b.policy_digest, "targets": b.targets,
-        "anomalies": b.anomalies_covered.then_some(&b.anomalies)})
+        "anomalies": b.anomalies_covered.then_some(&b.anomalies),
+        "shadow": b.shadow.as_ref().map(|s| json!({"tier": tier_word(s.tier), "rule": some(&s.rule_id), "text": some(&s.text),
+            "risk": s.risk, "policy_digest": s.policy_digest, "bundle": s.serial}))})
 }
 
 fn texts(list: &[Vec<u8>]) -> Vec<Value> {

@@ -101,7 +101,8 @@ fn describe(body: &Body) -> Line {
             line("policy", Tone::Bad, format!("refused {}: {}", escape_str(&b.source), escape_str(&b.error)))
         }
         Body::PolicyLoaded(b) => {
-            line("policy", Tone::Plain, format!("{} rules from {}", b.rules, escape_str(&b.source)))
+            let bundle = if b.bundle_serial > 0 { format!(", bundle {}", b.bundle_serial) } else { String::new() };
+            line("policy", Tone::Plain, format!("{} rules from {}{bundle}", b.rules, escape_str(&b.source)))
         }
         Body::CollectorStart(b) => {
             line("collector", Tone::Plain, format!("started at log size {} {}", b.log_size, escape_str(&b.detail)))
@@ -169,10 +170,44 @@ fn describe(body: &Body) -> Line {
             ),
         ),
         Body::LogSucceeded(b) => line("successor", Tone::Warn, statement(&b.statement)),
+        Body::PolicyPublished(b) => line(
+            "policy",
+            Tone::Plain,
+            format!("bundle {} published by {}: {}", b.serial, escape_str(&b.by), escape_str(&b.stages.join(", "))),
+        ),
         Body::PublishFinding(b) => line(
             "publish",
             if b.what == "back" { Tone::Good } else { Tone::Bad },
             format!("{} {}", escape_str(&b.what), escape_str(&b.detail)),
+        ),
+        Body::CertificateIssued(b) => line(
+            "cert",
+            Tone::Plain,
+            format!(
+                "{} {} {} by {} until {}, serial {}",
+                escape_str(&b.how),
+                escape_str(&b.role),
+                escape_str(&b.name),
+                escape_str(&b.by),
+                unix(b.not_after_unix),
+                escape_str(&b.serial)
+            ),
+        ),
+        Body::CertificateRevoked(b) => line(
+            "revoked",
+            Tone::Warn,
+            format!(
+                "certificates of {} {} by {}: {}",
+                escape_str(&b.name),
+                escape_str(&b.serial),
+                escape_str(&b.by),
+                escape_str(&b.reason)
+            ),
+        ),
+        Body::CertificateEnding(b) => line(
+            "cert",
+            Tone::Bad,
+            format!("the node's certificate ends at {}: {}", unix(b.not_after_unix), escape_str(&b.error)),
         ),
         Body::BlobErased(b) => line(
             "erased",
@@ -180,6 +215,11 @@ fn describe(body: &Body) -> Line {
             format!("blob {} by {}: {}", hex::encode(&b.sha256), escape_str(&b.by), escape_str(&b.reason)),
         ),
     }
+}
+
+/// A point in time given in seconds.
+fn unix(seconds: i64) -> String {
+    time::rfc3339(seconds.saturating_mul(1_000_000_000)).unwrap_or_default()
 }
 
 fn session_start(b: &guard_proto::v1::SessionStart) -> String {

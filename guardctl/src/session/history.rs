@@ -137,7 +137,11 @@ impl History {
             | Body::LogFollowed(_)
             | Body::KeyRotated(_)
             | Body::LogSucceeded(_)
-            | Body::PublishFinding(_) => {}
+            | Body::PublishFinding(_)
+            | Body::PolicyPublished(_)
+            | Body::CertificateIssued(_)
+            | Body::CertificateRevoked(_)
+            | Body::CertificateEnding(_) => {}
         }
     }
 

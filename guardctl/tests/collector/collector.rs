@@ -207,11 +207,40 @@ impl ControlService for Service {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn publish_policy(&self, _: Request<PublishPolicyRequest>) -> Result<Response<PublishPolicyReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn get_policy(&self, _: Request<GetPolicyRequest>) -> Result<Response<PolicyBundle>, Status> {
+        Err(Status::not_found("no policy bundle was published at this collector"))
+    }
+
     async fn get_blob(&self, _: Request<GetBlobRequest>) -> Result<Response<GetBlobReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 
     async fn erase_blob(&self, _: Request<EraseBlobRequest>) -> Result<Response<EraseBlobReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn create_join_token(
+        &self,
+        _: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<CreateJoinTokenReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn revoke_certificate(
+        &self,
+        _: Request<RevokeCertificateRequest>,
+    ) -> Result<Response<RevokeCertificateReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn list_certificates(
+        &self,
+        _: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 }

@@ -27,7 +27,7 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
 
 /// Beginnings of the names of scenarios that are about user space alone, or whose hooks another scenario already proves on each
 /// kernel: they need not run on every one.
-const ONCE: [&str; 31] = [
+const ONCE: [&str; 32] = [
     "bad_policy_",
     "bypass_file_changed_in_review",
     "exit_codes_",
@@ -53,6 +53,7 @@ const ONCE: [&str; 31] = [
     "p6_daemon_and_",
     "p7_",
     "p8_status_",
+    "policy_",
     "review_",
     "runtimes_",
     "secrets_",

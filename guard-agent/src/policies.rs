@@ -1,0 +1,323 @@
+//! The policies in force: from the host's own files, or from the signed bundles that the collector hands on.
+//!
+//! A bundle counts by the admin key's signature alone; where it stands in the stage `shadow` for an agent, what was in force
+//! before goes on judging that agent's sessions, and the bundle's verdict is recorded beside. It must not take an older bundle than
+//! it had, nor half of one. Fails: what cannot be read, is not signed or does not load changes nothing but what `status` says,
+//! and is recorded; a kept bundle that is damaged is an error at the start, never the built-in policy.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use guard_bundle::{Bundle, Manifest, Stage};
+use guard_log::frame;
+use guard_log::note::Verifier;
+use guard_log::record::SessionId;
+use guard_policy::roles::Roles;
+use guard_policy::{Policy, Source};
+use guard_proto::v1::record_body::Body;
+use guard_proto::v1::{PolicyBundle, PolicyLoaded};
+use prost::Message;
+
+use crate::config::Config;
+use crate::node::Node;
+
+/// In the state folder: the bundle that counts for every agent.
+const WHOLE: &str = "policy.bundle";
+/// The newest one, while it does not count for every agent yet.
+const CANDIDATE: &str = "policy.candidate.bundle";
+const BUNDLE_MAX: u64 = 4 << 20;
+const FILE_MAX: u64 = 4 << 20;
+
+/// A policy that is loaded, with what came with it.
+pub struct InForce {
+    /// The rules.
+    pub policy: Policy,
+    /// Their digest, in every verdict.
+    pub digest: String,
+    /// Who may request what; none are in force without a file.
+    pub roles: Option<Roles>,
+    /// Detection rules; none without paths.
+    pub sigma: Option<crate::detect::Detections>,
+    /// What the bundle says of itself, and its digest; nothing for the host's own files.
+    pub bundle: Option<(Manifest, String)>,
+}
+
+/// What judges: a policy, and one more for some agents.
+#[derive(Clone)]
+pub struct Policies {
+    base: Arc<InForce>,
+    candidate: Option<Arc<InForce>>,
+}
+
+/// The policies in force, and what became of the last change.
+pub struct Current {
+    policies: RwLock<Policies>,
+    error: Mutex<String>,
+    /// Digest of the bundle that was refused last: it comes again with each connection.
+    refused: Mutex<String>,
+    /// One change at a time.
+    changing: Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl InForce {
+    /// Serial number of its bundle; 0 for the host's own files.
+    pub fn serial(&self) -> u64 {
+        self.bundle.as_ref().map_or(0, |(manifest, _)| manifest.serial())
+    }
+}
+
+impl Policies {
+    /// What judges an agent's sessions, and what is only recorded beside it.
+    fn of(&self, agent: &str) -> (Arc<InForce>, Option<Arc<InForce>>) {
+        let Some(candidate) = &self.candidate else { return (Arc::clone(&self.base), None) };
+        let stage = candidate.bundle.as_ref().map_or(Stage::Shadow, |(manifest, _)| manifest.stage_of(agent));
+        match stage {
+            Stage::Enforce => (Arc::clone(candidate), None),
+            Stage::Shadow => (Arc::clone(&self.base), Some(Arc::clone(candidate))),
+        }
+    }
+
+    /// Serial number of the newest bundle; 0: there is none.
+    fn serial(&self) -> u64 {
+        self.candidate.as_ref().unwrap_or(&self.base).serial()
+    }
+
+    /// What of it is the newest.
+    pub fn newest(&self) -> &InForce {
+        self.candidate.as_ref().unwrap_or(&self.base)
+    }
+}
+
+impl From<Policies> for Current {
+    fn from(policies: Policies) -> Self {
+        let policies = RwLock::new(policies);
+        Self { policies, error: Mutex::default(), refused: Mutex::default(), changing: Mutex::default() }
+    }
+}
+
+impl Current {
+    fn get(&self) -> Policies {
+        self.policies.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The policy of agents for which no bundle is rolled out further.
+    pub fn base(&self) -> Arc<InForce> {
+        self.get().base
+    }
+
+    /// What judges an agent's sessions, and what is only recorded beside it.
+    pub fn of(&self, agent: &str) -> (Arc<InForce>, Option<Arc<InForce>>) {
+        self.policies.read().unwrap_or_else(PoisonError::into_inner).of(agent)
+    }
+
+    /// The one that counts for most, and the bundle that is not rolled out to all.
+    pub fn all(&self) -> Vec<Arc<InForce>> {
+        let Policies { base, candidate } = self.get();
+        std::iter::once(base).chain(candidate).collect()
+    }
+
+    /// Serial number of the newest bundle; 0: there is none.
+    pub fn serial(&self) -> u64 {
+        self.get().serial()
+    }
+
+    /// Why the newest policy was refused; empty if it is in force.
+    pub fn error(&self) -> String {
+        lock(&self.error).clone()
+    }
+
+    fn put(&self, policies: Policies) {
+        *self.policies.write().unwrap_or_else(PoisonError::into_inner) = policies;
+        lock(&self.error).clear();
+    }
+}
+
+/// Reads everything again, and takes all or nothing. Gives the digest of what counts for most.
+pub fn reload(node: &Node) -> Result<String, String> {
+    let _one = lock(&node.policies.changing);
+    let taken = load(&node.config).and_then(|fresh| {
+        record(node, loaded(fresh.newest(), &node.config))?;
+        Ok(fresh)
+    });
+    match taken {
+        Ok(fresh) => {
+            let digest = fresh.base.digest.clone();
+            node.policies.put(fresh);
+            Ok(digest)
+        }
+        Err(error) => {
+            let refused = PolicyLoaded { source: source(&node.config), refused: true, ..PolicyLoaded::default() };
+            Err(refuse(node, refused, error))
+        }
+    }
+}
+
+/// A bundle that the collector sent.
+pub fn arrived(node: &Node, bytes: PolicyBundle) {
+    let _one = lock(&node.policies.changing);
+    let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(bytes.encode_to_vec()));
+    if let Err((serial, error)) = take(node, bytes) {
+        tracing::error!(error, serial, "a policy bundle is refused; what is in force stays");
+        if std::mem::replace(&mut *lock(&node.policies.refused), digest.clone()) == digest {
+            return;
+        }
+        let refused = PolicyLoaded {
+            source: "collector".into(),
+            refused: true,
+            bundle_serial: serial,
+            ..PolicyLoaded::default()
+        };
+        refuse(node, refused, error);
+    }
+}
+
+/// Checks a bundle, keeps it, records it, puts it in force.
+fn take(node: &Node, bytes: PolicyBundle) -> Result<(), (u64, String)> {
+    let admin = admin_key(&node.config).map_err(|e| (0, e))?;
+    let bundle = Bundle::open(bytes, &admin).map_err(|e| (0, e.to_string()))?;
+    let serial = bundle.manifest().serial();
+    let told = |error: String| (serial, error);
+    let now = node.policies.get();
+    if serial <= now.serial() {
+        return Err(told(format!("bundle {serial} is not newer than bundle {}, which this host has", now.serial())));
+    }
+    let fresh = Arc::new(of_bundle(&node.config, &bundle).map_err(told)?);
+    let whole = bundle.manifest().is_whole();
+    keep(&node.config.node.state_dir, &bundle).map_err(|e| told(format!("it cannot be kept: {e}")))?;
+    record(node, loaded(&fresh, &node.config)).map_err(told)?;
+    tracing::info!(serial, digest = bundle.digest(), "a policy bundle is in force");
+    node.policies.put(match whole {
+        true => Policies { base: fresh, candidate: None },
+        false => Policies { candidate: Some(fresh), ..now },
+    });
+    Ok(())
+}
+
+/// Puts the bundle where the next daemon finds it.
+fn keep(state_dir: &Path, bundle: &Bundle) -> std::io::Result<()> {
+    let bytes = bundle.bytes().encode_to_vec();
+    if !bundle.manifest().is_whole() {
+        return frame::replace(&state_dir.join(CANDIDATE), &bytes);
+    }
+    frame::replace(&state_dir.join(WHOLE), &bytes)?;
+    // One that stays behind is older than this one, and not read.
+    match std::fs::remove_file(state_dir.join(CANDIDATE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A policy counts once its record is durable.
+fn record(node: &Node, loaded: PolicyLoaded) -> Result<(), String> {
+    let ticket = node.append(SessionId::NONE, Body::PolicyLoaded(loaded)).map_err(|e| e.to_string())?;
+    ticket.wait().map(drop).map_err(|e| e.to_string())
+}
+
+fn refuse(node: &Node, refused: PolicyLoaded, error: String) -> String {
+    node.note(SessionId::NONE, Body::PolicyLoaded(PolicyLoaded { error: error.clone(), ..refused }));
+    lock(&node.policies.error).clone_from(&error);
+    error
+}
+
+const NO_ADMIN: &str =
+    "policy.from_collector needs collector.admin_vkey: bundles count by the admin key's signature alone";
+
+/// Reads and checks what is in force: the bundles that were kept, where the host takes any and has one, else its own files.
+pub fn load(config: &Config) -> Result<Policies, String> {
+    let alone = |base: InForce| Policies { base: Arc::new(base), candidate: None };
+    if !config.policy.from_collector {
+        return of_files(config).map(alone);
+    }
+    let whole = kept(config, WHOLE)?;
+    let base = match &whole {
+        Some(bundle) => of_bundle(config, bundle)?,
+        None => of_files(config)?,
+    };
+    let candidate = kept(config, CANDIDATE)?.filter(|bundle| bundle.manifest().serial() > base.serial());
+    let candidate = candidate.map(|bundle| of_bundle(config, &bundle)).transpose()?.map(Arc::new);
+    Ok(Policies { candidate, ..alone(base) })
+}
+
+/// The key that bundles count by: of the configuration, or what enrolment pinned.
+fn admin_key(config: &Config) -> Result<Verifier, String> {
+    config.collector.pinned()?.admin_key()?.ok_or_else(|| NO_ADMIN.to_owned())
+}
+
+fn kept(config: &Config, name: &str) -> Result<Option<Bundle>, String> {
+    let path = config.node.state_dir.join(name);
+    let told = |error: &dyn std::fmt::Display| {
+        format!("{}: {error}: take the file away, and the collector sends the newest bundle again", path.display())
+    };
+    let admin = admin_key(config)?;
+    let bytes = match frame::read_bounded(&path, BUNDLE_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(told(&error)),
+    };
+    let bytes = PolicyBundle::decode(bytes.as_slice()).map_err(|e| told(&e))?;
+    Bundle::open(bytes, &admin).map(Some).map_err(|e| told(&e))
+}
+
+fn of_bundle(config: &Config, bundle: &Bundle) -> Result<InForce, String> {
+    let named = |name: &str| format!("bundle {} {name}", bundle.manifest().serial());
+    let texts: Vec<(String, &str)> = bundle.policy().map(|(name, text)| (named(name), text)).collect();
+    let sources: Vec<Source<'_>> = texts.iter().map(|(name, text)| Source { name, text }).collect();
+    let policy = Policy::load(&sources).map_err(|e| format!("policy {e}"))?;
+    let roles = match bundle.roles() {
+        Some(text) => Some(crate::roles::parse(&named(guard_bundle::ROLES), text, &policy)?),
+        None => crate::roles::load(config, &policy)?,
+    };
+    let sigma = crate::detect::load(&config.sigma)?;
+    let bundle = Some((bundle.manifest().clone(), bundle.digest().to_owned()));
+    Ok(InForce { digest: policy.digest(), policy, roles, sigma, bundle })
+}
+
+/// Reads and checks the host's own policy files and role file. All or nothing.
+fn of_files(config: &Config) -> Result<InForce, String> {
+    let mut texts: Vec<(PathBuf, String)> = Vec::new();
+    for path in &config.policy.files {
+        let bytes =
+            crate::files::read_bounded(path, FILE_MAX).map_err(|e| format!("policy {}: {e}", path.display()))?;
+        let text = String::from_utf8(bytes).map_err(|e| format!("policy {}: {e}", path.display()))?;
+        texts.push((path.clone(), text));
+    }
+    let names: Vec<String> = texts.iter().map(|(path, _)| path.display().to_string()).collect();
+    let sources: Vec<Source<'_>> = names.iter().zip(&texts).map(|(name, (_, text))| Source { name, text }).collect();
+    let policy = Policy::load(&sources).map_err(|e| format!("policy {e}"))?;
+    let roles = crate::roles::load(config, &policy)?;
+    let sigma = crate::detect::load(&config.sigma)?;
+    Ok(InForce { digest: policy.digest(), policy, roles, sigma, bundle: None })
+}
+
+/// Names of the host's own policy files, for the record.
+fn source(config: &Config) -> String {
+    match config.policy.files.as_slice() {
+        [] => "built-in".into(),
+        files => files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The record of a policy that was taken, and of the roles beside it.
+pub fn loaded(policy: &InForce, config: &Config) -> PolicyLoaded {
+    let roles_source = policy.roles.as_ref().and(config.roles.file.as_ref());
+    let stage = |(agent, stage): &(String, Stage)| format!("{agent} {}", stage.word());
+    let bundle = policy.bundle.as_ref();
+    PolicyLoaded {
+        digest: policy.digest.clone(),
+        source: bundle.map_or_else(|| source(config), |_| "collector".into()),
+        rules: policy.policy.rule_count(),
+        roles_digest: policy.roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
+        sigma_rules: policy.sigma.as_ref().map_or(0, |s| s.count()),
+        sigma_set_aside: policy.sigma.as_ref().map_or(0, |s| s.set_aside()),
+        sigma_digest: policy.sigma.as_ref().map(|s| s.digest().to_owned()).unwrap_or_default(),
+        roles_source: roles_source.map(|f| f.display().to_string()).unwrap_or_default(),
+        bundle_serial: policy.serial(),
+        bundle_digest: bundle.map(|(_, digest)| digest.clone()).unwrap_or_default(),
+        stages: bundle.map(|(manifest, _)| manifest.stages().iter().map(stage).collect()).unwrap_or_default(),
+        ..PolicyLoaded::default()
+    }
+}
