@@ -28,6 +28,9 @@ pub enum Kind {
     /// Records or events that are missing.
     #[serde(rename = "log.gap")]
     LogGap,
+    /// An approval that the host did not take: who is said to have made it did not sign it, or may not.
+    #[serde(rename = "decision.refused")]
+    DecisionRefused,
     /// Anything else that is wrong with a host's records, or with the log as a host sees it.
     #[serde(rename = "log.finding")]
     LogFinding,
@@ -47,12 +50,13 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::ExecDenied,
         Self::GuardAttempt,
         Self::ActRefused,
         Self::LogGap,
         Self::LogFinding,
+        Self::DecisionRefused,
         Self::LogPublish,
         Self::EnforcementStopped,
         Self::EnforcementMode,
@@ -67,6 +71,7 @@ impl Kind {
             Self::ActRefused => "act.refused",
             Self::LogGap => "log.gap",
             Self::LogFinding => "log.finding",
+            Self::DecisionRefused => "decision.refused",
             Self::LogPublish => "log.publish",
             Self::EnforcementStopped => "enforcement.stopped",
             Self::EnforcementMode => "enforcement.mode",
@@ -202,6 +207,11 @@ fn told(body: &Body, request: Option<&ExecRequest>, cut: &mut Cut) -> Option<Tol
             let data = json!({"what": cut.text(&b.what), "host": hex::encode(&b.host), "expected_seq": b.expected_seq,
                 "got_seq": b.got_seq, "detail": cut.text(&b.detail)});
             Some(Told::new(kind, format!("{}/{}", b.what, hex::encode(&b.host)), "finding", data))
+        }
+        Body::DecisionFinding(b) if b.what == "refused" => {
+            let data = json!({"request": cut.text(&b.request_id), "reviewer": cut.text(&b.reviewer),
+                "detail": cut.text(&b.detail), "decision_leaf": b.decision_leaf});
+            Some(Told::new(Kind::DecisionRefused, format!("{}/{}", b.reviewer, b.detail), "decision", data))
         }
         Body::CheckpointRefused(b) => {
             let what = format!("checkpoint_{}", b.what);
