@@ -321,3 +321,86 @@ pub fn loaded(policy: &InForce, config: &Config) -> PolicyLoaded {
         ..PolicyLoaded::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guard_log::signer::KeyFile;
+
+    const RULE: &str = "version: 1\nextends: default\nrules:\n  - id: own.no-cat\n    tier: deny\n    reason: none\n    \
+        when: {program: [cat]}\n    match: [\"cat README.md\"]\n";
+
+    struct World {
+        dir: tempfile::TempDir,
+        key: KeyFile,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            Self { dir, key: KeyFile::generate("guard-admin/test").unwrap() }
+        }
+
+        fn config(&self, from_collector: bool) -> Config {
+            let text = format!(
+                "[node]\nname = \"n\"\nstate_dir = \"{}\"\n[collector]\naddress = \"https://c\"\nca = \"/c\"\ncert = \"/c\"\n\
+                 key = \"/c\"\nadmin_vkey = \"{}\"\n[policy]\nfrom_collector = {from_collector}\n",
+                self.dir.path().display(),
+                self.key.vkey()
+            );
+            toml::from_str(&text).unwrap()
+        }
+
+        fn bundle(&self, serial: u64, stages: &[(&str, Stage)]) -> Bundle {
+            let stages = stages.iter().map(|(agent, stage)| ((*agent).to_owned(), *stage)).collect();
+            Bundle::sign(serial, 1, stages, vec![("policy/a.yaml".into(), RULE.into())], &self.key).unwrap()
+        }
+
+        fn keep(&self, bundle: &Bundle) {
+            keep(self.dir.path(), bundle).unwrap();
+        }
+
+        /// Serials that count for the agent, and that are beside it.
+        fn serials(&self, agent: &str) -> (u64, Option<u64>) {
+            let (counts, shadow) = load(&self.config(true)).unwrap().of(agent);
+            (counts.serial(), shadow.map(|s| s.serial()))
+        }
+    }
+
+    #[test]
+    fn the_next_daemon_has_the_bundle_and_its_stages() {
+        let world = World::new();
+        assert_eq!(world.serials("coder"), (0, None), "the host's own files until one comes");
+        world.keep(&world.bundle(3, &[("*", Stage::Shadow)]));
+        assert_eq!(world.serials("coder"), (0, Some(3)));
+        world.keep(&world.bundle(4, &[("*", Stage::Enforce)]));
+        assert_eq!(world.serials("coder"), (4, None), "the candidate before it is gone");
+        world.keep(&world.bundle(6, &[("*", Stage::Enforce), ("coder", Stage::Shadow)]));
+        assert_eq!((world.serials("coder"), world.serials("other")), ((4, Some(6)), (6, None)));
+        // A host that no longer takes bundles has its own files again.
+        assert_eq!(load(&world.config(false)).unwrap().of("coder").0.serial(), 0);
+    }
+
+    /// A crash between the two steps of `keep` leaves a candidate that is older than the bundle that counts.
+    #[test]
+    fn an_older_candidate_is_not_looked_at() {
+        let world = World::new();
+        world.keep(&world.bundle(3, &[("*", Stage::Shadow)]));
+        let left = std::fs::read(world.dir.path().join(CANDIDATE)).unwrap();
+        world.keep(&world.bundle(4, &[("*", Stage::Enforce)]));
+        std::fs::write(world.dir.path().join(CANDIDATE), left).unwrap();
+        assert_eq!(world.serials("coder"), (4, None));
+    }
+
+    #[test]
+    fn a_kept_bundle_that_is_damaged_is_an_error_and_never_other_rules() {
+        let world = World::new();
+        world.keep(&world.bundle(4, &[("*", Stage::Enforce)]));
+        let path = world.dir.path().join(WHOLE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = load(&world.config(true)).err().unwrap();
+        assert!(error.contains(WHOLE) && error.contains("not the one that was signed"), "{error}");
+    }
+}

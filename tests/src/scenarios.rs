@@ -87,7 +87,7 @@ scenarios! {
     p2_deletions_far_beyond_the_budget_kill_the_tree in paths, 120 s own;
     p2_session_outlives_the_daemon in life, 180 s;
     p2_only_its_guardctl_comes_again in life, 150 s;
-    session_renewed_and_ended in renewal, 360 s own;
+    session_renewed_and_ended in renewal, 300 s own;
     p2_supervisor_killed_then_adopted in life, 150 s;
     p2_expiry_without_a_daemon in life, 150 s;
     p2_entry_ended_without_a_daemon in life, 150 s;
