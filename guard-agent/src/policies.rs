@@ -177,15 +177,10 @@ pub fn arrived(node: &Node, bytes: PolicyBundle) {
 
 /// Checks a bundle, keeps it, records it, puts it in force.
 fn take(node: &Node, bytes: PolicyBundle) -> Result<(), (u64, String)> {
-    let admin = admin_key(&node.config).map_err(|e| (0, e))?;
-    let bundle = Bundle::open(bytes, &admin).map_err(|e| (0, e.to_string()))?;
-    let serial = bundle.manifest().serial();
-    let told = |error: String| (serial, error);
     let now = node.policies.get();
-    if serial <= now.serial() {
-        return Err(told(format!("bundle {serial} is not newer than bundle {}, which this host has", now.serial())));
-    }
-    let fresh = Arc::new(of_bundle(&node.config, &bundle).map_err(told)?);
+    let (bundle, fresh) = checked(&node.config, bytes, now.serial())?;
+    let (serial, fresh) = (fresh.serial(), Arc::new(fresh));
+    let told = |error: String| (serial, error);
     let whole = bundle.manifest().is_whole();
     keep(&node.config.node.state_dir, &bundle).map_err(|e| told(format!("it cannot be kept: {e}")))?;
     record(node, loaded(&fresh, &node.config)).map_err(told)?;
@@ -195,6 +190,18 @@ fn take(node: &Node, bytes: PolicyBundle) -> Result<(), (u64, String)> {
         false => Policies { candidate: Some(fresh), ..now },
     });
     Ok(())
+}
+
+/// A bundle that the admin key signed, that is newer than the one of number `have`, and that loads.
+fn checked(config: &Config, bytes: PolicyBundle, have: u64) -> Result<(Bundle, InForce), (u64, String)> {
+    let admin = admin_key(config).map_err(|e| (0, e))?;
+    let bundle = Bundle::open(bytes, &admin).map_err(|e| (0, e.to_string()))?;
+    let serial = bundle.manifest().serial();
+    if serial <= have {
+        return Err((serial, format!("bundle {serial} is not newer than bundle {have}, which this host has")));
+    }
+    let fresh = of_bundle(config, &bundle).map_err(|e| (serial, e))?;
+    Ok((bundle, fresh))
 }
 
 /// Puts the bundle where the next daemon finds it.
@@ -379,6 +386,22 @@ mod tests {
         assert_eq!((world.serials("coder"), world.serials("other")), ((4, Some(6)), (6, None)));
         // A host that no longer takes bundles has its own files again.
         assert_eq!(load(&world.config(false)).unwrap().of("coder").0.serial(), 0);
+    }
+
+    /// What a collector in the wrong hands can try with what the admin key signed once, and with what it did not.
+    #[test]
+    fn an_older_bundle_and_one_of_another_key_are_refused() {
+        let world = World::new();
+        let config = world.config(true);
+        let bytes = |serial| world.bundle(serial, &[("*", Stage::Enforce)]).bytes().clone();
+        assert_eq!(checked(&config, bytes(5), 4).map(|(_, fresh)| fresh.serial()).ok(), Some(5));
+        for serial in [4, 3] {
+            let (of, error) = checked(&config, bytes(serial), 4).err().unwrap();
+            assert!(of == serial && error.contains("not newer than bundle 4"), "{error}");
+        }
+        let other = World { key: KeyFile::generate("guard-admin/test").unwrap(), ..World::new() };
+        let foreign = other.bundle(9, &[("*", Stage::Enforce)]).bytes().clone();
+        assert!(checked(&config, foreign, 4).is_err());
     }
 
     /// A crash between the two steps of `keep` leaves a candidate that is older than the bundle that counts.

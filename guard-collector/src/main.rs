@@ -191,7 +191,7 @@ fn run(command: Command) -> Result<()> {
             init::init(&dir, &name, &hosts)?;
             let admin = dir.join(init::ADMIN_KEY);
             say(&format!(
-                "{} signs a successor of the log if a copy of it ever has to be put back, and is needed for nothing else: take \
+                "{} signs a successor of the log if a copy of it ever has to be put back, and policy bundles for hosts that take any: take \
                  it off this machine now, to where you keep what must not be lost.\n",
                 admin.display()
             ))

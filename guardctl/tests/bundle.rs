@@ -59,5 +59,9 @@ fn a_bundle_is_signed_shown_and_unpacked_without_a_collector() {
     *last ^= 1;
     fs::write(dir.path().join("team.bundle"), bytes).expect("written");
     let refused = show(&[], &vkey);
-    assert!(refused.status.code() == Some(1) && said(&refused).contains("not the one that was signed"), "{}", said(&refused));
+    assert!(
+        refused.status.code() == Some(1) && said(&refused).contains("not the one that was signed"),
+        "{}",
+        said(&refused)
+    );
 }
