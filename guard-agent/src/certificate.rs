@@ -122,6 +122,22 @@ impl Files {
         Ok(Pair { cert, key, facts })
     }
 
+    /// Keeps others from asking for a certificate at the same time: daemon and `enroll` write the same files. `wait` for
+    /// one that is at it, or be refused.
+    pub fn lock(&self, wait: bool) -> Result<fs::File, String> {
+        let mut path = self.key.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(at(&path))?;
+        if wait {
+            file.lock().map_err(at(&path))?;
+        } else {
+            file.try_lock().map_err(|_| "this node is just being enrolled".to_owned())?;
+        }
+        Ok(file)
+    }
+
     /// Completes a change that a crash cut short.
     pub fn settle(&self) -> Result<(), String> {
         let (Ok(cert), Ok(other)) =
@@ -241,6 +257,16 @@ mod tests {
         assert_eq!(files.read().expect("a pair").cert, second.as_bytes());
         fs::write(&files.cert, &first).expect("written");
         assert!(files.read().err().expect("no pair").contains("is not the key of"));
+    }
+
+    #[test]
+    fn one_asks_at_a_time() {
+        let dir = tempfile::tempdir().expect("folder");
+        let files = Files { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+        let held = files.lock(true).expect("free");
+        assert!(files.lock(false).is_err_and(|why| why.contains("enrolled")));
+        drop(held);
+        files.lock(false).expect("free again");
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub fn run(path: &Path, address: &str, token: &str, again: bool) -> Result<Strin
         make_folder(file)?;
     }
     let files = collector.files();
+    // The daemon may just be renewing.
+    let _alone = files.lock(true).map_err(failed(Code::Unavailable))?;
     let csr = files.request(true).map_err(failed(Code::Unavailable))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed(Code::Internal))?;

@@ -184,7 +184,7 @@ fn take(node: &Node, bytes: PolicyBundle) -> Result<(), (u64, String)> {
     let whole = bundle.manifest().is_whole();
     keep(&node.config.node.state_dir, &bundle).map_err(|e| told(format!("it cannot be kept: {e}")))?;
     record(node, loaded(&fresh, &node.config)).map_err(told)?;
-    tracing::info!(serial, digest = bundle.digest(), "a policy bundle is in force");
+    tracing::info!(serial, digest = bundle.digest(), "a policy bundle is taken");
     node.policies.put(match whole {
         true => Policies { base: fresh, candidate: None },
         false => Policies { candidate: Some(fresh), ..now },

@@ -197,7 +197,7 @@ fn guard_keys(config: &Config) -> Vec<String> {
     let key = config.collector.key.display();
     paths.push(key.to_string());
     // While it is renewed.
-    paths.extend([format!("{key}.next"), format!("{key}.next.half")]);
+    paths.extend([format!("{key}.next"), format!("{key}.next.half"), format!("{key}.lock")]);
     paths.extend(config.credentials.as_ref().map(|c| c.secret_id_file.display().to_string()));
     paths
 }

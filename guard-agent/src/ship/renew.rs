@@ -117,6 +117,7 @@ pub async fn renewed(
 }
 
 async fn attempt(files: &Files, client: &mut NodeServiceClient<Channel>) -> Result<Facts, String> {
+    let _alone = files.lock(false)?;
     let csr = files.request(false)?;
     let answer = tokio::time::timeout(TIMEOUT, client.renew(RenewRequest { csr })).await;
     let answer = answer.map_err(|_| format!("the collector did not answer in {} s", TIMEOUT.as_secs()))?;
