@@ -27,7 +27,7 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
 
 /// Beginnings of the names of scenarios that are about user space alone, or whose hooks another scenario already proves on each
 /// kernel: they need not run on every one.
-const ONCE: [&str; 32] = [
+const ONCE: [&str; 33] = [
     "bad_policy_",
     "bypass_file_changed_in_review",
     "exit_codes_",
@@ -48,6 +48,7 @@ const ONCE: [&str; 32] = [
     "p2_supervisor_killed_",
     "p2_upgrade_",
     "p3_script_name_turned_behind_env",
+    "p4_certificate_",
     "p4_collector_",
     "p5_",
     "p6_daemon_and_",
