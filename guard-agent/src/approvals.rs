@@ -149,7 +149,7 @@ impl Approvals {
         let opened_unix_ns = time::wall_unix_ns();
         let record = ExecRequest {
             identity: Some(session.identity.clone()),
-            facts: Some(waiter.facts.to_proto(node, waiter.judged.for_record())),
+            facts: Some(waiter.facts.to_proto(node, &session.identity.agent, waiter.judged.for_record())),
             verdict: Some(waiter.judged.verdict.clone()),
             request_id: id.clone(),
             deadline_boot_ns,

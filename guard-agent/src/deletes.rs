@@ -138,9 +138,11 @@ fn ask(node: &Arc<Node>, session: &Arc<Session>, event: &GuardEvent) {
     let shown = if event.root == 0 { event.exec } else { event.root };
     let command = session.deletes.command(shown);
     let facts = match &command {
-        Some(facts) => {
-            facts.to_proto(node, ForRecord { entry: event.root == 0, root: event.root, ..ForRecord::default() })
-        }
+        Some(facts) => facts.to_proto(
+            node,
+            &session.identity.agent,
+            ForRecord { entry: event.root == 0, root: event.root, ..ForRecord::default() },
+        ),
         None => ExecFacts {
             exec_id: shown,
             boot_id: node.boot_id.clone(),
@@ -170,7 +172,7 @@ fn ask(node: &Arc<Node>, session: &Arc<Session>, event: &GuardEvent) {
             text,
             evidence: format!("next: {}", String::from_utf8_lossy(&until_nul(&event.text))),
         }],
-        policy_digest: node.policy().digest.clone(),
+        policy_digest: node.policies.of(&session.identity.agent).0.digest.clone(),
         ..Verdict::default()
     };
     let digest = command.map(|facts| facts.digest(&session.identity.session_id));

@@ -373,8 +373,8 @@ impl Facts {
         hasher.finalize().into()
     }
 
-    /// As a record carries them. `blob` is the digest of what it cannot hold, if that was kept.
-    pub fn to_proto(&self, node: &Node, judged: ForRecord<'_>) -> ExecFacts {
+    /// As a record carries them. The values of which variables are kept is said by the policy of the session's `agent`.
+    pub fn to_proto(&self, node: &Node, agent: &str, judged: ForRecord<'_>) -> ExecFacts {
         let (argv, argv_omitted) = record::bounded_argv(&self.shown.argv);
         ExecFacts {
             exec_id: self.attempt.exec,
@@ -402,7 +402,7 @@ impl Facts {
             tty: String::new(),
             blob_sha256: judged.blob.to_vec(),
             masked: blobs::masked(&self.shown),
-            env_values: blobs::env_values(&node.policy().policy, &self.env),
+            env_values: blobs::env_values(&node.policies.of(agent).0.policy, &self.env),
         }
     }
 }

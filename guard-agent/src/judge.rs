@@ -211,7 +211,7 @@ fn newest_writable(facts: &Facts) -> i64 {
 fn exec_record(node: &Node, session: &Session, facts: &Facts, judged: &Judged, disposition: Disposition) -> Exec {
     Exec {
         identity: Some(session.chain.clone()),
-        facts: Some(facts.to_proto(node, judged.for_record())),
+        facts: Some(facts.to_proto(node, &session.identity.agent, judged.for_record())),
         verdict: Some(judged.verdict.clone()),
         disposition: disposition.into(),
         timing: Some(judged.timing),
