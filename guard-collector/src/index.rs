@@ -263,7 +263,7 @@ impl Index {
             Ok(Some(found)) => found,
             other => {
                 if let Err(error) = &other {
-                    tracing::warn!(%error, "the index is not usable");
+                    tracing::warn!(%error, path = %path.display(), "the index is not usable");
                 }
                 drop(other);
                 tracing::info!(path = %path.display(), "the index is made anew from the log");
@@ -272,6 +272,11 @@ impl Index {
         };
         let (covered, _) = watch::channel(size);
         Ok(Self { path: path.to_owned(), store, writer: Mutex::new(writer), readers: Mutex::default(), covered })
+    }
+
+    /// Its main file; the months lie beside it.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// How much of the log it covers.

@@ -294,9 +294,13 @@ impl Parts {
 
     fn index_thread(&self) -> Result<std::thread::JoinHandle<()>> {
         let (index, stopping) = (self.index.clone(), self.stopping.clone());
+        let path = index.path().display().to_string();
         let run = move || {
             while let Err(error) = index.run(&stopping) {
-                tracing::error!(%error, "the index does not follow the log; trying again");
+                tracing::error!(
+                    %error, path, "the index does not follow the log; trying again. If its files are damaged, stop the \
+                     collector and run `guard-collector reindex`: the log is not concerned"
+                );
                 std::thread::sleep(INDEX_RETRY);
             }
         };

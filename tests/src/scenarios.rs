@@ -106,7 +106,7 @@ scenarios! {
     p3_script_swap_from_outside in same_bytes, 90 s;
     p3_script_name_turned in script_names, 180 s;
     p3_script_name_turned_behind_env in script_names, 180 s;
-    script_names_are_free_afterwards in script_names, 90 s;
+    p3_script_name_kept_then_free in script_names, 90 s;
     p3_ptrace in same_bytes, 60 s;
     bypass_file_changed_in_review in swaps, 200 s own;
     mappings_are_recorded in mappings, 90 s;

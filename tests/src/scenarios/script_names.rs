@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::guest::{self, ensure};
-use crate::session::{self, ALICE, Ended, Session, Start};
+use crate::session::{ALICE, Ended, Session, Start};
 use crate::wait::seconds;
 use crate::{attacks, ctl};
 
@@ -91,17 +91,19 @@ pub fn p3_script_name_turned_behind_env() -> Result<()> {
     what_ran_was_judged("/usr/bin/env python3")
 }
 
-/// A name is free again when nothing reads through it.
-pub fn script_names_are_free_afterwards() -> Result<()> {
-    let (good, other) = scripts("/bin/sh")?;
+/// A name is kept for as long as something may read through it, against each way to turn it, and free again afterwards.
+pub fn p3_script_name_kept_then_free() -> Result<()> {
+    let waits = format!("{SCRIPTS}/waits");
+    std::fs::create_dir_all(SCRIPTS)?;
+    std::fs::write(&waits, "#!/bin/sh\necho began\nread word\necho $word\n")?;
+    std::fs::set_permissions(&waits, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let dir = guest::fresh_dir("turn")?;
     let link = format!("{dir}/link");
-    std::os::unix::fs::symlink(&good, &link)?;
-    let session = Session::attack(&Start { cwd: &dir, ..ALICE }, "try.py", &[&link])?;
+    std::os::unix::fs::symlink(&waits, &link)?;
+    let session = Session::attack(&Start { cwd: &dir, ..ALICE }, "script_name_kept.py", &[&link])?;
     ctl::approve(&ctl::pending(&session.id)?, &[])?;
-    let ended = session.wait(seconds(30))?;
-    ensure(ended.out.contains("good"), &ended)?;
-    let turn = format!("import os; os.unlink('{link}'); os.symlink('{other}', '{link}'); print('turned')");
-    let again = session::run(&ALICE, &["python3", "-c", &turn])?;
-    ensure(again.out.contains("turned"), &again)
+    let ended = session.wait(seconds(60))?;
+    let said: Vec<&str> = ended.out.lines().collect();
+    let expected = ["script began", "meanwhile refused", "script go on", "afterwards unlink done"];
+    ensure(said == expected, &ended)
 }
