@@ -364,7 +364,7 @@ impl Approvals {
             let Some(open) = open else {
                 return tracing::debug!(request = decision.request_id, "a decision for a request that is not open");
             };
-            let (in_force, _) = node.policies.of(&open.session.identity.agent);
+            let in_force = node.policies.of(&open.session.identity.agent).counts;
             let taken = open.ballot.take(decision, trust(node, &in_force), time::wall_unix_ns());
             let session = Arc::clone(&open.session);
             let ends = matches!(taken, Taken::Approved(_));

@@ -359,6 +359,7 @@ fn stop(node: &Arc<Node>, heart: &Heart) {
         node.link.down_since().is_some() || state.acked_next_seq >= state.next_seq
     });
     node.seen.keep_now();
+    node.novelty.keep();
     node.journal.close();
     if left == 0 && adopt::kill_all_but(&node.config.kernel.cgroup, &[]) {
         if let Err(error) = load::unpin_all(&node.config.kernel.pin_dir) {
@@ -381,6 +382,7 @@ fn leave(node: &Arc<Node>, heart: &Heart) {
     }
     heart.beat();
     node.seen.keep_now();
+    node.novelty.keep();
     node.journal.close();
     let _ = fs::remove_file(&node.config.control.socket);
 }

@@ -172,7 +172,7 @@ fn ask(node: &Arc<Node>, session: &Arc<Session>, event: &GuardEvent) {
             text,
             evidence: format!("next: {}", String::from_utf8_lossy(&until_nul(&event.text))),
         }],
-        policy_digest: node.policies.of(&session.identity.agent).0.digest.clone(),
+        policy_digest: node.policies.of(&session.identity.agent).counts.digest.clone(),
         ..Verdict::default()
     };
     let digest = command.map(|facts| facts.digest(&session.identity.session_id));

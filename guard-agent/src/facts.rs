@@ -402,7 +402,7 @@ impl Facts {
             tty: String::new(),
             blob_sha256: judged.blob.to_vec(),
             masked: blobs::masked(&self.shown),
-            env_values: blobs::env_values(&node.policies.of(agent).0.policy, &self.env),
+            env_values: blobs::env_values(&node.policies.of(agent).counts.policy, &self.env),
         }
     }
 }

@@ -15,7 +15,8 @@ use crate::hold::{self, Opening};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
 use crate::node::Node;
-use crate::policies::InForce;
+use crate::novelty::Mark;
+use crate::policies::{InForce, Judges};
 use crate::roles;
 use crate::session::{RootApproval, Session, Stage};
 use crate::standing::Right;
@@ -36,12 +37,23 @@ pub struct Judged {
     pub blob: Vec<u8>,
     /// A request for review names that blob too.
     pub requested: bool,
+    /// What its agent is known by, should it run.
+    pub marks: Vec<Mark>,
+    /// Serial number of the bundle by whose stage `observe` the verdict is not enforced; 0: it is.
+    pub observed_by: u64,
+    /// It is denied by what holds in that stage too: roles, what cannot be kept, rules that say `always`.
+    pub always: bool,
 }
 
 impl Judged {
     /// As far as the record of the facts says it.
     pub fn for_record(&self) -> ForRecord<'_> {
         ForRecord { entry: self.entry, root: self.root, env_notable: &self.env_notable, blob: &self.blob }
+    }
+
+    /// Whether it runs whatever the verdict. That its agent is observed now is not enough: the session must have begun so.
+    fn is_observed(&self) -> bool {
+        self.observed_by != 0 && !self.always
     }
 
     /// The blob that nothing but the record of this exec names: without that record it would wait for ever.
@@ -63,6 +75,7 @@ pub fn judge(node: &Arc<Node>, session: &Arc<Session>, facts: Arc<Facts>, held: 
     }
     match tier {
         guard_proto::v1::Tier::Allow => admit(node, session, &facts, held, &judged, &Cover::Tier),
+        _ if judged.is_observed() => admit(node, session, &facts, held, &judged, &Cover::Stage(tier)),
         guard_proto::v1::Tier::Review => match cover(node, session, &facts, &judged) {
             Some(cover) => admit(node, session, &facts, held, &judged, &cover),
             None => node.approvals.ask(node, session, facts, judged, held),
@@ -78,6 +91,7 @@ fn keep_blob(node: &Node, session: &Session, facts: &Facts, judged: &mut Judged)
         Err(error) => {
             tracing::warn!(%error, "the arguments of an exec cannot be kept");
             judged.verdict.set_tier(guard_proto::v1::Tier::Deny);
+            judged.always = true;
             let text = format!("its arguments cannot be kept: {error}");
             judged
                 .verdict
@@ -88,7 +102,7 @@ fn keep_blob(node: &Node, session: &Session, facts: &Facts, judged: &mut Judged)
 }
 
 fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
-    let (in_force, shadow) = node.policies.of(&session.identity.agent);
+    let Judges { counts: in_force, beside, observed } = node.policies.of(&session.identity.agent);
     let entry = facts.is_entry(session.entry_pid);
     let refs = facts.file_refs();
     let asked = guard_policy::Facts {
@@ -103,7 +117,10 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         entry,
     };
     let mut said = in_force.policy.decide(&asked);
-    let shadow = shadow.map(|candidate| in_shadow(&candidate, candidate.policy.decide(&asked), &said));
+    let shadow = beside.map(|candidate| in_shadow(&candidate, candidate.policy.decide(&asked), &said));
+    let program = facts.files.first().map(|file| file.path.as_slice()).unwrap_or_default();
+    let (new, marks) = node.novelty.look(&session.identity.agent, said.subjects(program, &session.workspace));
+    let novelty = said.add_novelty(&new, &format!("agent {}", session.identity.agent));
     if let Some(detections) = &in_force.sigma {
         detections.add(session, facts, entry, &mut said);
     }
@@ -129,6 +146,7 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
             targets: said.targets.into_iter().map(masked).collect(),
             anomalies: Vec::new(),
             anomalies_covered: false,
+            novelty: u32::from(novelty),
             shadow: shadow.map(|shadow| Shadow { text: masked(shadow.text), ..shadow }),
         },
         env_notable: said.env_notable,
@@ -137,8 +155,11 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         timing: timing(facts),
         blob: Vec::new(),
         requested: false,
+        marks,
+        observed_by: if observed && session.began_observed { in_force.serial() } else { 0 },
+        always: said.always,
     };
-    roles::limit(session, &mut judged.verdict);
+    judged.always |= roles::limit(session, &mut judged.verdict);
     judged
 }
 
@@ -179,6 +200,8 @@ pub enum Cover {
     Tier,
     /// Observe mode; the tier is what it would have been.
     Observed(guard_proto::v1::Tier),
+    /// The stage `observe` of its agent; the tier is what it would have been.
+    Stage(guard_proto::v1::Tier),
     /// A root's approval, which covers its descendants.
     Root(u64, RootApproval),
     /// A right to the identical exec.
@@ -215,17 +238,27 @@ fn exec_record(node: &Node, session: &Session, facts: &Facts, judged: &Judged, d
         verdict: Some(judged.verdict.clone()),
         disposition: disposition.into(),
         timing: Some(judged.timing),
+        observed_by: judged.observed_by,
         ..Exec::default()
     }
 }
 
 /// Records an exec that may run, then grants it.
 pub fn admit(node: &Arc<Node>, session: &Arc<Session>, facts: &Facts, held: Held, judged: &Judged, cover: &Cover) {
+    node.novelty.learn(&session.identity.agent, &judged.marks);
     let mut record = exec_record(node, session, facts, judged, Disposition::Allowed);
     match cover {
         Cover::Tier => {}
         Cover::Observed(guard_proto::v1::Tier::Allow) => {}
-        Cover::Observed(tier) => record.detail = format!("observe mode: policy says {}", tier_name(*tier)),
+        Cover::Observed(tier) => {
+            record.detail = format!("observe mode: policy says {}", tier_name(*tier));
+            record.not_enforced = true;
+        }
+        Cover::Stage(tier) => {
+            let serial = judged.observed_by;
+            record.detail = format!("stage observe of bundle {serial}: policy says {}", tier_name(*tier));
+            record.not_enforced = true;
+        }
         Cover::Root(root, approval) => {
             record.set_disposition(Disposition::Inherited);
             deletes::approved_exec(node, session, *root, &judged.verdict.category);

@@ -131,6 +131,10 @@ pub struct State {
     /// key and ends the session, which it could not limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roles: Option<String>,
+    /// It began in the stage `observe`. Without this key it did not: its verdicts are enforced. An earlier version does not
+    /// know this key and ends the session.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub began_observed: bool,
 }
 
 impl State {
@@ -206,6 +210,7 @@ pub fn remember(state_dir: &Path, boot_id: &str, session: &Session, renewal: Opt
         tty: session.tty,
         owner: session.owner,
         roles: session.roles.as_ref().map(|roles| hex::encode(roles.encode_to_vec())),
+        began_observed: session.began_observed,
     };
     let whole = Whole { head, state: serde_json::to_value(state)? };
     frame::replace(&path(state_dir, session.key), &serde_json::to_vec_pretty(&whole)?)
@@ -437,6 +442,7 @@ mod tests {
             tty: true,
             owner: Owner { uid: 1000, process: ProcessId { pid: 8, start: 9 } },
             roles: Some(hex::encode(RoleSnapshot { digest: "d".into(), ..RoleSnapshot::default() }.encode_to_vec())),
+            began_observed: true,
         };
         let head = Head {
             format,

@@ -44,6 +44,7 @@ mod losses;
 mod mounts;
 mod network;
 mod node;
+mod novelty;
 mod outcome;
 mod policies;
 mod preflight;

@@ -22,6 +22,7 @@ use crate::kernel::canary::Measured;
 use crate::kernel::load::Kernel;
 use crate::launcher::Launcher;
 use crate::losses::Losses;
+use crate::novelty::Novelty;
 use crate::policies::{Current, InForce, Policies};
 use crate::protect::Protected;
 use crate::reach::Reach;
@@ -60,6 +61,8 @@ pub struct Node {
     pub blobs: Blobs,
     /// Makes digests say nothing to others.
     pub digest_key: DigestKey,
+    /// What agents did before.
+    pub novelty: Novelty,
     /// What was lost and has its record.
     pub losses: Losses,
     /// Sockets and addresses that sessions may connect to.
@@ -127,6 +130,7 @@ impl Node {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
+            novelty: Novelty::open(&parts.config.node.state_dir, parts.kept.1.salt(&SessionId::NONE.0)),
             losses: Losses::read(&parts.config.node.state_dir, &parts.boot.0),
             protected: parts.protected,
             config: parts.config,

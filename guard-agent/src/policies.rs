@@ -1,7 +1,8 @@
 //! The policies in force: from the host's own files, or from the signed bundles that the collector hands on.
 //!
 //! A bundle counts by the admin key's signature alone; where it stands in the stage `shadow` for an agent, what was in force
-//! before goes on judging that agent's sessions, and the bundle's verdict is recorded beside. It must not take an older bundle than
+//! before goes on judging that agent's sessions, and the bundle's verdict is recorded beside. In the stage `observe` it judges, and
+//! what it denies runs, for a time, by name alone and recorded as such. It must not take an older bundle than
 //! it had, nor half of one. Fails: what cannot be read, is not signed or does not load changes nothing but what `status` says,
 //! and is recorded; a kept bundle that is damaged is an error at the start, never the built-in policy.
 
@@ -15,10 +16,11 @@ use guard_log::record::SessionId;
 use guard_policy::roles::Roles;
 use guard_policy::{Policy, Source};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{PolicyBundle, PolicyLoaded};
+use guard_proto::v1::{ObservedAgent, PolicyBundle, PolicyLoaded};
 use prost::Message;
 
 use crate::config::Config;
+use crate::kernel::time;
 use crate::node::Node;
 
 /// In the state folder: the bundle that counts for every agent.
@@ -42,6 +44,16 @@ pub struct InForce {
     pub bundle: Option<(Manifest, String)>,
 }
 
+/// What judges the sessions of an agent.
+pub struct Judges {
+    /// Its verdict counts.
+    pub counts: Arc<InForce>,
+    /// Its verdict is only recorded beside.
+    pub beside: Option<Arc<InForce>>,
+    /// The verdict that counts is not enforced in sessions that began so: the stage is `observe`.
+    pub observed: bool,
+}
+
 /// What judges: a policy, and one more for some agents.
 #[derive(Clone)]
 pub struct Policies {
@@ -59,6 +71,11 @@ pub struct Current {
     changing: Mutex<()>,
 }
 
+/// The host's wall clock, which governed tasks cannot set.
+fn now_unix() -> u64 {
+    u64::try_from(time::wall_unix_ns() / 1_000_000_000).unwrap_or(u64::MAX)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -71,13 +88,15 @@ impl InForce {
 }
 
 impl Policies {
-    /// What judges an agent's sessions, and what is only recorded beside it.
-    fn of(&self, agent: &str) -> (Arc<InForce>, Option<Arc<InForce>>) {
-        let Some(candidate) = &self.candidate else { return (Arc::clone(&self.base), None) };
-        let stage = candidate.bundle.as_ref().map_or(Stage::Shadow, |(manifest, _)| manifest.stage_of(agent));
+    /// What judges an agent's sessions. Without a bundle that says otherwise, every verdict counts and is enforced.
+    fn of(&self, agent: &str, now_unix: u64) -> Judges {
+        let alone = |counts: &Arc<InForce>| Judges { counts: Arc::clone(counts), beside: None, observed: false };
+        let Some(candidate) = &self.candidate else { return alone(&self.base) };
+        let stage = candidate.bundle.as_ref().map_or(Stage::Shadow, |(manifest, _)| manifest.stage_of(agent, now_unix));
         match stage {
-            Stage::Enforce => (Arc::clone(candidate), None),
-            Stage::Shadow => (Arc::clone(&self.base), Some(Arc::clone(candidate))),
+            Stage::Enforce => alone(candidate),
+            Stage::Observe { .. } => Judges { observed: true, ..alone(candidate) },
+            Stage::Shadow => Judges { beside: Some(Arc::clone(candidate)), ..alone(&self.base) },
         }
     }
 
@@ -109,9 +128,18 @@ impl Current {
         self.get().base
     }
 
-    /// What judges an agent's sessions, and what is only recorded beside it.
-    pub fn of(&self, agent: &str) -> (Arc<InForce>, Option<Arc<InForce>>) {
-        self.policies.read().unwrap_or_else(PoisonError::into_inner).of(agent)
+    /// What judges an agent's sessions.
+    pub fn of(&self, agent: &str) -> Judges {
+        self.policies.read().unwrap_or_else(PoisonError::into_inner).of(agent, now_unix())
+    }
+
+    /// Agents whose verdicts are not enforced now, each with its end.
+    pub fn observed(&self) -> Vec<ObservedAgent> {
+        let now = self.get();
+        let Some((manifest, _)) = &now.newest().bundle else { return Vec::new() };
+        let ends = |until: u64| i64::try_from(until).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        let told = |(agent, until): (&str, u64)| ObservedAgent { agent: agent.to_owned(), until_unix_ns: ends(until) };
+        manifest.observed(now_unix()).map(told).collect()
     }
 
     /// The one that counts for most, and the bundle that is not rolled out to all.
@@ -311,7 +339,7 @@ fn source(config: &Config) -> String {
 /// The record of a policy that was taken, and of the roles beside it.
 pub fn loaded(policy: &InForce, config: &Config) -> PolicyLoaded {
     let roles_source = policy.roles.as_ref().and(config.roles.file.as_ref());
-    let stage = |(agent, stage): &(String, Stage)| format!("{agent} {}", stage.word());
+    let stage = |(agent, stage): &(String, Stage)| format!("{agent} {stage}");
     let bundle = policy.bundle.as_ref();
     PolicyLoaded {
         digest: policy.digest.clone(),
@@ -336,6 +364,8 @@ mod tests {
 
     const RULE: &str = "version: 1\nextends: default\nrules:\n  - id: own.no-cat\n    tier: deny\n    reason: none\n    \
         when: {program: [cat]}\n    match: [\"cat README.md\"]\n";
+
+    const NOW: u64 = 1_000;
 
     struct World {
         dir: tempfile::TempDir,
@@ -369,8 +399,9 @@ mod tests {
 
         /// Serials that count for the agent, and that are beside it.
         fn serials(&self, agent: &str) -> (u64, Option<u64>) {
-            let (counts, shadow) = load(&self.config(true)).unwrap().of(agent);
-            (counts.serial(), shadow.map(|s| s.serial()))
+            let judges = load(&self.config(true)).unwrap().of(agent, NOW);
+            assert!(!judges.observed);
+            (judges.counts.serial(), judges.beside.map(|s| s.serial()))
         }
     }
 
@@ -385,7 +416,27 @@ mod tests {
         world.keep(&world.bundle(6, &[("*", Stage::Enforce), ("coder", Stage::Shadow)]));
         assert_eq!((world.serials("coder"), world.serials("other")), ((4, Some(6)), (6, None)));
         // A host that no longer takes bundles has its own files again.
-        assert_eq!(load(&world.config(false)).unwrap().of("coder").0.serial(), 0);
+        assert_eq!(load(&world.config(false)).unwrap().of("coder", NOW).counts.serial(), 0);
+    }
+
+    /// Not enforcing needs the newest bundle, the agent's name in it and time that is left: all else is enforced.
+    #[test]
+    fn only_the_named_agent_is_observed_and_only_for_its_time() {
+        let world = World::new();
+        world.keep(&world.bundle(4, &[("*", Stage::Enforce)]));
+        world.keep(&world.bundle(5, &[("*", Stage::Enforce), ("coder", Stage::Observe { until_unix: NOW + 1 })]));
+        let said = |agent: &str, now: u64| {
+            let judges = load(&world.config(true)).unwrap().of(agent, now);
+            (judges.counts.serial(), judges.beside.is_some(), judges.observed)
+        };
+        assert_eq!(said("coder", NOW), (5, false, true));
+        assert_eq!(said("coder", NOW + 1), (5, false, false), "then it is enforced");
+        assert_eq!(said("coder2", NOW), (5, false, false));
+        // What says so is gone, or the host takes no bundles any more.
+        std::fs::remove_file(world.dir.path().join(CANDIDATE)).unwrap();
+        assert_eq!(said("coder", NOW), (4, false, false));
+        let own = load(&world.config(false)).unwrap().of("coder", NOW);
+        assert!(!own.observed && own.counts.serial() == 0);
     }
 
     /// What a collector in the wrong hands can try with what the admin key signed once, and with what it did not.

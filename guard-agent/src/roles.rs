@@ -95,23 +95,22 @@ fn spelled(name: &str, role: &Role) -> RoleRights {
     }
 }
 
-/// Denies what the session's roles do not allow, whatever policy says of it.
-pub fn limit(session: &Session, verdict: &mut Verdict) {
-    if let Some(snapshot) = &session.roles {
-        limit_to(&session.identity, snapshot, verdict);
-    }
+/// Denies what the session's roles do not allow, whatever policy says of it. Gives whether it did.
+pub fn limit(session: &Session, verdict: &mut Verdict) -> bool {
+    session.roles.as_ref().is_some_and(|snapshot| limit_to(&session.identity, snapshot, verdict))
 }
 
-fn limit_to(identity: &Identity, snapshot: &RoleSnapshot, verdict: &mut Verdict) {
+fn limit_to(identity: &Identity, snapshot: &RoleSnapshot, verdict: &mut Verdict) -> bool {
     let lacking = |c: &&String| !identity.categories.contains(c);
     // A verdict that names no parts is judged by the category that decided: naming none gives nothing.
     let all = if verdict.categories.is_empty() { std::slice::from_ref(&verdict.category) } else { &verdict.categories };
     let reasons: Vec<Reason> = all.iter().filter(lacking).map(|c| reason(identity, snapshot, c)).collect();
     if reasons.is_empty() {
-        return;
+        return false;
     }
     verdict.set_tier(Tier::Deny);
     verdict.reasons.splice(0..0, reasons);
+    true
 }
 
 fn reason(identity: &Identity, snapshot: &RoleSnapshot, category: &str) -> Reason {

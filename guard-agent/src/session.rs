@@ -124,6 +124,8 @@ pub struct Session {
     pub chain: Identity,
     /// What roles gave it at its start; none were in force then.
     pub roles: Option<RoleSnapshot>,
+    /// It began in the stage `observe`: while that lasts, verdicts are not enforced in it.
+    pub began_observed: bool,
     /// User and groups.
     pub rights: Rights,
     /// Home folder of the initiator.
@@ -236,6 +238,7 @@ impl Session {
         }
         Ok(Self {
             roles,
+            began_observed: state.began_observed,
             key: parts.former.key,
             id: parts.former.id,
             chain: record::chain(&parts.former.identity),

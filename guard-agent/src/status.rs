@@ -75,6 +75,7 @@ pub fn report(node: &Node) -> NodeReport {
         policy_error: node.policies.error(),
         roles_digest: node.policy().roles.as_ref().map(|r| r.digest().to_owned()).unwrap_or_default(),
         bundle_serial: node.policies.serial(),
+        observed: node.policies.observed(),
         takes_bundles: node.config.policy.from_collector,
         decisions: decisions(node).into(),
         held: u32::try_from(node.approvals.held()).unwrap_or(u32::MAX),

@@ -62,7 +62,8 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
     let limits = proc::limits(process).map_err(gone)?;
     let owner = Owner { uid: peer.uid.as_raw(), process: ProcessId::of(process).map_err(gone)? };
     let peer = user(peer.uid.as_raw())?;
-    let (in_force, _) = node.policies.of(&wish.agent);
+    let judges = node.policies.of(&wish.agent);
+    let in_force = judges.counts;
     let user = acting_user(config, in_force.roles.as_ref(), &peer, &wish.initiator)?;
     if user.uid == 0 && !config.allow_root {
         return Err(error(
@@ -94,6 +95,7 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
         id,
         identity,
         roles: rights.snapshot,
+        observed: judges.observed,
         env,
         found,
         user,

@@ -28,6 +28,8 @@ const CANARY_NS: u64 = 300_000_000_000;
 const LOSSES_NS: u64 = 1_000_000_000;
 /// Reading a task's memory may take this long; then the task is killed.
 const READ_NS: u64 = 5_000_000_000;
+/// What agents did is kept this often; what a killed daemon takes along counts as new again.
+const NOVELTY_NS: u64 = 60_000_000_000;
 /// Freezes that last are renewed this often: well before they would end by themselves.
 const RENEW_NS: u64 = 100_000_000_000;
 /// After this its whole session is.
@@ -62,9 +64,13 @@ pub fn spawn(node: &Arc<Node>) -> io::Result<()> {
     })?;
     let measured = Arc::clone(node);
     thread::Builder::new().name("canary".into()).spawn(move || {
-        let mut last = time::boot_ns();
+        let (mut last, mut kept) = (time::boot_ns(), time::boot_ns());
         while !measured.is_stopping() {
             thread::sleep(Duration::from_secs(1));
+            if time::boot_ns().saturating_sub(kept) >= NOVELTY_NS {
+                measured.novelty.keep();
+                kept = time::boot_ns();
+            }
             if time::boot_ns().saturating_sub(last) >= CANARY_NS && !measured.kernel.lifted() {
                 remeasure(&measured);
                 last = time::boot_ns();

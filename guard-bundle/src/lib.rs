@@ -9,6 +9,7 @@
 //! made 1790000000
 //! stage * enforce
 //! stage coder shadow
+//! stage writer observe 1791000000
 //! file policy/team.yaml 1234 9f86d0…
 //! file roles.yaml 99 2c26b4…
 //! ```
@@ -26,7 +27,7 @@ use guard_proto::v1::{BundleFile, PolicyBundle};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-pub use manifest::{Manifest, Stage};
+pub use manifest::{Manifest, OBSERVE_SECONDS_MAX, Stage};
 use manifest::{Named, check_name};
 
 /// Files in a bundle.

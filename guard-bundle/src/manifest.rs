@@ -12,10 +12,18 @@ const STAGES_MAX: usize = 256;
 const NAME_MAX: usize = 128;
 /// All agents that are not named.
 const EVERY: &str = "*";
+/// Longest time that an agent is only observed, from when the bundle was made: thirty days.
+pub const OBSERVE_SECONDS_MAX: u64 = 30 * 86_400;
+const STAGES: &str = "accepted are observe with an end in seconds since 1970, shadow and enforce";
 
 /// How far a bundle is rolled out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Its verdicts are recorded and, until then, not enforced: what it denies runs. Then it is enforced.
+    Observe {
+        /// Seconds since 1970.
+        until_unix: u64,
+    },
     /// Its verdicts are recorded beside those that count.
     Shadow,
     /// Its verdicts count.
@@ -23,17 +31,32 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// As it is written.
+    /// As it is written, without an end.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Observe { .. } => "observe",
             Self::Shadow => "shadow",
             Self::Enforce => "enforce",
         }
     }
 
     /// From what is written.
-    pub fn parse(word: &str) -> Option<Self> {
-        [Self::Shadow, Self::Enforce].into_iter().find(|stage| stage.word() == word)
+    fn parse(words: &[&str]) -> Option<Self> {
+        match words {
+            ["observe", until] => number(until).map(|until_unix| Self::Observe { until_unix }),
+            ["shadow"] => Some(Self::Shadow),
+            ["enforce"] => Some(Self::Enforce),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Observe { until_unix } => write!(f, "{} {until_unix}", self.word()),
+            Self::Shadow | Self::Enforce => f.write_str(self.word()),
+        }
     }
 }
 
@@ -103,13 +126,13 @@ impl Manifest {
     fn add(&mut self, text: &str) -> Result<(), String> {
         let words: Vec<&str> = text.split(' ').collect();
         match words.as_slice() {
-            ["stage", agent, stage] => self.add_stage(agent, stage),
+            ["stage", agent, stage @ ..] => self.add_stage(agent, stage),
             ["file", name, length, sha256] => self.add_file(name, length, sha256),
             _ => Err("neither `stage AGENT STAGE` nor `file NAME LENGTH SHA256`".to_owned()),
         }
     }
 
-    fn add_stage(&mut self, agent: &str, stage: &str) -> Result<(), String> {
+    fn add_stage(&mut self, agent: &str, words: &[&str]) -> Result<(), String> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@');
         if agent != EVERY && (agent.is_empty() || agent.len() > NAME_MAX || !agent.chars().all(fits)) {
             return Err(format!("agent {agent:?}: accepted are `*`, letters, digits and . _ - / : @"));
@@ -120,8 +143,26 @@ impl Manifest {
         if self.stages.len() >= STAGES_MAX {
             return Err(format!("more than {STAGES_MAX} stages"));
         }
-        let stage = Stage::parse(stage).ok_or_else(|| format!("stage {stage:?}: accepted are shadow and enforce"))?;
+        let stage = Stage::parse(words).ok_or_else(|| format!("stage {:?}: {STAGES}", words.join(" ")))?;
+        if let Stage::Observe { until_unix } = stage {
+            self.check_observe(agent, until_unix)?;
+        }
         self.stages.push((agent.to_owned(), stage));
+        Ok(())
+    }
+
+    /// Nobody is observed for want of a name, and nobody for ever: a bundle that is withheld ends nothing.
+    fn check_observe(&self, agent: &str, until_unix: u64) -> Result<(), String> {
+        if agent == EVERY {
+            return Err("stage observe for `*`: each agent whose verdicts are not enforced must be named".to_owned());
+        }
+        let longest = self.made_unix.saturating_add(OBSERVE_SECONDS_MAX);
+        if until_unix <= self.made_unix || until_unix > longest {
+            return Err(format!(
+                "agent {agent} is observed until {until_unix}: the end must be at most {OBSERVE_SECONDS_MAX} seconds \
+                 after the bundle was made"
+            ));
+        }
         Ok(())
     }
 
@@ -159,10 +200,21 @@ impl Manifest {
         &self.stages
     }
 
-    /// The stage of an agent's sessions.
-    pub fn stage_of(&self, agent: &str) -> Stage {
+    /// The stage of an agent's sessions. After its end, what was observed is enforced.
+    pub fn stage_of(&self, agent: &str, now_unix: u64) -> Stage {
         let find = |name: &str| self.stages.iter().find(|(known, _)| known == name).map(|(_, stage)| *stage);
-        find(agent).or_else(|| find(EVERY)).unwrap_or(Stage::Shadow)
+        match find(agent).or_else(|| find(EVERY)).unwrap_or(Stage::Shadow) {
+            Stage::Observe { until_unix } if now_unix >= until_unix => Stage::Enforce,
+            stage => stage,
+        }
+    }
+
+    /// Agents that are only observed, each with its end in seconds since 1970.
+    pub fn observed(&self, now_unix: u64) -> impl Iterator<Item = (&str, u64)> {
+        self.stages.iter().filter_map(move |(agent, stage)| match stage {
+            Stage::Observe { until_unix } if now_unix < *until_unix => Some((agent.as_str(), *until_unix)),
+            _ => None,
+        })
     }
 
     /// Whether it counts for every agent.
@@ -179,7 +231,7 @@ impl fmt::Display for Manifest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{HEADER}\nserial {}\nmade {}", self.serial, self.made_unix)?;
         for (agent, stage) in &self.stages {
-            writeln!(f, "stage {agent} {}", stage.word())?;
+            writeln!(f, "stage {agent} {stage}")?;
         }
         for file in &self.files {
             writeln!(f, "file {} {} {}", file.name, file.length, hex::encode(file.sha256))?;

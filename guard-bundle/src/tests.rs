@@ -18,8 +18,8 @@ fn what_was_signed_is_what_is_read() {
     let made = Bundle::sign(7, 1_790_000_000, stages(), files(), &key).expect("signed");
     let read = Bundle::open(made.bytes().clone(), &key.verifier()).expect("read");
     assert_eq!((read.manifest().serial(), read.manifest().made_unix()), (7, 1_790_000_000));
-    assert_eq!(read.manifest().stage_of("coder"), Stage::Shadow);
-    assert_eq!(read.manifest().stage_of("other"), Stage::Enforce);
+    assert_eq!(read.manifest().stage_of("coder", 0), Stage::Shadow);
+    assert_eq!(read.manifest().stage_of("other", 0), Stage::Enforce);
     assert!(!read.manifest().is_whole());
     assert_eq!(read.policy().collect::<Vec<_>>(), [("policy/team.yaml", "rules: []\n")]);
     assert_eq!(read.roles(), Some("roles: {}\n"));
@@ -61,7 +61,13 @@ fn only_the_one_form_is_read() {
         (format!("{head}{file}"), "no `stage *`"),
         (format!("{head}{file}stage * enforce\n"), "one spelling"),
         (format!("{head}stage * enforce\nstage * shadow\n{file}"), "two stages"),
-        (format!("{head}stage * observe\n{file}"), "accepted are shadow and enforce"),
+        (format!("{head}stage * perhaps\n{file}"), "accepted are observe"),
+        (format!("{head}stage * enforce 9\n{file}"), "accepted are observe"),
+        (format!("{head}stage * enforce\nstage a observe\n{file}"), "accepted are observe"),
+        (format!("{head}stage * enforce\nstage a observe 09\n{file}"), "accepted are observe"),
+        (format!("{head}stage * observe 9\n{file}"), "must be named"),
+        (format!("{head}stage * enforce\nstage a observe 1\n{file}"), "the end must be"),
+        (format!("{head}stage * enforce\nstage a observe 2592002\n{file}"), "the end must be"),
         (format!("{head}stage a\u{301} enforce\n{file}"), "accepted are `*`"),
         (format!("{head}stage * enforce\n{file}{file}"), "named twice"),
         (format!("{head}stage * enforce\n{}", file.replace("policy/a", "policy/../a")), "accepted are roles.yaml"),
@@ -73,4 +79,18 @@ fn only_the_one_form_is_read() {
         assert!(error.contains(expected), "{text}: {error}");
     }
     assert!(Manifest::parse(&format!("{head}stage * enforce\n{file}")).is_ok());
+}
+
+#[test]
+fn an_agent_is_observed_by_name_alone_and_not_for_ever() {
+    let end = 1_790_000_000 + OBSERVE_SECONDS_MAX;
+    let stages = vec![("*".into(), Stage::Shadow), ("coder".into(), Stage::Observe { until_unix: end })];
+    let made = Bundle::sign(7, 1_790_000_000, stages, files(), &key()).expect("signed");
+    let manifest = made.manifest();
+    assert_eq!(manifest.stage_of("coder", end - 1), Stage::Observe { until_unix: end });
+    assert_eq!(manifest.stage_of("coder", end), Stage::Enforce);
+    assert_eq!(manifest.stage_of("coder2", 0), Stage::Shadow);
+    assert_eq!(manifest.observed(end - 1).collect::<Vec<_>>(), [("coder", end)]);
+    assert_eq!(manifest.observed(end).count(), 0);
+    assert!(!manifest.is_whole(), "it is not the one that counts for every agent");
 }

@@ -137,7 +137,7 @@ fn published(bundle: &Bundle, by: &str, admin: &Verifier) -> PolicyPublished {
         serial: manifest.serial(),
         digest: bundle.digest().to_owned(),
         by: by.to_owned(),
-        stages: manifest.stages().iter().map(|(agent, stage)| format!("{agent} {}", stage.word())).collect(),
+        stages: manifest.stages().iter().map(|(agent, stage)| format!("{agent} {stage}")).collect(),
         files: bundle.bytes().files.iter().map(|file| file.name.clone()).collect(),
         admin_key: admin.vkey(),
         made_unix_ns: i64::try_from(nanoseconds).unwrap_or(i64::MAX),

@@ -150,8 +150,15 @@ fn text_report(report: &Report, times: &Times) {
     println!("changes allowed   {}", report.writes_allowed);
     if let Some(p) = &report.prompts_per_100 {
         println!(
-            "prompts_per_100   tier 1 alone {:.1}, once by root {:.1}, narrowest session scope {:.1}; denied {:.1}; writes allowed {:.1}; {} commands",
-            p.tier1, p.by_root, p.session_scope, p.denied_per_100, p.writes_allowed_per_100, p.commands
+            "prompts_per_100   tier 1 alone {:.1}, once by root {:.1}, narrowest session scope {:.1} ({:.1} if writes below the workspace, {:.1}, could be undone); denied {:.1}; writes allowed {:.1}; {} commands",
+            p.tier1,
+            p.by_root,
+            p.session_scope,
+            p.with_undo,
+            p.undoable_per_100,
+            p.denied_per_100,
+            p.writes_allowed_per_100,
+            p.commands
         );
         for cause in &p.causes {
             let scope: String = cause.scope.chars().take(60).collect();

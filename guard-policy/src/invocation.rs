@@ -44,6 +44,8 @@ pub(crate) enum Inner {
 #[derive(Debug, Clone)]
 pub(crate) struct Invocation<'p> {
     pub(crate) program: &'p Node,
+    /// The name of the program's file: descriptions hold for several names.
+    pub(crate) named: String,
     /// The program, or the subcommand that was named.
     pub(crate) node: &'p Node,
     /// `remote add`; empty without.
@@ -90,10 +92,11 @@ impl Word {
 // === impl Invocation ===
 
 impl<'p> Invocation<'p> {
-    /// Reads `words`, the first of which names the program.
-    pub(crate) fn read(program: &'p Node, words: &[Word]) -> Self {
+    /// Reads `words`, the first of which is `argv[0]`, of the program `name`.
+    pub(crate) fn read(program: &'p Node, name: &[u8], words: &[Word]) -> Self {
         let out = Self {
             program,
+            named: String::from_utf8_lossy(name).into_owned(),
             node: program,
             subcommand: String::new(),
             called: String::new(),

@@ -72,6 +72,7 @@ impl Judge<'_> {
         for other in facts.files.iter().filter(|f| f.role == Role::Loader) {
             let path = String::from_utf8_lossy(other.path);
             let text = "a dynamic loader started as a program runs files that are not checked";
+            self.findings.always = true;
             self.findings.add(Tier::Deny, UNKNOWN, 80, "builtin.loader", text, &path);
         }
         for other in facts.files.iter().filter(|f| f.session_writable) {
@@ -126,14 +127,14 @@ impl Judge<'_> {
         };
         match node.runs {
             Some(Runs::Multicall) => wrappers::multicall(self, name, identity, words, depth),
-            Some(Runs::Shell) => wrappers::shell(self, node, words, depth),
-            Some(Runs::Interpreter) | None => self.command(node, words, depth),
+            Some(Runs::Shell) => wrappers::shell(self, node, name, words, depth),
+            Some(Runs::Interpreter) | None => self.command(node, name, words, depth),
         }
     }
 
     /// Judges a command of a program that policy describes.
-    pub(crate) fn command(&mut self, node: &Node, words: &[Word], depth: usize) {
-        let invocation = Invocation::read(node, words);
+    pub(crate) fn command(&mut self, node: &Node, name: &[u8], words: &[Word], depth: usize) {
+        let invocation = Invocation::read(node, name, words);
         for word in &invocation.unknown {
             let text = "no rule knows this flag or subcommand of the program";
             self.review(&self.base_category(&invocation), "builtin.unknown-flag", text, word);
@@ -241,6 +242,7 @@ impl Judge<'_> {
         for rule in &policy.rules {
             let Some(evidence) = self.rule(rule, act, invocation, words) else { continue };
             ruled = true;
+            self.findings.always |= rule.always;
             let category = rule.category.as_deref().unwrap_or(&act.category);
             let risk = rule.risk.unwrap_or_else(|| policy.category_risk(category));
             self.findings.add(rule.tier, category, risk, &rule.id, &rule.reason, &evidence);
@@ -271,6 +273,9 @@ impl Judge<'_> {
             return None;
         }
         if !when.program.is_empty() && !invocation.is_some_and(|i| when.program.contains(&i.program.name)) {
+            return None;
+        }
+        if !when.named.is_empty() && !invocation.is_some_and(|i| when.named.contains(&i.named)) {
             return None;
         }
         if !when.subcommand.is_empty() && !invocation.is_some_and(|i| when.subcommand.contains(&i.subcommand)) {

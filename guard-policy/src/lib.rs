@@ -20,10 +20,14 @@ mod judge;
 mod lint;
 mod load;
 mod model;
+mod novelty;
 mod paths;
 mod placed;
 mod raw;
 mod reading;
+#[cfg(test)]
+#[allow(clippy::panic, clippy::expect_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a test")]
+mod real;
 mod risk;
 pub mod roles;
 mod scripts;
@@ -37,6 +41,7 @@ pub use examples::{Example, Unmet};
 pub use facts::{Facts, FileRef, Role, Stdin};
 pub use lint::Lint;
 pub use model::Policy;
+pub use novelty::Subject;
 pub use reading::Reading;
 pub use risk::RiskPart;
 pub use verdict::{Reason, Tier, Verdict};

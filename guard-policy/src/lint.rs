@@ -84,6 +84,7 @@ impl Policy {
         acts(inner).is_subset(&acts(outer))
             && narrower(&outer.program, &inner.program)
             && narrower(&outer.subcommand, &inner.subcommand)
+            && narrower(&outer.named, &inner.named)
             && narrower(&outer.called, &inner.called)
             && narrower(&outer.any_flag, &inner.any_flag)
             && outer.no_flag.iter().all(|f| inner.no_flag.contains(f))

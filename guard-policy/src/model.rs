@@ -171,6 +171,8 @@ pub(crate) struct Rule {
     pub(crate) reason: String,
     pub(crate) category: Option<String>,
     pub(crate) risk: Option<u8>,
+    /// Its denial holds also where verdicts are only observed.
+    pub(crate) always: bool,
     pub(crate) when: When,
     /// Examples of what it matches.
     pub(crate) examples: usize,
@@ -180,6 +182,8 @@ pub(crate) struct Rule {
 pub(crate) struct When {
     pub(crate) act: Vec<Glob>,
     pub(crate) program: Vec<String>,
+    /// Names of the program's file.
+    pub(crate) named: Vec<String>,
     pub(crate) subcommand: Vec<String>,
     /// The subcommand as it was typed.
     pub(crate) called: Vec<String>,

@@ -207,6 +207,9 @@ pub(crate) struct RawRule {
     pub(crate) reason: String,
     pub(crate) category: Option<Placed<String>>,
     pub(crate) risk: Option<Placed<u8>>,
+    /// Of a rule of the tier `deny`: it holds also where verdicts are only observed.
+    #[serde(default)]
+    pub(crate) always: bool,
     pub(crate) when: RawWhen,
     #[serde(rename = "match", default)]
     pub(crate) matching: Vec<Placed<String>>,
@@ -223,6 +226,9 @@ pub(crate) struct RawWhen {
     pub(crate) act: Vec<Placed<String>>,
     #[serde(default)]
     pub(crate) program: Vec<Placed<String>>,
+    /// Names of the program's file, where a description holds for several names.
+    #[serde(default)]
+    pub(crate) named: Vec<Placed<String>>,
     #[serde(default)]
     pub(crate) subcommand: Vec<Placed<String>>,
     #[serde(default)]

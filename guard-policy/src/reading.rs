@@ -26,7 +26,7 @@ impl Policy {
     pub fn read(&self, name: &[u8], argv: &[Vec<u8>]) -> Option<Reading> {
         let node = self.program(name)?;
         let words: Vec<Word> = argv.iter().take(crate::model::LIMITS.words).map(|w| Word::fixed(w)).collect();
-        let read = Invocation::read(node, &words);
+        let read = Invocation::read(node, name, &words);
         Some(Reading {
             program: node.name.clone(),
             subcommand: read.subcommand.clone(),

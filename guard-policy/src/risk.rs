@@ -12,7 +12,10 @@ use crate::judge::Judge;
 use crate::verdict::{Reason, Tier};
 
 /// From this risk of its category on, an act's reach counts.
-const REACH_FROM: u8 = 25;
+pub(crate) const REACH_FROM: u8 = 25;
+
+/// Id of the reason that says what the risk is made of.
+pub(crate) const REASON: &str = "builtin.risk";
 
 /// Flags by which programs reach everything below or everything there is.
 const WIDE: &[&str] = &["-r", "-R", "--recursive", "--all", "-A", "--all-namespaces", "--global", "--system"];
@@ -22,7 +25,7 @@ const FORCED: &[&str] = &["-f", "--force", "-y", "--yes", "--noconfirm", "--auto
 /// One part of a risk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RiskPart {
-    /// `category`, `target`, `scope`, `force`, `privilege`, `lasting`, `unseen` or `environment`.
+    /// `category`, `target`, `scope`, `force`, `privilege`, `lasting`, `unseen`, `environment`, `novelty`; others add their own.
     pub kind: &'static str,
     /// Points that it adds.
     pub points: u8,
@@ -117,7 +120,7 @@ pub(crate) fn parts(base: u8, category: String, more: BTreeMap<Part, (u8, String
 pub(crate) fn reason(parts: &[RiskPart], risk: u8) -> Reason {
     let shown: Vec<String> = parts.iter().map(|p| format!("{} {} ({})", p.points, p.kind, p.why)).collect();
     Reason {
-        rule_id: "builtin.risk".to_owned(),
+        rule_id: REASON.to_owned(),
         text: format!("risk {risk} = {}", shown.join(" + ")),
         evidence: String::new(),
         tier: Tier::Allow,

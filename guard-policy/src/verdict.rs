@@ -9,7 +9,7 @@ const TEXT_MAX: usize = 256;
 /// Most reasons kept.
 const REASONS_MAX: usize = 32;
 /// Most targets kept.
-const TARGETS_MAX: usize = 64;
+pub(crate) const TARGETS_MAX: usize = 64;
 
 /// What policy says of an exec. Ordered: the strictest wins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +85,8 @@ pub struct Verdict {
     pub env_notable: Vec<String>,
     /// A shell or interpreter that takes commands from standard input or a terminal: a root of its own.
     pub takes_commands: bool,
+    /// Denied by what holds also where verdicts are only observed, whether or not a reason says so: those are bounded.
+    pub always: bool,
 }
 
 /// Collects findings; the strictest decides.
@@ -96,6 +98,7 @@ pub(crate) struct Findings {
     targets: Vec<String>,
     parts: BTreeMap<Part, (u8, String)>,
     pub(crate) takes_commands: bool,
+    pub(crate) always: bool,
 }
 
 #[derive(Debug)]
@@ -206,6 +209,7 @@ impl Findings {
             targets: self.targets,
             env_notable,
             takes_commands: self.takes_commands,
+            always: self.always,
         }
     }
 }

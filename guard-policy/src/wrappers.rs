@@ -5,8 +5,8 @@ use crate::judge::{Identity, Judge, base_name};
 use crate::model::Node;
 
 /// A shell: `-c TEXT` is judged by its parts, a script by its name, nothing at all takes commands.
-pub(crate) fn shell(judge: &mut Judge<'_>, node: &Node, words: &[Word], depth: usize) {
-    let invocation = Invocation::read(node, words);
+pub(crate) fn shell(judge: &mut Judge<'_>, node: &Node, name: &[u8], words: &[Word], depth: usize) {
+    let invocation = Invocation::read(node, name, words);
     if invocation.uses("-c") && !invocation.uses("-s") {
         for word in &invocation.unknown {
             judge.review("shell", "builtin.unknown-flag", "no rule knows this flag of the shell", word);
@@ -23,7 +23,7 @@ pub(crate) fn shell(judge: &mut Judge<'_>, node: &Node, words: &[Word], depth: u
     if invocation.operands.is_empty() || invocation.uses("-s") {
         judge.takes_commands();
     }
-    judge.command(node, words, depth);
+    judge.command(node, name, words, depth);
 }
 
 /// A file that chooses what to be by `argv[0]`: judged as what it would be, and never better than review.

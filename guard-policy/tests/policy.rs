@@ -341,3 +341,78 @@ fn a_rule_can_name_all_flags_and_arguments_that_there_may_be() {
            not_match: [npm run deploy, npm run lint --force, npm run lint deploy]}\n";
     Policy::load(&[Source { name: "t", text }]).unwrap();
 }
+
+/// Reasons are bounded, and a command can have any number of parts: what holds always must not be crowded out.
+#[test]
+fn what_holds_always_is_not_crowded_out_by_other_denials() {
+    let crowd: Vec<String> = (0..12).map(|n| format!("rm -rf /x{n}; dropdb d{n}; iptables -F c{n}")).collect();
+    assert!(!sh(&crowd.join("; ")).always);
+    let with = sh(&format!("{}; cat /etc/shadow; {}", crowd.join("; "), crowd.join("; ")));
+    assert!(with.always && with.tier == Tier::Deny);
+    assert!(sh("cat /etc/shadow").always && sh("cat /var/lib/guard/agent/journal/0").always);
+    assert!(!sh("git push").always && !sh("ls").always);
+    let loader = Case { role: Role::Loader, ..case(&["ld.so", "/bin/ls"]) };
+    assert!(loader.judge(default()).always);
+}
+
+#[test]
+fn only_a_rule_that_denies_can_hold_always() {
+    let load = |tier: &str| {
+        let text = format!(
+            "version: 1\nextends: default\nrules:\n  - {{id: own.x, tier: {tier}, always: true, reason: x, when: {{act: [db.run]}}}}\n"
+        );
+        Policy::load(&[Source { name: "t", text: &text }]).map(drop).map_err(|e| e.to_string())
+    };
+    assert_eq!(load("deny"), Ok(()));
+    assert!(load("review").unwrap_err().contains("`always` in a rule of the tier review"));
+}
+
+#[test]
+fn novelty_counts_once_for_each_kind_from_a_risk_on_and_never_moves_the_tier() {
+    use guard_policy::Subject;
+    let said = |text: &str| sh(text);
+    let quiet = said("ls src");
+    let mut same = quiet.clone();
+    assert_eq!(same.add_novelty(&quiet.subjects(b"/usr/bin/bash", b"/home/dev/work"), "agent coder"), 0);
+    assert_eq!(same, quiet, "what only looks is never new");
+    let before = said("tee /etc/nginx/a /etc/nginx/b notes.txt; curl http://example.org");
+    let subjects = before.subjects(b"/usr/bin/bash", b"/home/dev/work");
+    let targets: Vec<&Subject> = subjects.iter().filter(|s| matches!(s, Subject::Target(_))).collect();
+    assert_eq!(targets, [&Subject::Target("/etc/nginx".into()), &Subject::Target("example.org".into())]);
+    let mut after = before.clone();
+    let grown = after.add_novelty(&subjects, "agent coder");
+    assert_eq!((after.tier, after.category.as_str()), (before.tier, before.category.as_str()));
+    assert_eq!((after.risk, grown), ((before.risk + 10).min(100), after.risk - before.risk));
+    let risk: Vec<_> = after.reasons.iter().filter(|r| r.rule_id == "builtin.risk").collect();
+    assert_eq!(risk.len(), 1);
+    assert!(
+        risk[0]
+            .text
+            .contains("10 novelty (first time that agent coder runs or names /usr/bin/bash, /etc/nginx, example.org)"),
+        "{}",
+        risk[0].text
+    );
+    // The same of the same.
+    let mut again = before.clone();
+    again.add_novelty(&subjects, "agent coder");
+    assert_eq!(again, after);
+    assert_eq!(before.clone().add_novelty(&[], "agent coder"), 0);
+}
+
+#[test]
+fn a_rule_can_hold_for_one_of_the_names_of_a_description() {
+    let load = |named: &str| {
+        let text = format!(
+            "version: 1\nextends: default\nrules:\n  - {{id: own.x, tier: deny, reason: x, when: {{program: [md5sum], named: [{named}]}}}}\n"
+        );
+        Policy::load(&[Source { name: "t", text: &text }])
+    };
+    let policy = load("sha256sum").unwrap();
+    assert_eq!(case(&["sha256sum", "a"]).judge(&policy).tier, Tier::Deny);
+    assert_eq!(case(&["bash", "-c", "sha256sum a"]).judge(&policy).tier, Tier::Deny);
+    assert_eq!(case(&["md5sum", "a"]).judge(&policy).tier, Tier::Allow);
+    for other in ["cat", "nobody"] {
+        let said = load(other).unwrap_err().to_string();
+        assert!(said.contains(&format!("no program of this rule is named `{other}`")), "{said}");
+    }
+}

@@ -255,7 +255,7 @@ pub enum PolicyCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// What a bundle in the stage shadow would have changed
+    /// What a bundle in the stage observe or shadow would have denied or changed [default: of the last 7d]
     Shadow(crate::policy::RecordedArgs),
     /// Print the JSON schema of policy files
     Schema,

@@ -226,12 +226,23 @@ fn node_row(table: &mut Table, node: &NodeState, now: i64) {
             table.below(Cell::toned(format!("{label}: {}", escape_str(text)), Tone::Warn));
         }
     }
+    for text in observed(&report) {
+        table.below(Cell::toned(text, Tone::Warn));
+    }
     if report.decisions == "not_signed" {
         table.below(Cell::toned(UNSIGNED, Tone::Warn));
     }
     for warning in report.support.unwrap_or_default().warnings {
         table.below(Cell::toned(format!("limit: {}", escape_str(&warning)), Tone::Warn));
     }
+}
+
+/// Agents whose verdicts are not enforced.
+fn observed(r: &NodeReport) -> impl Iterator<Item = String> {
+    r.observed.iter().map(|o| {
+        let until = time::date_time(o.until_unix_ns);
+        format!("OBSERVED: agent {} until {until}: its verdicts are recorded, not enforced", escape_str(&o.agent))
+    })
 }
 
 /// Why a node's certificate is not renewed, and when it ends.
@@ -281,7 +292,8 @@ fn report_json(r: &NodeReport, now: i64) -> Value {
         "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
         "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
         "roles_digest": Some(&r.roles_digest).filter(|d| !d.is_empty()),
-        "decisions": Some(&r.decisions).filter(|d| !d.is_empty()), "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
+        "decisions": Some(&r.decisions).filter(|d| !d.is_empty()), "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "observed": r.observed.iter().map(|o| json!({"agent": o.agent, "until": time::rfc3339(o.until_unix_ns)})).collect::<Vec<_>>(),
+        "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
         "support": r.support.as_ref().map(support_json),
         "certificate_not_after": time::rfc3339(r.certificate_not_after_unix_ns),
         "certificate_error": Some(&r.certificate_error).filter(|e| !e.is_empty()),
@@ -321,6 +333,9 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
         (true, serial) => format!(", bundle {serial}"),
     };
     row("policy", format!("{}{bundle}", escape_str(&r.policy_digest)).into());
+    for text in observed(&r) {
+        row("", Cell::toned(text, Tone::Warn));
+    }
     row("roles", roles(&r.roles_digest));
     if !r.policy_error.is_empty() {
         row("", Cell::toned(format!("refused: {}", escape_str(&r.policy_error)), Tone::Bad));

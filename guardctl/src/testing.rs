@@ -94,6 +94,7 @@ fn verdict(tier: Tier, category: &str, risk: u32, rule: &str) -> Option<Verdict>
         anomalies: vec![],
         anomalies_covered: false,
         shadow: None,
+        novelty: 0,
     })
 }
 
@@ -344,6 +345,7 @@ pub fn review() -> (Review, i64) {
 /// A collector with two nodes, one of them gone, and the time of the question.
 pub fn status() -> (StatusReply, i64) {
     let report = NodeReport {
+        observed: vec![ObservedAgent { agent: "writer".into(), until_unix_ns: NOON + 86_400_000_000_000 }],
         host: vec![1; 16],
         host_name: "devbox".into(),
         version: "0.1.0".into(),

@@ -35,18 +35,24 @@ fn a_bundle_is_signed_shown_and_unpacked_without_a_collector() {
     fs::write(dir.path().join("bad.yaml"), POLICY.replace("deny", "perhaps")).expect("written");
     let refused = sign("bad.yaml", &[]);
     assert_eq!(refused.status.code(), Some(78), "{}", said(&refused));
-    assert_eq!(sign("team.yaml", &["--stage", "coder=observe"]).status.code(), Some(64));
+    // Nobody is observed for ever, nor for want of a name.
+    for stage in ["coder=perhaps", "coder=observe", "coder=observe:99d", "*=observe:7d", "coder=shadow:7d"] {
+        assert_eq!(sign("team.yaml", &["--stage", stage]).status.code(), Some(64), "{stage}");
+    }
     assert!(!dir.path().join("team.bundle").exists());
 
-    let signed = sign("team.yaml", &["--stage", "coder=shadow"]);
+    let signed = sign("team.yaml", &["--stage", "coder=shadow", "--stage", "writer=observe:14d"]);
     assert!(signed.status.success(), "{}", said(&signed));
+    assert!(said(&signed).contains("WHAT AGENT writer DOES IS ONLY RECORDED until 2"), "{}", said(&signed));
     assert!(!sign("team.yaml", &[]).status.success(), "another bundle is not written over");
     let vkey = key.vkey();
     let show = |more: &[&str], vkey: &str| {
         guardctl(dir.path(), &[&["policy", "bundle", "team.bundle", "--admin-vkey", vkey], more].concat())
     };
     let shown = said(&show(&["--to", "out"], &vkey));
-    for expected in ["bundle 3", "stage  * enforce", "stage  coder shadow", "policy/team.yaml"] {
+    for expected in
+        ["bundle 3", "stage  * enforce", "stage  coder shadow", "stage  writer observe until 2", "policy/team.yaml"]
+    {
         assert!(shown.contains(expected), "{expected}: {shown}");
     }
     assert_eq!(fs::read_to_string(dir.path().join("out/team.yaml")).expect("unpacked"), POLICY);

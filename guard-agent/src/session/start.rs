@@ -45,6 +45,8 @@ pub struct Wanted {
     pub identity: Identity,
     /// What roles give it.
     pub roles: Option<RoleSnapshot>,
+    /// The stage of its agent is `observe`.
+    pub observed: bool,
     /// Keys without an end that it would have.
     pub found: Found,
     /// The user it runs as.
@@ -128,6 +130,7 @@ pub fn start<'a>(
         chain: record::chain(&identity),
         identity,
         roles: wanted.roles.clone(),
+        began_observed: wanted.observed,
         rights: Rights { uid: wanted.user.uid, groups: wanted.user.groups.clone() },
         home: wanted.user.home.clone(),
         profile: profile_name,
@@ -308,6 +311,7 @@ fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) ->
     let until = session.life.until();
     kept::remember(&node.config.node.state_dir, &node.boot_id, session, None)
         .map_err(|e| format!("keeping the session's state: {e}"))?;
+    let in_force = node.policies.of(&session.identity.agent).counts;
     let body = SessionStart {
         identity: Some(session.identity.clone()),
         session_key: session.key,
@@ -320,7 +324,8 @@ fn record_start(node: &Node, session: &Session, wanted: &Wanted, ttl_ns: u64) ->
         cwd: wanted.cwd.clone(),
         cgroup_id: session.cgroup.id,
         tty: wanted.tty,
-        policy_digest: node.policies.of(&session.identity.agent).0.digest.clone(),
+        policy_digest: in_force.digest.clone(),
+        observed_by: if session.began_observed { in_force.serial() } else { 0 },
         uid: wanted.user.uid,
         gid: wanted.user.gid,
         kernel_mode: if node.observes() { "observing" } else { "enforcing" }.into(),

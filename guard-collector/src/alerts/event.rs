@@ -5,7 +5,7 @@
 
 use guard_log::record::{Record, SessionId};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, ExecRequest, GuardAct, Identity};
+use guard_proto::v1::{Disposition, ExecRequest, GuardAct, Identity, PolicyLoaded};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -43,6 +43,9 @@ pub enum Kind {
     /// A node measured that it does not enforce, or that it does again.
     #[serde(rename = "enforcement.mode")]
     EnforcementMode,
+    /// A host judges by a bundle that puts agents into the stage `observe`: what is denied to them runs.
+    #[serde(rename = "enforcement.observe")]
+    EnforcementObserve,
     /// Another receiver of alerts cannot be reached, or can be again.
     #[serde(rename = "webhook.failing")]
     WebhookFailing,
@@ -50,7 +53,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ExecDenied,
         Self::GuardAttempt,
         Self::ActRefused,
@@ -60,6 +63,7 @@ impl Kind {
         Self::LogPublish,
         Self::EnforcementStopped,
         Self::EnforcementMode,
+        Self::EnforcementObserve,
         Self::WebhookFailing,
     ];
 
@@ -75,6 +79,7 @@ impl Kind {
             Self::LogPublish => "log.publish",
             Self::EnforcementStopped => "enforcement.stopped",
             Self::EnforcementMode => "enforcement.mode",
+            Self::EnforcementObserve => "enforcement.observe",
             Self::WebhookFailing => "webhook.failing",
         }
     }
@@ -234,6 +239,7 @@ fn told(body: &Body, request: Option<&ExecRequest>, cut: &mut Cut) -> Option<Tol
         }
         Body::Canary(b) => Some(mode(&b.mode, &b.detail, cut)),
         Body::NodeStart(b) => b.canary.as_ref().map(|canary| mode(&canary.mode, &canary.detail, cut)),
+        Body::PolicyLoaded(b) => observed(b, cut),
         Body::WebhookFinding(b) => {
             let data = json!({"what": cut.text(&b.what), "name": cut.text(&b.webhook), "next_leaf": b.next_leaf,
                 "detail": cut.text(&b.detail)});
@@ -241,6 +247,17 @@ fn told(body: &Body, request: Option<&ExecRequest>, cut: &mut Cut) -> Option<Tol
         }
         _ => None,
     }
+}
+
+/// Agents whose verdicts are not enforced any more, each with its end in seconds since 1970.
+fn observed(b: &PolicyLoaded, cut: &mut Cut) -> Option<Told> {
+    let agents: Vec<&String> = b.stages.iter().filter(|s| s.split(' ').nth(1) == Some("observe")).collect();
+    if b.refused || agents.is_empty() {
+        return None;
+    }
+    let shown: Vec<String> = cut.first(&agents).iter().map(|stage| cut.text(stage)).collect();
+    let data = json!({"bundle": b.bundle_serial, "stages": shown});
+    Some(Told::new(Kind::EnforcementObserve, b.bundle_serial.to_string(), "policy", data))
 }
 
 fn mode(mode: &str, detail: &str, cut: &mut Cut) -> Told {
@@ -306,4 +323,26 @@ fn exec(body: &Body, request: Option<&ExecRequest>, cut: &mut Cut) -> Option<Tol
     });
     let told = Told::new(Kind::ExecDenied, same, "exec", data);
     Some(Told { risk: verdict.map(|v| v.risk), differs: argv.join(&0), ..told })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told_of(stages: &[&str], refused: bool) -> Option<Value> {
+        let stages = stages.iter().map(|s| (*s).to_owned()).collect();
+        let loaded = PolicyLoaded { bundle_serial: 7, stages, refused, ..PolicyLoaded::default() };
+        let told = told(&Body::PolicyLoaded(loaded), None, &mut Cut::to(4096))?;
+        assert_eq!(told.kind, Kind::EnforcementObserve);
+        told.data.get("policy").cloned()
+    }
+
+    #[test]
+    fn a_policy_by_which_denials_run_is_told_and_no_other() {
+        let told = told_of(&["* enforce", "coder observe 1790000000"], false);
+        assert_eq!(told, Some(json!({"bundle": 7, "stages": ["coder observe 1790000000"]})));
+        assert_eq!(told_of(&["* enforce", "observe shadow"], false), None);
+        assert_eq!(told_of(&["coder observe 1790000000"], true), None, "one that was refused");
+        assert_eq!(told_of(&[], false), None);
+    }
 }

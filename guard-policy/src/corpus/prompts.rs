@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::world::WORKSPACE;
 use super::{Command, Record};
 use crate::model::Policy;
-use crate::verdict::{Tier, Verdict};
+use crate::verdict::{TARGETS_MAX, Tier, Verdict};
 
 /// Most causes that are listed.
 const CAUSES_MAX: usize = 40;
@@ -22,6 +23,11 @@ pub struct Prompts {
     pub by_root: f64,
     /// As before, and the reviewer grants the narrowest session scope that is offered (see `scopes`).
     pub session_scope: f64,
+    /// As before, and lines that only write below the workspace ask nobody, as if every such write could be undone. No version
+    /// can do that yet: this is what it would be worth.
+    pub with_undo: f64,
+    /// Such lines, per 100 commands.
+    pub undoable_per_100: f64,
     /// Denied lines, which ask nobody.
     pub denied_per_100: f64,
     /// Writes that ran without asking, per 100 commands.
@@ -48,7 +54,9 @@ type Key = (String, String, String);
 /// Judges every record of a trace, in order.
 pub(super) fn measure(policy: &Policy, records: &[&Record], verdicts: &[&Verdict]) -> Prompts {
     let (mut execs, mut roots, mut scoped, mut denied, mut writes) = (0, 0, 0, 0, 0);
+    let (mut undoable, mut with_undo) = (0, 0);
     let mut granted: BTreeMap<&str, BTreeSet<Key>> = BTreeMap::new();
+    let mut beside = granted.clone();
     let mut causes: BTreeMap<Key, usize> = BTreeMap::new();
     for (record, verdict) in records.iter().zip(verdicts) {
         match verdict.tier {
@@ -58,6 +66,14 @@ pub(super) fn measure(policy: &Policy, records: &[&Record], verdicts: &[&Verdict
                 roots += 1;
                 execs += 1 + inner(policy, record);
                 let keys = scopes(verdict);
+                if only_writes_below(verdict, WORKSPACE) {
+                    undoable += 1;
+                } else {
+                    let mine = beside.entry(&record.session).or_default();
+                    let before = mine.len();
+                    mine.extend(keys.iter().cloned());
+                    with_undo += usize::from(mine.len() > before);
+                }
                 let mine = granted.entry(&record.session).or_default();
                 let missing: Vec<Key> = keys.into_iter().filter(|k| !mine.contains(k)).collect();
                 scoped += usize::from(!missing.is_empty());
@@ -74,6 +90,8 @@ pub(super) fn measure(policy: &Policy, records: &[&Record], verdicts: &[&Verdict
         tier1: per_100(execs),
         by_root: per_100(roots),
         session_scope: per_100(scoped),
+        with_undo: per_100(with_undo),
+        undoable_per_100: per_100(undoable),
         denied_per_100: per_100(denied),
         writes_allowed_per_100: per_100(writes),
         causes: top(causes),
@@ -92,6 +110,22 @@ fn inner(policy: &Policy, record: &Record) -> usize {
 fn scopes(verdict: &Verdict) -> BTreeSet<Key> {
     let asked = verdict.reasons.iter().filter(|r| r.tier == Tier::Review);
     asked.map(|r| (r.rule_id.clone(), r.category.clone(), r.scope.clone())).collect()
+}
+
+/// Nothing else is asked about than writes of files that are known now, all below the folder. What lies in `.git` decides what
+/// git starts: putting the file back does not take back what ran.
+fn only_writes_below(verdict: &Verdict, folder: &[u8]) -> bool {
+    let folder = String::from_utf8_lossy(folder);
+    let below = |target: &String| {
+        target
+            .strip_prefix(folder.as_ref())
+            .is_some_and(|rest| rest.starts_with('/') && !rest.split('/').any(|s| s == ".git"))
+    };
+    let mut asked = verdict.reasons.iter().filter(|r| r.tier == Tier::Review);
+    verdict.tier == Tier::Review
+        && asked.all(|r| r.rule_id == "builtin.no-rule" && r.category == "fs.write")
+        && (1..TARGETS_MAX).contains(&verdict.targets.len())
+        && verdict.targets.iter().all(below)
 }
 
 fn top(causes: BTreeMap<Key, usize>) -> Vec<Cause> {

@@ -218,6 +218,26 @@ mod tests {
 {"label": "agent_trace", "session": "t", "shell": "ls", "argv": ["ls"]}
 "#;
 
+    const UNDO: &str = r#"
+{"label": "agent_trace", "session": "s", "shell": "touch a src/b", "argv": ["touch", "a", "src/b"]}
+{"label": "agent_trace", "session": "s", "shell": "echo x > notes", "argv": null}
+{"label": "agent_trace", "session": "s", "shell": "touch a /tmp/x", "argv": ["touch", "a", "/tmp/x"]}
+{"label": "agent_trace", "session": "s", "shell": "touch .git/hooks/x", "argv": ["touch", ".git/hooks/x"]}
+{"label": "agent_trace", "session": "s", "shell": "touch $X", "argv": null}
+{"label": "agent_trace", "session": "s", "shell": "touch a; rm b", "argv": null}
+{"label": "agent_trace", "session": "s", "shell": "touch ../work2/a", "argv": ["touch", "../work2/a"]}
+{"label": "agent_trace", "session": "s", "shell": "rm /etc/passwd", "argv": ["rm", "/etc/passwd"]}
+"#;
+
+    #[test]
+    fn only_writes_below_the_workspace_would_be_undone() {
+        let mut corpus = Corpus::default();
+        corpus.add("f.jsonl", UNDO.as_bytes());
+        let prompts = Report::of(&Policy::load(&[]).unwrap(), &corpus).prompts_per_100.unwrap();
+        assert_eq!((prompts.commands, prompts.undoable_per_100, prompts.denied_per_100), (8, 25.0, 12.5));
+        assert!(prompts.with_undo <= prompts.session_scope && prompts.with_undo > 0.0, "{prompts:?}");
+    }
+
     #[test]
     fn figures_count_what_the_labels_say() {
         let mut corpus = Corpus::default();

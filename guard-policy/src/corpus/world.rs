@@ -5,7 +5,7 @@ use crate::model::Policy;
 use crate::verdict::Verdict;
 
 const HOME: &[u8] = b"/home/dev";
-const WORKSPACE: &[u8] = b"/home/dev/work";
+pub(super) const WORKSPACE: &[u8] = b"/home/dev/work";
 
 /// Where programs of bare names are taken to lie. Programs that policy describes and no row names lie in `/usr/bin`;
 /// what policy does not describe has no path here and is reviewed.

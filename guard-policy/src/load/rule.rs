@@ -43,12 +43,17 @@ fn build(at: At<'_>, raw: &RawRule, policy: &Policy) -> Result<Rule, PolicyError
     if raw.tier == Tier::Allow && raw.when.act.is_empty() {
         return Err(at.error(&raw.id, "an allow rule for every act", "name the acts that it allows: `act: [...]`"));
     }
+    if raw.always && raw.tier != Tier::Deny {
+        let reason = format!("`always` in a rule of the tier {}", raw.tier);
+        return Err(at.error(&raw.id, reason, "only what denies can hold where verdicts are observed"));
+    }
     Ok(Rule {
         id: raw.id.value.clone(),
         tier: raw.tier,
         reason: raw.reason.clone(),
         category: raw.category.as_ref().map(|c| known_category(at, c, policy)).transpose()?,
         risk: raw.risk.as_ref().map(|r| r.value),
+        always: raw.always,
         when,
         examples: raw.matching.len(),
     })
@@ -60,6 +65,7 @@ fn when(at: At<'_>, rule: &RawRule, policy: &Policy) -> Result<When, PolicyError
         return Err(at.error(&rule.id, "a rule without conditions", "say under `when` what it matches"));
     }
     let nodes = programs(at, raw, policy)?;
+    names(at, &raw.named, &nodes, policy)?;
     subcommands(at, &raw.subcommand, &nodes)?;
     subcommands(at, &raw.called, &nodes)?;
     for set in raw.any_path_in.iter().chain(&raw.any_path_outside).chain(&raw.all_paths_in) {
@@ -70,6 +76,7 @@ fn when(at: At<'_>, rule: &RawRule, policy: &Policy) -> Result<When, PolicyError
     Ok(When {
         act: acts(at, raw, policy)?,
         program: nodes.iter().map(|n| n.name.clone()).collect(),
+        named: values(&raw.named),
         subcommand: values(&raw.subcommand),
         called: values(&raw.called),
         any_flag: flags(at, raw.any_flag.as_ref(), &nodes)?,
@@ -102,6 +109,18 @@ fn programs<'p>(at: At<'_>, raw: &RawWhen, policy: &'p Policy) -> Result<Vec<&'p
         policy.program(name.value.as_bytes()).ok_or_else(missing)
     };
     raw.program.iter().map(find).collect()
+}
+
+/// Names that mean one of the rule's programs; any other would match nothing.
+fn names(at: At<'_>, named: &[Placed<String>], nodes: &[&Node], policy: &Policy) -> Result<(), PolicyError> {
+    for name in named {
+        let node = policy.program(name.value.as_bytes());
+        if !node.is_some_and(|node| nodes.iter().any(|known| std::ptr::eq(*known, node))) {
+            let reason = format!("no program of this rule is named `{}`", name.value);
+            return Err(at.error(name, reason, "name the program under `program`, and its files' names under `named`"));
+        }
+    }
+    Ok(())
 }
 
 fn subcommands(at: At<'_>, paths: &[Placed<String>], nodes: &[&Node]) -> Result<(), PolicyError> {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use guard_bundle::{Bundle, POLICY, ROLES, Stage};
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use super::{Texts, refused};
 use crate::client;
 use crate::config::Config;
+use crate::duration;
 use crate::exit::{CliError, Exit, Result};
 use crate::log;
 use crate::output::Out;
@@ -46,9 +48,10 @@ pub struct SignArgs {
     /// Number of the bundle; hosts take none that is not higher than the one they have [default: seconds since 1970]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub serial: Option<u64>,
-    /// How far it counts for an agent: `coder=shadow`, `*=enforce`; for agents not named `*` holds [default: *=enforce]
+    /// How far it counts for an agent: `coder=observe:14d` (verdicts are recorded, what they deny RUNS, for so long),
+    /// `coder=shadow`, `*=enforce`; for agents not named `*` holds [default: *=enforce]
     #[arg(long = "stage", value_name = "AGENT=STAGE", value_parser = stage)]
-    pub stages: Vec<(String, Stage)>,
+    pub stages: Vec<(String, Wish)>,
     /// Where the bundle is written
     #[arg(long, value_name = "FILE")]
     pub to: PathBuf,
@@ -68,10 +71,38 @@ pub struct BundleArgs {
     pub to: Option<PathBuf>,
 }
 
-fn stage(text: &str) -> std::result::Result<(String, Stage), String> {
+/// A stage as it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// For so long from now on.
+    Observe(Duration),
+    /// Beside what counts.
+    Shadow,
+    /// It counts.
+    Enforce,
+}
+
+impl Wish {
+    fn stage(self, now_unix: u64) -> Stage {
+        match self {
+            Self::Observe(time) => Stage::Observe { until_unix: now_unix.saturating_add(time.as_secs()) },
+            Self::Shadow => Stage::Shadow,
+            Self::Enforce => Stage::Enforce,
+        }
+    }
+}
+
+fn stage(text: &str) -> std::result::Result<(String, Wish), String> {
     let (agent, word) = text.split_once('=').ok_or("of the form AGENT=STAGE")?;
-    let stage = Stage::parse(word).ok_or_else(|| format!("stage {word:?}: accepted are shadow and enforce"))?;
-    Ok((agent.to_owned(), stage))
+    let wish = match word.split_once(':') {
+        None if word == "shadow" => Wish::Shadow,
+        None if word == "enforce" => Wish::Enforce,
+        Some(("observe", time)) => Wish::Observe(duration::parse(time).map_err(|e| format!("{word:?}: {e}"))?),
+        _ => {
+            return Err(format!("stage {word:?}: accepted are observe:TIME (such as observe:14d), shadow and enforce"));
+        }
+    };
+    Ok((agent.to_owned(), wish))
 }
 
 fn wrong(path: &Path, error: &dyn std::fmt::Display) -> CliError {
@@ -89,26 +120,34 @@ pub fn sign(args: &SignArgs, out: &Out) -> Result<()> {
         Roles::load(&source, Known::Only(&policy.categories())).map_err(|e| wrong(path, &e))?;
         files.push((ROLES.to_owned(), text));
     }
-    let mut stages = args.stages.clone();
-    if !stages.iter().any(|(agent, _)| agent == "*") {
-        stages.insert(0, ("*".to_owned(), Stage::Enforce));
-    }
     let key =
         KeyFile::read(&args.admin_key).map_err(|e| CliError::new(Exit::Config, format_args!("--admin-key: {e}")))?;
     let now = u64::try_from(time::now_ns() / 1_000_000_000).unwrap_or_default();
+    let mut stages: Vec<_> = args.stages.iter().map(|(agent, wish)| (agent.clone(), wish.stage(now))).collect();
+    if !stages.iter().any(|(agent, _)| agent == "*") {
+        stages.insert(0, ("*".to_owned(), Stage::Enforce));
+    }
     let bundle = Bundle::sign(args.serial.unwrap_or(now), now, stages, files, &key)
         .map_err(|e| CliError::new(Exit::Usage, e))?;
     write_new(&args.to, &bundle.bytes().encode_to_vec())?;
     if out.is_json() {
         return out.json(&described(&bundle));
     }
+    let observed = bundle.manifest().observed(now).map(|(agent, until)| {
+        format!("WHAT AGENT {agent} DOES IS ONLY RECORDED until {}: what is denied runs\n", seconds(until))
+    });
     out.print(&format!(
-        "bundle {} written to {}: {} rules; `guardctl policy publish {}` hands it to the hosts\n",
+        "bundle {} written to {}: {} rules; `guardctl policy publish {}` hands it to the hosts\n{}",
         bundle.manifest().serial(),
         args.to.display(),
         policy.rule_count(),
-        args.to.display()
+        args.to.display(),
+        observed.collect::<String>()
     ))
+}
+
+fn seconds(unix: u64) -> String {
+    time::date_time(i64::try_from(unix).unwrap_or(i64::MAX).saturating_mul(1_000_000_000))
 }
 
 /// Files by their name in the bundle, which is that of the file without its folder.
@@ -186,7 +225,13 @@ pub async fn publish(path: &Path, config: &Config, out: &Out) -> Result<()> {
 
 fn described(bundle: &Bundle) -> Value {
     let manifest = bundle.manifest();
-    let stages = manifest.stages().iter().map(|(agent, stage)| json!({"agent": agent, "stage": stage.word()}));
+    let stages = manifest.stages().iter().map(|(agent, stage)| {
+        let mut said = json!({"agent": agent, "stage": stage.word()});
+        if let Stage::Observe { until_unix } = stage {
+            said["until_unix"] = json!(until_unix);
+        }
+        said
+    });
     json!({"serial": manifest.serial(), "made_unix": manifest.made_unix(), "digest": bundle.digest(),
         "stages": stages.collect::<Vec<_>>(),
         "files": bundle.bytes().files.iter().map(|f| json!({"name": f.name, "bytes": f.content.len()})).collect::<Vec<_>>()})
@@ -194,15 +239,18 @@ fn described(bundle: &Bundle) -> Value {
 
 fn text(bundle: &Bundle) -> String {
     let manifest = bundle.manifest();
-    let made = i64::try_from(manifest.made_unix()).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
     let mut text = format!(
         "bundle {}, made {}, signed by the admin key\ndigest {}\n",
         manifest.serial(),
-        time::date_time(made),
+        seconds(manifest.made_unix()),
         bundle.digest()
     );
     for (agent, stage) in manifest.stages() {
-        text.push_str(&format!("stage  {} {}\n", escape_str(agent), stage.word()));
+        let until = match stage {
+            Stage::Observe { until_unix } => format!(" until {}", seconds(*until_unix)),
+            Stage::Shadow | Stage::Enforce => String::new(),
+        };
+        text.push_str(&format!("stage  {} {}{until}\n", escape_str(agent), stage.word()));
     }
     for file in &bundle.bytes().files {
         text.push_str(&format!("file   {} ({} bytes)\n", escape_str(&file.name), file.content.len()));

@@ -302,7 +302,8 @@ fn of_record(verdict: &v1::Verdict) -> Option<Said> {
         v1::Tier::Deny => Tier::Deny,
     };
     let rule = verdict.reasons.first().map(|r| r.rule_id.clone()).unwrap_or_default();
-    Some(Said { tier, risk: verdict.risk, rule })
+    // What was new then is not known of a replay.
+    Some(Said { tier, risk: verdict.risk.saturating_sub(verdict.novelty), rule })
 }
 
 #[cfg(test)]

@@ -85,6 +85,14 @@ pub struct Judged<'a> {
     pub verdict: &'a Verdict,
     /// Working directory of the session's start, where the log has it.
     pub workspace: Option<&'a [u8]>,
+    /// Its session.
+    pub session: &'a str,
+    /// Whose session it is.
+    pub agent: &'a str,
+    /// Serial number of the bundle by whose stage `observe` it was judged; 0: there was none.
+    pub observed_by: u64,
+    /// It ran although its verdict would have held or denied it.
+    pub not_enforced: bool,
 }
 
 impl Recorded {
@@ -161,7 +169,13 @@ impl Recorded {
             };
             let (Some(facts), Some(verdict)) = (facts, verdict) else { return Err(entry.leaf) };
             let workspace = self.workspaces.get(&entry.session).map(Vec::as_slice);
-            Ok(Judged { leaf: entry.leaf, wall_ns: entry.wall_ns, outcome, facts, verdict, workspace })
+            let (observed_by, not_enforced) = match &entry.body {
+                Some(Body::Exec(exec)) => (exec.observed_by, exec.not_enforced),
+                _ => (0, false),
+            };
+            let agent = identity(entry).map(|i| i.agent.as_str()).unwrap_or_default();
+            let (leaf, wall_ns, session) = (entry.leaf, entry.wall_ns, entry.session.as_str());
+            Ok(Judged { leaf, wall_ns, outcome, facts, verdict, workspace, session, agent, observed_by, not_enforced })
         })
     }
 

@@ -165,7 +165,12 @@ fn session_start(b: &SessionStart) -> Value {
         "policy_digest": b.policy_digest, "uid": b.uid, "gid": b.gid, "kernel_mode": b.kernel_mode,
         "session_key": b.session_key, "cgroup_id": b.cgroup_id, "expires_boot_ns": b.expires_boot_ns,
         "roles": b.roles.as_ref().map(role_snapshot), "ticket": some(&b.ticket), "job": some(&b.job),
-        "credentials": b.credentials})
+        "credentials": b.credentials, "observed_by": bundle(b.observed_by)})
+}
+
+/// Serial number of the bundle by whose stage `observe` verdicts are not enforced; null: they are.
+fn bundle(serial: u64) -> Option<u64> {
+    (serial > 0).then_some(serial)
 }
 
 fn role_snapshot(b: &RoleSnapshot) -> Value {
@@ -195,7 +200,7 @@ fn exec(b: &Exec) -> Value {
     json!({"identity": identity(&b.identity), "facts": b.facts.as_ref().map(facts),
         "verdict": b.verdict.as_ref().map(verdict), "disposition": disposition_word(b.disposition), "detail": b.detail,
         "inherited_from": b.inherited_from, "request": some(&b.request_id), "reviewer": some(&b.reviewer),
-        "timing": b.timing.as_ref().map(timing)})
+        "observed_by": bundle(b.observed_by), "not_enforced": b.not_enforced, "timing": b.timing.as_ref().map(timing)})
 }
 
 fn exec_request(b: &ExecRequest) -> Value {
@@ -279,8 +284,8 @@ fn process(p: &ProcessRef) -> Value {
 /// What policy said; `anomalies` is null when this version does not cover them.
 pub fn verdict(b: &Verdict) -> Value {
     let reasons = b.reasons.iter().map(|r| json!({"rule": r.rule_id, "text": r.text, "evidence": r.evidence}));
-    json!({"tier": tier_word(b.tier), "category": b.category, "categories": b.categories, "risk": b.risk, "reasons": reasons.collect::<Vec<_>>(),
-        "policy_digest": b.policy_digest, "targets": b.targets,
+    json!({"tier": tier_word(b.tier), "category": b.category, "categories": b.categories, "risk": b.risk, "novelty": b.novelty,
+        "reasons": reasons.collect::<Vec<_>>(), "policy_digest": b.policy_digest, "targets": b.targets,
         "anomalies": b.anomalies_covered.then_some(&b.anomalies),
         "shadow": b.shadow.as_ref().map(|s| json!({"tier": tier_word(s.tier), "rule": some(&s.rule_id), "text": some(&s.text),
             "risk": s.risk, "policy_digest": s.policy_digest, "bundle": s.serial}))})

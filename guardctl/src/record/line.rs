@@ -103,7 +103,11 @@ fn describe(body: &Body) -> Line {
         }
         Body::PolicyLoaded(b) => {
             let bundle = if b.bundle_serial > 0 { format!(", bundle {}", b.bundle_serial) } else { String::new() };
-            line("policy", Tone::Plain, format!("{} rules from {}{bundle}", b.rules, escape_str(&b.source)))
+            let stages = match b.stages.as_slice() {
+                [] => String::new(),
+                stages => format!(": {}", escape_str(&stages.join(", "))),
+            };
+            line("policy", Tone::Plain, format!("{} rules from {}{bundle}{stages}", b.rules, escape_str(&b.source)))
         }
         Body::CollectorStart(b) => {
             line("collector", Tone::Plain, format!("started at log size {} {}", b.log_size, escape_str(&b.detail)))
@@ -238,7 +242,11 @@ fn unix(seconds: i64) -> String {
 fn session_start(b: &guard_proto::v1::SessionStart) -> String {
     let identity = b.identity.clone().unwrap_or_default();
     let (agent, initiator) = (escape_str(&identity.agent), escape_str(&identity.initiator));
-    format!("{agent} for {initiator}: {}", command_line(&b.argv))
+    let observed = match b.observed_by {
+        0 => String::new(),
+        serial => format!(" (OBSERVED by bundle {serial}: verdicts are not enforced)"),
+    };
+    format!("{agent} for {initiator}: {}{observed}", command_line(&b.argv))
 }
 
 fn renewed(b: &SessionRenewed) -> String {
@@ -277,7 +285,8 @@ fn exec(b: &Exec) -> Line {
     if !b.detail.is_empty() {
         text.push_str(&format!(" {}", escape_str(&b.detail)));
     }
-    line(word, disposition_tone(word), text)
+    let tone = if b.not_enforced { Tone::Warn } else { disposition_tone(word) };
+    line(word, tone, text)
 }
 
 fn request(b: &ExecRequest) -> Line {

@@ -48,7 +48,7 @@ impl Answers {
             "log_size": self.log_size,
             "answers": {
                 "ran": commands,
-                "decided": { "execs": self.history.commands.len(), "counts": counts },
+                "decided": { "execs": self.history.commands.len(), "counts": counts, "not_enforced": self.not_enforced() },
                 "who": self.who_json(),
                 "anomalies": self.anomalies_json(),
                 "recovery": { "covered": false, "answer": NOT_COVERED },
@@ -68,7 +68,13 @@ impl Answers {
             "kernel_mode": start.map(|s| &s.kernel_mode), "cwd": start.map(|s| text_value(&s.cwd)),
             "ticket": start.and_then(|s| some(&s.ticket)), "job": start.and_then(|s| some(&s.job)),
             "credentials": start.map(|s| &s.credentials),
+            "observed_by": start.and_then(|s| (s.observed_by > 0).then_some(s.observed_by)),
         })
+    }
+
+    /// Commands that ran although their verdicts would have held or denied them.
+    fn not_enforced(&self) -> usize {
+        self.history.commands.iter().filter(|c| c.not_enforced).count()
     }
 
     fn anomalies_json(&self) -> Value {
@@ -130,7 +136,7 @@ impl Answers {
                 (i + 1).to_string().into(),
                 time::clock(c.time_ns).into(),
                 if c.tier.is_empty() { "-" } else { c.tier }.into(),
-                Cell::toned(c.disposition, disposition_tone(c.disposition)),
+                Cell::toned(c.disposition, if c.not_enforced { Tone::Warn } else { disposition_tone(c.disposition) }),
                 c.exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string()).into(),
                 c.duration_ns.map_or_else(|| "-".to_owned(), duration::show).into(),
                 Cell::toned(why(c), Tone::Dim),
@@ -147,6 +153,9 @@ impl Answers {
         let parts: Vec<String> =
             shown.map(|(_, w)| format!("{} {}", self.history.count(w), w.replace('_', " "))).collect();
         text.push_str(&parts.join(", "));
+        if self.not_enforced() > 0 {
+            let _ = write!(text, "; {} RAN AGAINST THEIR VERDICT, which was only recorded", self.not_enforced());
+        }
         if self.history.refusals > 0 {
             let _ = write!(text, "; {} attempts at Guard itself refused", self.history.refusals);
         }
@@ -179,6 +188,9 @@ impl Answers {
             row("folder", escape(&start.cwd));
             row("kernel", format!("{} when it started", escape_str(&start.kernel_mode)));
             row("policy", escape_str(&start.policy_digest));
+            if start.observed_by > 0 {
+                row("OBSERVED", format!("by bundle {}: verdicts are recorded, not enforced", start.observed_by));
+            }
             for (key, said) in
                 [("ticket", &start.ticket), ("job", &start.job)].iter().filter(|(_, said)| !said.is_empty())
             {
@@ -263,7 +275,7 @@ fn command_json(index: usize, c: &Command) -> Value {
         "disposition": some(c.disposition), "reviewer": some(&c.reviewer), "request": some(&c.request),
         "detail": some(&c.detail), "waited_ns": (c.waited_ns > 0).then_some(c.waited_ns), "exit_code": c.exit_code,
         "errno": (c.errno != 0).then_some(c.errno), "duration_ns": c.duration_ns,
-        "probes": (c.probes > 0).then_some(c.probes),
+        "probes": (c.probes > 0).then_some(c.probes), "not_enforced": c.not_enforced,
         "key_ids": c.key_ids.iter().map(hex::encode).collect::<Vec<_>>(),
     })
 }

@@ -57,6 +57,8 @@ pub struct Command {
     pub duration_ns: Option<u64>,
     /// PATH probes folded into this record.
     pub probes: u32,
+    /// It ran although its verdict would have held or denied it: host or agent were only observed.
+    pub not_enforced: bool,
 }
 
 /// What the records of one session say.
@@ -187,6 +189,7 @@ impl History {
             command.reviewer.clone_from(&b.reviewer);
             command.detail.clone_from(&b.detail);
             command.request.clone_from(&b.request_id);
+            command.not_enforced = b.not_enforced;
         }
     }
 

@@ -54,13 +54,35 @@ fn has(serial: u32) -> Result<()> {
 
 /// The disposition of `cat /etc/hostname`, and its verdict.
 fn cat() -> Result<(Value, Value)> {
-    let ended = session::run(&ALICE, &["python3", &attacks::path("try.py"), "/usr/bin/cat", "/etc/hostname"])?;
-    let records = ctl::records(&ended.id)?;
-    let body = &ctl::execs_of(&records, "/usr/bin/cat").first().context("no record of cat")?["body"];
+    let body = cat_of("/etc/hostname")?;
     Ok((body["disposition"].clone(), body["verdict"].clone()))
 }
 
-/// In shadow what was in force goes on judging, and the bundle's verdict is recorded; in force it judges; a daemon that starts again
+/// The record of `cat PATH`, and of its session's start.
+fn cat_of(path: &str) -> Result<Value> {
+    let ended = session::run(&ALICE, &["python3", &attacks::path("try.py"), "/usr/bin/cat", path])?;
+    let records = ctl::records(&ended.id)?;
+    let mut body = ctl::execs_of(&records, "/usr/bin/cat").first().context("no record of cat")?["body"].clone();
+    let start = records.iter().find(|r| r["kind"] == "session_start").context("no start of the session")?;
+    body["session_observed_by"] = start["body"]["observed_by"].clone();
+    Ok(body)
+}
+
+/// In the stage `observe` what is denied runs, and everything says so; what protects credentials and the host holds.
+fn observed() -> Result<()> {
+    let body = cat_of("/etc/hostname")?;
+    let ran = body["disposition"] == "allowed" && body["not_enforced"] == true && body["verdict"]["tier"] == "deny";
+    ensure(ran && body["observed_by"] == 2 && body["session_observed_by"] == 2, &body)?;
+    let kept = cat_of("/etc/shadow")?;
+    ensure(kept["disposition"] == "denied" && kept["observed_by"] == 2 && kept["not_enforced"] == false, &kept)?;
+    let status = ctl::json("admin", &["status"])?;
+    ensure(status["nodes"][0]["report"]["observed"][0]["agent"] == "coder", &status)?;
+    let report = ctl::json("admin", &["policy", "shadow", "--agent", "coder"])?;
+    ensure(report["would_deny"] == 2, &report)
+}
+
+/// In shadow what was in force goes on judging, and the bundle's verdict is recorded; observed, it judges and what it denies runs,
+/// but for what protects credentials; in force it judges; a daemon that starts again
 /// has it still; what does not load changes nothing, and is recorded.
 pub fn policy_bundles_are_shadowed_then_enforced() -> Result<()> {
     if !Path::new(FOLDER).is_dir() {
@@ -87,17 +109,21 @@ pub fn policy_bundles_are_shadowed_then_enforced() -> Result<()> {
     let report = ctl::json("admin", &["policy", "shadow", "--agent", "coder"])?;
     ensure(report["changes"][0]["rule"] == "own.no-cat" && report["changes"][0]["count"] == 1, &report)?;
 
-    publish(&sign(2, STRICT, "*=enforce")?)?;
+    publish(&sign(2, STRICT, "coder=observe:1h")?)?;
     has(2)?;
-    ensure(cat()?.0 == "denied", "bundle 2 is in force")?;
+    observed()?;
+
+    publish(&sign(3, STRICT, "*=enforce")?)?;
+    has(3)?;
+    ensure(cat()?.0 == "denied", "bundle 3 is in force")?;
 
     // What no host would take is not signed.
-    let refused = sign(3, BROKEN, "*=enforce").err().context("a policy that does not load was signed")?;
+    let refused = sign(4, BROKEN, "*=enforce").err().context("a policy that does not load was signed")?;
     ensure(format!("{refused:#}").contains("perhaps"), format!("{refused:#}"))?;
     guest::stop_daemon()?;
     guest::start_daemon()?;
-    has(2)?;
-    ensure(cat()?.0 == "denied", "the next daemon has bundle 2 still")?;
+    has(3)?;
+    ensure(cat()?.0 == "denied", "the next daemon has bundle 3 still")?;
     for name in ["policy.bundle", "policy.candidate.bundle"] {
         let _ = std::fs::remove_file(format!("/var/lib/guard/agent/{name}"));
     }

@@ -116,7 +116,7 @@ pub fn file(rules: &[(Shape, Rule)], bare: bool) -> String {
     text += "rules:\n";
     for (shape, rule) in rules {
         if !bare {
-            comment(&mut text, shape, rule);
+            comment(&mut text, rule);
         }
         one(&mut text, shape, rule);
     }
@@ -128,6 +128,9 @@ fn one(text: &mut String, shape: &Shape, rule: &Rule) {
     text.push_str("    tier: allow\n    reason: approved by people again and again\n    when:\n");
     let _ = writeln!(text, "      act: {}", list(&rule.acts));
     let _ = writeln!(text, "      program: {}", list([&shape.program]));
+    if !rule.names.is_empty() {
+        let _ = writeln!(text, "      named: {}", list(&rule.names));
+    }
     if !shape.subcommand.is_empty() {
         let _ = writeln!(text, "      called: {}", list([&shape.subcommand]));
     }
@@ -139,21 +142,12 @@ fn one(text: &mut String, shape: &Shape, rule: &Rule) {
     };
 }
 
-fn comment(text: &mut String, shape: &Shape, rule: &Rule) {
+fn comment(text: &mut String, rule: &Rule) {
     let by: Vec<String> = rule.reviewers.iter().map(|name| escape_str(name)).collect();
     let [first, last] = rule.when.map(time::date_time);
     let _ = writeln!(text, "  # approved {} times by {}, {first} to {last}", rule.approved, by.join(", "));
     for (leaf, command) in &rule.examples {
         let _ = writeln!(text, "  #   leaf {leaf}: {command}");
-    }
-    if rule.names.iter().any(|name| *name != shape.program) {
-        let names: Vec<String> = rule.names.iter().map(|name| escape_str(name)).collect();
-        let _ = writeln!(
-            text,
-            "  # seen as {}; the description of {} holds for all of its names",
-            names.join(", "),
-            shape.program
-        );
     }
     if rule.acts.iter().any(|act| act.starts_with("fs.")) {
         text.push_str("  # it changes files, and nothing takes that back\n");
