@@ -10,7 +10,7 @@ guardctl --output json review list --watch | while read -r line; do
         "demo:git commit "* | "demo:python3 -m unittest "* | trace:*) ;;
         *) continue ;;
     esac
-    if said=$(guardctl review approve "$request" "${scope[@]}" --reason "simulated reviewer" 2>&1 < /dev/null); then
+    if said=$(guardctl review approve "$request" "${scope[@]}" --confirm "${request: -6}" --reason "simulated reviewer" 2>&1 < /dev/null); then
         printf '@@review approved %s  %s  (%s)\n' "$category" "$command" "${scope[1]}"
     else
         printf '@@review failed to approve %s: %s\n' "$command" "$(tail -n 2 <<< "$said" | tr '\n' ' ')"

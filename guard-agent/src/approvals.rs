@@ -25,7 +25,6 @@ use crate::kernel::fanotify::Held;
 use crate::kernel::time;
 use crate::node::Node;
 use crate::policies::InForce;
-use crate::record;
 use crate::requests;
 use crate::session::{RootApproval, Session, Stage};
 use crate::standing::{Right, Rights};
@@ -191,7 +190,7 @@ impl Approvals {
     ) {
         let (id, exec, opened) = (record.request_id.clone(), pending.first_exec, pending.shown_unix_ns);
         let asked = record.clone();
-        let entry = record::fitting(session.id, Body::ExecRequest(record));
+        let entry = node.made(session.id, Body::ExecRequest(record));
         pending.ballot = Ballot::new(Question::of(&asked, &entry.body, opened));
         // Known before it is durable: a decision may come as soon as it is.
         lock(&self.pending).insert(id.clone(), pending);
@@ -313,7 +312,7 @@ impl Approvals {
             end_hold(node, &session, waiter, &id, first);
         }
         for (id, disposition, why) in over {
-            self.close(node, &id, disposition, "", &why);
+            self.close(node, &id, disposition, DeniedBy::default(), &why);
         }
     }
 
@@ -337,7 +336,7 @@ impl Approvals {
             .collect();
         let disposition = if reason == "expired" { Disposition::Expired } else { Disposition::Denied };
         for id in ids {
-            self.close(node, &id, disposition, "", &format!("the session ended: {reason}"));
+            self.close(node, &id, disposition, DeniedBy::default(), &format!("the session ended: {reason}"));
         }
         lock(&self.rights).session_ended(&session.identity.session_id);
         lock(&self.backoff).session_ended(session.key);
@@ -372,9 +371,7 @@ impl Approvals {
         };
         match (taken, approved) {
             (Taken::Approved(agreed), Some(pending)) => self.approve(node, pending, &decision.request_id, agreed),
-            (Taken::Denied, _) => {
-                self.close(node, &decision.request_id, Disposition::Denied, &decision.reviewer, &decision.reason)
-            }
+            (Taken::Denied(key), _) => self.denied(node, decision, key, &session),
             (Taken::Refused(why), _) => {
                 let reviewer = &decision.reviewer;
                 tracing::warn!(request = decision.request_id, reviewer, why, "a decision is not taken");
@@ -389,6 +386,19 @@ impl Approvals {
             }
             (Taken::Ignored | Taken::Approved(_), _) => {}
         }
+    }
+
+    /// A denial denies whoever made it; whether its reviewer's key says so stands in the record.
+    fn denied(&self, node: &Arc<Node>, decision: &Decision, key: Option<[u8; 32]>, session: &Session) {
+        let (in_force, _) = node.policies.of(&session.identity.agent);
+        let by = DeniedBy {
+            reviewer: &decision.reviewer,
+            key,
+            unsigned: key.is_none() && trust(node, &in_force).signs(),
+            on_behalf_of: decision.delegation.as_ref().map_or("", |d| &d.from),
+            leaf: decision.leaf,
+        };
+        self.close(node, &decision.request_id, Disposition::Denied, by, &decision.reason);
     }
 
     /// Ends what an approval still allows. Processes that run go on; what they start is asked about again.
@@ -421,6 +431,7 @@ impl Approvals {
             held: first.is_some(),
             decision_leaf: agreed.leaves.last().copied().unwrap_or_default(),
             reviewers: agreed.reviewers.clone(),
+            on_behalf_of: agreed.on_behalf_of.clone(),
             key_ids: agreed.key_ids.clone(),
             decision_leaves: agreed.leaves.clone(),
             ..decision_record(&pending, id, Disposition::Approved, &agreed.names(), &agreed.reason)
@@ -481,11 +492,18 @@ impl Approvals {
     }
 
     /// Ends a request without an approval.
-    fn close(&self, node: &Arc<Node>, id: &str, disposition: Disposition, reviewer: &str, why: &str) {
+    fn close(&self, node: &Arc<Node>, id: &str, disposition: Disposition, by: DeniedBy<'_>, why: &str) {
         let Some(pending) = lock(&self.pending).remove(id) else { return };
+        let reviewer = by.reviewer;
+        let some = |text: &str| (!reviewer.is_empty()).then(|| text.to_owned()).into_iter().collect::<Vec<_>>();
         let record = ExecDecision {
             waited_ns: time::boot_ns().saturating_sub(pending.opened_boot_ns),
             held: pending.first_held,
+            decision_leaf: by.leaf,
+            reviewers: some(reviewer),
+            on_behalf_of: some(by.on_behalf_of),
+            key_ids: by.key.map(Vec::from).into_iter().collect(),
+            unsigned: by.unsigned,
             ..decision_record(&pending, id, disposition, reviewer, why)
         };
         let session = Arc::clone(&pending.session);
@@ -497,6 +515,7 @@ impl Approvals {
         let said = match disposition {
             Disposition::TimedOut => "denied: nobody decided in time".to_owned(),
             _ if reviewer.is_empty() => format!("denied: {why}"),
+            _ if by.unsigned => format!("denied by {reviewer}, as the collector says (not signed): {why}"),
             _ => format!("denied by {reviewer}: {why}"),
         };
         session.say("denied", said, id);
@@ -512,6 +531,19 @@ impl Approvals {
             }
         }
     }
+}
+
+/// Who denied a request; nobody, if nobody is named.
+#[derive(Clone, Copy, Default)]
+struct DeniedBy<'a> {
+    reviewer: &'a str,
+    /// Id of the reviewer's key that signed it.
+    key: Option<[u8; 32]>,
+    /// Approvals need a signature here, and this denial has none that holds.
+    unsigned: bool,
+    on_behalf_of: &'a str,
+    /// Leaf of the decision.
+    leaf: u64,
 }
 
 /// Keeps a request on disk until its decision is recorded.

@@ -4,9 +4,9 @@
 //! exactly this request approves anything, and different reviewers are counted here. It must not look at the collector's word
 //! for any of that. Fails closed: what does not hold is refused with the reason, and a denial needs no signature.
 
-use guard_policy::decision::Statement;
+use guard_policy::decision::{DelegationStatement, Statement};
 use guard_policy::roles::{Right, Roles, Subject};
-use guard_proto::v1::{Decision, ExecRequest};
+use guard_proto::v1::{Decision, Delegation, ExecRequest};
 use sha2::{Digest, Sha256};
 
 /// Refused decisions of one request that get a record each; a collector may send any number.
@@ -34,6 +34,8 @@ pub struct Question {
     pub owners: [String; 2],
     /// Wall time of the request.
     pub opened_unix_ns: i64,
+    /// And of its deadline.
+    pub deadline_unix_ns: i64,
 }
 
 /// Whom this host believes.
@@ -64,6 +66,8 @@ struct Counted {
 pub struct Agreed {
     /// Who.
     pub reviewers: Vec<String>,
+    /// For whom each of them decided by a delegation; empty: by their own right.
+    pub on_behalf_of: Vec<String>,
     /// Ids of the keys that signed; none where decisions are not signed.
     pub key_ids: Vec<Vec<u8>>,
     /// Leaves of their decisions.
@@ -98,8 +102,8 @@ pub enum Taken {
     },
     /// The request is approved.
     Approved(Agreed),
-    /// The request is denied.
-    Denied,
+    /// The request is denied: who is said to have done it did, by this key; or nobody signed it, which denies all the same.
+    Denied(Option<[u8; 32]>),
 }
 
 // === impl Question ===
@@ -123,7 +127,14 @@ impl Question {
             risk: verdict.risk,
             owners: [identity.initiator, identity.started_by],
             opened_unix_ns,
+            deadline_unix_ns: request.deadline_unix_ns,
         }
+    }
+
+    /// Whether another group may be asked about it: when that is, is the collector's to say.
+    fn is_escalated(&self, roles: &Roles) -> bool {
+        let categories = self.categories.iter().map(String::as_str);
+        roles.escalation(categories, self.risk, (self.opened_unix_ns, self.deadline_unix_ns)).is_some()
     }
 }
 
@@ -150,7 +161,7 @@ impl Ballot {
             return self.refuse(decision, "it is for another digest than the request's".to_owned());
         }
         if !decision.approve {
-            return Taken::Denied;
+            return Taken::Denied(self.signed_by(decision, trust, now_unix_ns).ok());
         }
         if self.counted.iter().any(|c| c.decision.reviewer == decision.reviewer) {
             return Taken::Ignored;
@@ -160,6 +171,10 @@ impl Ballot {
             Err(why) => return self.refuse(decision, why),
         };
         self.drop_lapsed(trust, now_unix_ns);
+        if let Some(name) = self.counted.iter().find_map(|c| shared(&c.decision, decision)) {
+            return self
+                .refuse(decision, format!("the right of {name} has approved it already: it takes somebody else's"));
+        }
         if let Some(first) = self.counted.first()
             && bounds(&first.decision) != bounds(decision)
         {
@@ -198,9 +213,19 @@ impl Ballot {
     fn check(&self, decision: &Decision, trust: Trust<'_>, now_unix_ns: i64) -> Result<Option<[u8; 32]>, String> {
         check_bounds(decision)?;
         if !trust.signs() {
-            return Ok(None);
+            let by = decision.delegation.as_ref();
+            return by.map_or(Ok(None), |_| Err("a delegation counts only where decisions are signed".to_owned()));
         }
-        let roles = trust.roles.ok_or("reviews.signed is \"required\", and no role file names a reviewer's key")?;
+        let key = self.signed_by(decision, trust, now_unix_ns)?;
+        let roles = trust.roles.ok_or(NO_KEYS)?;
+        self.check_reviewer(decision, roles, now_unix_ns)?;
+        self.check_times(decision, now_unix_ns)?;
+        Ok(Some(key))
+    }
+
+    /// Id of the reviewer's key that signed the decision over this request as this host recorded it.
+    fn signed_by(&self, decision: &Decision, trust: Trust<'_>, now_unix_ns: i64) -> Result<[u8; 32], String> {
+        let roles = trust.roles.ok_or(NO_KEYS)?;
         let statement = Statement {
             request_id: &self.question.id,
             digest: &self.question.digest,
@@ -213,6 +238,7 @@ impl Ballot {
             reason: &decision.reason,
             reviewer: &decision.reviewer,
             decided_unix_ns: decision.decided_unix_ns,
+            delegation_id: decision.delegation.as_ref().map_or("", |d| &d.id),
         };
         let key = roles.signed(&statement, &decision.signature, now_unix_ns).map_err(|e| e.to_string())?;
         if decision.record_sha256 != self.question.record {
@@ -221,19 +247,31 @@ impl Ballot {
                 decision.reviewer
             ));
         }
-        self.check_reviewer(decision, roles)?;
-        self.check_times(decision, now_unix_ns)?;
-        Ok(Some(key))
+        Ok(key)
     }
 
-    fn check_reviewer(&self, decision: &Decision, roles: &Roles) -> Result<(), String> {
-        let reviewer = decision.reviewer.as_str();
-        if self.question.owners.iter().any(|owner| owner == reviewer) {
-            return Err(format!("{reviewer} started the session; somebody else must decide its requests"));
+    /// Neither who decides nor for whom may have started the session, and the right must be theirs.
+    fn check_reviewer(&self, decision: &Decision, roles: &Roles, now_unix_ns: i64) -> Result<(), String> {
+        if let Some(owner) = rights_of(decision).find(|name| self.question.owners.iter().any(|owner| owner == name)) {
+            return Err(format!("{owner} started the session; somebody else must decide its requests"));
         }
+        let delegation = decision.delegation.as_ref().map(statement_of);
+        if let (Some(d), Some(sent)) = (&delegation, &decision.delegation) {
+            if d.to != decision.reviewer {
+                return Err(format!("the delegation by {} is to {}, not to {}", d.from, d.to, decision.reviewer));
+            }
+            roles.delegated(d, &sent.signature, now_unix_ns).map_err(|why| why.to_string())?;
+        }
+        let (risk, escalated) = (self.question.risk, self.question.is_escalated(roles));
         for category in self.question.categories.iter().chain(&decision.categories) {
-            let right = Right::Review(category, self.question.risk);
-            roles.check(Subject::Principal(reviewer), right).map_err(|missing| missing.to_string())?;
+            let right = if escalated { Right::ReviewEscalated(category, risk) } else { Right::Review(category, risk) };
+            match &delegation {
+                Some(d) => roles.covered(d, right).map_err(|why| why.to_string())?,
+                None => roles
+                    .check(Subject::Principal(&decision.reviewer), right)
+                    .map(drop)
+                    .map_err(|missing| missing.to_string())?,
+            }
         }
         Ok(())
     }
@@ -255,6 +293,9 @@ impl Ballot {
         let last = decisions().next_back().cloned().unwrap_or_default();
         Agreed {
             reviewers: decisions().map(|d| d.reviewer.clone()).collect(),
+            on_behalf_of: decisions()
+                .map(|d| d.delegation.as_ref().map(|by| by.from.clone()).unwrap_or_default())
+                .collect(),
             key_ids: self.counted.iter().filter_map(|c| c.key.map(Vec::from)).collect(),
             leaves: decisions().map(|d| d.leaf).collect(),
             reason: last.reason,
@@ -264,6 +305,32 @@ impl Ballot {
             expires_unix_ns: decisions().map(|d| d.expires_unix_ns).min().unwrap_or(0),
         }
     }
+}
+
+const NO_KEYS: &str = "reviews.signed is \"required\", and no role file names a reviewer's key";
+
+/// A delegation as its maker signed it.
+fn statement_of(d: &Delegation) -> DelegationStatement<'_> {
+    DelegationStatement {
+        id: &d.id,
+        from: &d.from,
+        to: &d.to,
+        categories: &d.categories,
+        max_risk: d.max_risk,
+        made_unix_ns: d.made_unix_ns,
+        until_unix_ns: d.until_unix_ns,
+        reason: &d.reason,
+    }
+}
+
+/// Who decides, and for whom: whose right a decision uses up.
+fn rights_of(decision: &Decision) -> impl Iterator<Item = &str> {
+    std::iter::once(decision.reviewer.as_str()).chain(decision.delegation.as_ref().map(|d| d.from.as_str()))
+}
+
+/// Who stands behind both decisions: they are not two different people's.
+fn shared(one: &Decision, other: &Decision) -> Option<String> {
+    rights_of(one).find(|name| rights_of(other).any(|same| same == *name)).map(str::to_owned)
 }
 
 fn bounds(decision: &Decision) -> (&str, &[String], u32) {
@@ -375,6 +442,7 @@ mod tests {
             reason: &decision.reason,
             reviewer: &decision.reviewer,
             decided_unix_ns: decision.decided_unix_ns,
+            delegation_id: decision.delegation.as_ref().map_or("", |d| &d.id),
         };
         let signature = signer(by).sign(&statement).to_vec();
         decision.signature = signature;
@@ -478,10 +546,146 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_needs_no_signature() {
-        let deny = Decision { approve: false, ..unsigned("anybody") };
-        assert_eq!(take(&roles(), &deny), Taken::Denied);
-        assert_eq!(take(&roles(), &signed(deny, "mallory")), Taken::Denied);
+    fn a_denial_needs_no_signature_and_whether_it_has_one_is_told() {
+        let deny = Decision { approve: false, ..unsigned("bob") };
+        assert_eq!(take(&roles(), &deny), Taken::Denied(None));
+        assert_eq!(take(&roles(), &signed(deny.clone(), "mallory")), Taken::Denied(None));
+        assert_eq!(take(&roles(), &signed(deny.clone(), "bob")), Taken::Denied(Some(signer("bob").public().id())));
+        // Signed for something else than this host recorded: nobody's word over this request.
+        let other = Decision { record_sha256: vec![9; 32], ..deny };
+        assert_eq!(take(&roles(), &signed(other, "bob")), Taken::Denied(None));
+    }
+
+    // === escalation and delegation ===
+
+    const HOUR: i64 = 60 * MINUTE;
+
+    /// erin may delegate to bob and dave, who have keys and no role that covers it.
+    fn delegating() -> Roles {
+        roles_with(|text| {
+            let key = |name: &str| format!("{name}: [{{key: '{}'}}]", signer(name).public().text());
+            text.replace("keys: {", &format!("keys: {{{}, {}, ", key("dave"), key("erin")))
+                .replace("bob: [vcs], carol: [all], dave: [all]", "bob: [vcs], carol: [all], dave: [none], erin: [vcs]")
+                .replace("people:", "  none: {query: true}\npeople:")
+                + "approvals: {delegate: {max_hours: 24}, needed: [{risk_from: 50, reviewers: 2}]}\n"
+        })
+    }
+
+    fn delegation(from: &str, to: &str) -> Delegation {
+        delegated(
+            Delegation {
+                id: "01KG9F6Q00ABCDEFGHJKMNPQRS".into(),
+                from: from.into(),
+                to: to.into(),
+                categories: vec!["vcs.*".into()],
+                max_risk: 60,
+                made_unix_ns: NOW - HOUR,
+                until_unix_ns: NOW + HOUR,
+                ..Delegation::default()
+            },
+            from,
+        )
+    }
+
+    fn delegated(mut d: Delegation, by: &str) -> Delegation {
+        d.signature = signer(by).delegate(&statement_of(&d)).to_vec();
+        d
+    }
+
+    fn acting(reviewer: &str, d: Delegation) -> Decision {
+        signed(Decision { leaf: 70, delegation: Some(d), ..unsigned(reviewer) }, reviewer)
+    }
+
+    #[test]
+    fn who_was_delegated_to_approves_for_the_other_and_both_are_named() {
+        let roles = delegating();
+        assert!(why(&roles, &by("dave")).contains("dave may not review vcs.write"), "nothing of his own");
+        match take(&roles, &acting("dave", delegation("erin", "dave"))) {
+            Taken::Approved(agreed) => {
+                assert_eq!(
+                    (agreed.names().as_str(), agreed.on_behalf_of.as_slice()),
+                    ("dave", &["erin".to_owned()][..])
+                );
+                assert_eq!(agreed.key_ids, [signer("dave").public().id().to_vec()]);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nobody_has_more_by_a_delegation_than_its_maker_signed_and_has() {
+        let roles = delegating();
+        let good = delegation("erin", "dave");
+        let wider = Delegation { max_risk: 100, ..good.clone() };
+        let forged = delegated(Delegation { categories: vec!["*".into()], ..good.clone() }, "dave");
+        for changed in [wider, forged, Delegation { until_unix_ns: NOW + 2 * HOUR, ..good.clone() }] {
+            let why = why(&roles, &acting("dave", changed));
+            assert!(why.contains("not signed by one of the keys that the role file names for erin"), "{why}");
+        }
+        let ended = delegated(Delegation { until_unix_ns: NOW, ..good.clone() }, "erin");
+        assert!(why(&roles, &acting("dave", ended)).contains("the delegation by erin ended at"));
+        let long = delegated(Delegation { until_unix_ns: NOW + 24 * HOUR, ..good.clone() }, "erin");
+        assert!(why(&roles, &acting("dave", long)).contains("longer than 24 hours"));
+        let low = delegated(Delegation { max_risk: 29, ..good.clone() }, "erin");
+        assert!(why(&roles, &acting("dave", low)).contains("up to risk 29, not vcs.write at risk 30"));
+        // Somebody else's delegation, and one that was not signed into the decision.
+        assert!(why(&roles, &acting("bob", good.clone())).contains("is to dave, not to bob"));
+        let slipped = Decision { delegation: Some(good.clone()), ..by("dave") };
+        assert!(why(&roles, &slipped).contains("not one of dave's keys over exactly this decision"));
+        let taken_away = Decision { delegation: None, ..acting("dave", good.clone()) };
+        assert!(why(&roles, &taken_away).contains("not one of dave's keys over exactly this decision"));
+        // dave hands on what he has by a delegation alone.
+        assert!(why(&roles, &acting("bob", delegation("dave", "bob"))).contains("what dave has not got"));
+        // A root approval reaches no further either.
+        let root = Decision {
+            scope: "root".into(),
+            categories: vec!["fs.delete".into()],
+            max_execs: 3,
+            delegation: Some(good),
+            ..unsigned("dave")
+        };
+        assert!(why(&roles, &signed(root, "dave")).contains("not fs.delete at risk 30"));
+    }
+
+    #[test]
+    fn an_initiator_gains_nothing_by_a_delegation() {
+        let roles = delegating();
+        let for_alice = acting("dave", delegation("alice", "dave"));
+        assert!(why(&roles, &for_alice).contains("alice started the session"));
+        let as_alice = acting("alice", delegation("erin", "alice"));
+        assert!(why(&roles, &as_alice).contains("alice started the session"));
+        let own = by("bob");
+        assert!(matches!(take(&roles, &own), Taken::Approved(_)));
+    }
+
+    #[test]
+    fn one_right_counts_once_in_whoevers_hands_it_is() {
+        let roles = delegating();
+        let trust = Trust { roles: Some(&roles), required: false };
+        let risky = ExecRequest {
+            verdict: Some(Verdict { category: "vcs.write".into(), risk: 55, ..Verdict::default() }),
+            ..request()
+        };
+        let mut ballot = Ballot::new(Question::of(&risky, b"as it was recorded", NOW));
+        assert!(matches!(ballot.take(&by("erin"), trust, NOW), Taken::Counted { have: 1, needed: 2, .. }));
+        let again = ballot.take(&acting("dave", delegation("erin", "dave")), trust, NOW);
+        assert!(
+            matches!(&again, Taken::Refused(why) if why.contains("the right of erin has approved it already")),
+            "{again:?}"
+        );
+        let bob = Decision { leaf: 71, ..by("bob") };
+        assert!(matches!(ballot.take(&bob, trust, NOW), Taken::Approved(_)));
+    }
+
+    #[test]
+    fn the_second_group_decides_where_the_role_file_escalates_and_nowhere_else() {
+        let with = |rest: &str| {
+            roles_with(|text| text.replace("max_risk: 60}}", "max_risk: 60, only_escalated: true}}") + rest)
+        };
+        let roles = with("approvals: {escalate: [{to: [vcs], after_percent: 50}]}\n");
+        assert!(matches!(take(&roles, &by("bob")), Taken::Approved(_)));
+        let elsewhere = with("approvals: {escalate: [{to: [vcs], after_percent: 50, categories: [fs.delete]}]}\n");
+        assert!(why(&elsewhere, &by("bob")).contains("only once it was escalated"));
     }
 
     #[test]

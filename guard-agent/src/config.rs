@@ -206,6 +206,9 @@ pub struct SigmaConfig {
 pub struct RolesConfig {
     /// The file.
     pub file: Option<PathBuf>,
+    /// No session starts or is renewed when the collector has not confirmed for so long that the host has the newest signed roles;
+    /// without it there is no such limit.
+    pub max_age_seconds: Option<u64>,
 }
 
 /// What the kernel programs do.
@@ -490,6 +493,13 @@ impl Config {
             let reason =
                 "bundles count by the admin key's signature alone: set collector.admin_vkey, or collector.pins";
             return wrong("policy.from_collector", reason.into());
+        }
+        if let Some(age) = self.roles.max_age_seconds {
+            within("roles.max_age_seconds", age, 10, 30 * 86_400)?;
+            if !self.policy.from_collector {
+                let reason = "only roles that come in signed bundles have an age: set policy.from_collector too";
+                return wrong("roles.max_age_seconds", reason.into());
+            }
         }
         if let Err(reason) = crate::network::check(&self.profiles, &self.control.socket) {
             return wrong("profile", reason);

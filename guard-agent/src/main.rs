@@ -31,6 +31,7 @@ mod files;
 mod fixed;
 mod flood;
 mod frame;
+mod fresh;
 mod hold;
 mod join;
 mod judge;

@@ -17,6 +17,7 @@ use crate::blobs::{Blobs, DigestKey};
 use crate::config::{Config, Mode};
 use crate::credentials::Credentials;
 use crate::files::{Contents, Freezes};
+use crate::fresh::Fresh;
 use crate::kept::Owner;
 use crate::kernel::canary::Measured;
 use crate::kernel::load::Kernel;
@@ -51,6 +52,8 @@ pub struct Node {
     pub approvals: Approvals,
     /// Connection to the collector.
     pub link: Link,
+    /// How old the host's signed roles are.
+    pub fresh: Fresh,
     /// What was seen of its log.
     pub seen: Seen,
     /// Contents of files.
@@ -133,6 +136,7 @@ impl Node {
             novelty: Novelty::open(&parts.config.node.state_dir, parts.kept.1.salt(&SessionId::NONE.0)),
             losses: Losses::read(&parts.config.node.state_dir, &parts.boot.0),
             protected: parts.protected,
+            fresh: Fresh::read(&parts.config, &parts.boot.0),
             config: parts.config,
             kernel: parts.kernel,
             launcher: parts.launcher,
@@ -161,7 +165,19 @@ impl Node {
     /// Queues a record. One that is too long for the log is cut down to what identifies it, and says so; one that finds no
     /// room is counted for its session.
     pub fn append(&self, session: SessionId, body: Body) -> Result<Ticket, JournalError> {
-        self.append_entry(session, record::fitting(session, body))
+        self.append_entry(session, self.made(session, body))
+    }
+
+    /// A record that fits into the log, with the age of the host's signed roles in it.
+    pub fn made(&self, session: SessionId, body: Body) -> Entry {
+        record::fitting(session, self.aged(body))
+    }
+
+    fn aged(&self, body: Body) -> Body {
+        if !self.config.policy.from_collector {
+            return body;
+        }
+        record::aged(body, self.fresh.age_seconds(self.policies.serial()))
     }
 
     /// As [`Self::append`], of a record that is made already.
@@ -182,7 +198,7 @@ impl Node {
         call: impl FnOnce(Result<Appended, JournalError>) + Send + 'static,
     ) {
         let node = Arc::clone(self);
-        self.journal.append_then(record::fitting(session, body), move |done| {
+        self.journal.append_then(self.made(session, body), move |done| {
             if let Err(error) = &done {
                 node.lose(session, error);
             }
@@ -194,7 +210,7 @@ impl Node {
     /// What finds no room is counted and becomes a gap record.
     pub fn keep(&self, session: SessionId, body: Body) -> Option<Ticket> {
         let within = patience(&body);
-        match self.journal.append_later(record::fitting(session, body), within) {
+        match self.journal.append_later(self.made(session, body), within) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
                 self.lose(session, &error);
@@ -226,7 +242,7 @@ impl Node {
     /// Queues a record that may use the journal's reserve, for what must be said even when it is full. A failure is
     /// logged: the journal is then closed, and nothing governed runs any more.
     pub fn note(&self, session: SessionId, body: Body) -> Option<Ticket> {
-        match self.journal.append_reserved(record::entry(session, body)) {
+        match self.journal.append_reserved(record::entry(session, self.aged(body))) {
             Ok(ticket) => Some(ticket),
             Err(error) => {
                 tracing::error!(%error, "a record could not be kept");

@@ -38,6 +38,8 @@ pub struct InForce {
     pub digest: String,
     /// Who may request what; none are in force without a file.
     pub roles: Option<Roles>,
+    /// They are the bundle's, so that the admin key signed for them.
+    pub signed_roles: bool,
     /// Detection rules; none without paths.
     pub sigma: Option<crate::detect::Detections>,
     /// What the bundle says of itself, and its digest; nothing for the host's own files.
@@ -84,6 +86,11 @@ impl InForce {
     /// Serial number of its bundle; 0 for the host's own files.
     pub fn serial(&self) -> u64 {
         self.bundle.as_ref().map_or(0, |(manifest, _)| manifest.serial())
+    }
+
+    /// Serial number of the bundle that the roles are signed in; 0: they are not.
+    pub fn roles_serial(&self) -> u64 {
+        if self.signed_roles { self.serial() } else { 0 }
     }
 }
 
@@ -306,9 +313,10 @@ fn of_bundle(config: &Config, bundle: &Bundle) -> Result<InForce, String> {
         Some(text) => Some(crate::roles::parse(&named(guard_bundle::ROLES), text, &policy)?),
         None => crate::roles::load(config, &policy)?,
     };
+    let signed_roles = bundle.roles().is_some();
     let sigma = crate::detect::load(&config.sigma)?;
     let bundle = Some((bundle.manifest().clone(), bundle.digest().to_owned()));
-    Ok(InForce { digest: policy.digest(), policy, roles, sigma, bundle })
+    Ok(InForce { digest: policy.digest(), policy, roles, signed_roles, sigma, bundle })
 }
 
 /// Reads and checks the host's own policy files and role file. All or nothing.
@@ -325,7 +333,7 @@ fn of_files(config: &Config) -> Result<InForce, String> {
     let policy = Policy::load(&sources).map_err(|e| format!("policy {e}"))?;
     let roles = crate::roles::load(config, &policy)?;
     let sigma = crate::detect::load(&config.sigma)?;
-    Ok(InForce { digest: policy.digest(), policy, roles, sigma, bundle: None })
+    Ok(InForce { digest: policy.digest(), policy, roles, signed_roles: false, sigma, bundle: None })
 }
 
 /// Names of the host's own policy files, for the record.

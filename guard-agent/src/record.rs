@@ -46,6 +46,41 @@ pub fn chain(identity: &Identity) -> Identity {
         rights_digest: identity.rights_digest.clone(),
         started_by: identity.started_by.clone(),
         roles_digest: identity.roles_digest.clone(),
+        roles_serial: identity.roles_serial,
+        roles_age_seconds: identity.roles_age_seconds,
+    }
+}
+
+/// The body with the age of the host's signed roles in its identity, where the session has its rights from such.
+pub fn aged(mut body: Body, age_seconds: Option<u64>) -> Body {
+    if let Some(identity) = identity(&mut body).filter(|identity| identity.roles_serial > 0) {
+        identity.roles_age_seconds = age_seconds.map_or(u32::MAX, |age| u32::try_from(age).unwrap_or(u32::MAX));
+    }
+    body
+}
+
+/// The identity in a body that this host writes.
+fn identity(body: &mut Body) -> Option<&mut Identity> {
+    match body {
+        Body::SessionStart(b) => b.identity.as_mut(),
+        Body::SessionEnd(b) => b.identity.as_mut(),
+        Body::Exec(b) => b.identity.as_mut(),
+        Body::ExecRequest(b) => b.identity.as_mut(),
+        Body::ExecDecision(b) => b.identity.as_mut(),
+        Body::ExecOutcome(b) => b.identity.as_mut(),
+        Body::ExecUnjudged(b) => b.identity.as_mut(),
+        Body::GuardRefusal(b) | Body::GuardObservation(b) => b.identity.as_mut(),
+        Body::DecisionFinding(b) => b.identity.as_mut(),
+        Body::SessionRenewed(b) => b.identity.as_mut(),
+        Body::SessionExpired(b) => b.identity.as_mut(),
+        Body::CredentialIssued(b)
+        | Body::CredentialRenewed(b)
+        | Body::CredentialRevoked(b)
+        | Body::CredentialExpired(b)
+        | Body::CredentialAlert(b) => b.identity.as_mut(),
+        Body::LongLivedFound(b) => b.identity.as_mut(),
+        // Of the node, or of the collector.
+        _ => None,
     }
 }
 
@@ -134,6 +169,22 @@ mod tests {
         assert!(entry(SessionId::NONE, Body::Exec(exec.clone())).body.len() > RECORD_MAX);
         let cut = fitting(SessionId::NONE, Body::Exec(exec));
         assert!(cut.body.len() + HEADER_LEN < RECORD_MAX / 2);
+    }
+
+    #[test]
+    fn the_age_of_signed_roles_is_in_every_record_about_a_session_that_has_its_rights_from_them() {
+        use guard_proto::v1::{ExecOutcome, Gap};
+        let outcome = |roles_serial| {
+            Body::ExecOutcome(ExecOutcome {
+                identity: Some(Identity { roles_serial, ..Identity::default() }),
+                ..ExecOutcome::default()
+            })
+        };
+        let age = |body, age| identity(&mut aged(body, age)).map(|i| i.roles_age_seconds);
+        assert_eq!(age(outcome(7), Some(12)), Some(12));
+        assert_eq!(age(outcome(7), None), Some(u32::MAX), "not known is as old as can be");
+        assert_eq!(age(outcome(0), Some(12)), Some(0), "the host's own file has no age");
+        assert_eq!(age(Body::Gap(Gap::default()), Some(12)), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::kernel::time;
 use crate::life::Until;
 use crate::node::Node;
 use crate::session::Session;
-use crate::{record, roles};
+use crate::{fresh, record, roles};
 
 /// Who asks: the authenticated peer.
 pub struct By {
@@ -75,12 +75,10 @@ pub fn renew(node: &Node, session: &Session, by: &By, asked_seconds: u64) -> Res
 /// Roles and policy are those of the session's start; but whoever has lost some of them since gets no more time for them.
 fn still_entitled(node: &Node, session: &Session) -> Result<(), LocalError> {
     let who = &session.identity;
-    let rights = roles::rights(
-        &node.policies.of(&who.agent).counts,
-        &node.config,
-        [&who.initiator, &who.agent, &who.started_by],
-    )
-    .map_err(|why| error("denied", why, roles::HINT))?;
+    let in_force = node.policies.of(&who.agent).counts;
+    fresh::allows(node, &in_force, &who.agent)?;
+    let rights = roles::rights(&in_force, &node.config, [&who.initiator, &who.agent, &who.started_by])
+        .map_err(|why| error("denied", why, roles::HINT))?;
     match who.categories.iter().find(|c| !rights.categories.contains(c)) {
         None => Ok(()),
         Some(lost) => Err(error(

@@ -88,6 +88,7 @@ fn spelled(name: &str, role: &Role) -> RoleRights {
         request: role.request.written().to_vec(),
         review: role.review.written().to_vec(),
         review_max_risk: u32::from(role.review_max_risk),
+        review_escalated: role.review_escalated,
         query: role.query,
         undo: role.undo.written().to_vec(),
         administer: role.administer,
@@ -145,7 +146,7 @@ mod tests {
         let policy = Policy::load(&[]).unwrap();
         let known = policy.categories();
         let roles = Roles::load(&Source { name: "roles.yaml", text: FILE }, Known::Only(&known)).unwrap();
-        InForce { digest: policy.digest(), policy, roles: Some(roles), sigma: None, bundle: None }
+        InForce { digest: policy.digest(), policy, roles: Some(roles), signed_roles: false, sigma: None, bundle: None }
     }
 
     fn config() -> Config {

@@ -247,11 +247,23 @@ async fn policies(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> S
 
 async fn report(node: &Arc<Node>, mut client: NodeServiceClient<Channel>) -> String {
     loop {
-        if let Err(status) = client.report(status::report(node)).await {
-            return status.message().to_owned();
+        match client.report(status::report(node)).await {
+            Ok(reply) => confirm(node, reply.into_inner().bundle_serial).await,
+            Err(status) => return status.message().to_owned(),
         }
         tokio::time::sleep(REPORT_EVERY).await;
     }
+}
+
+/// Notes that the host has the collector's newest bundle, if it does. An older collector does not say.
+async fn confirm(node: &Arc<Node>, newest: Option<u64>) {
+    let serial = node.policies.serial();
+    if newest != Some(serial) || serial == 0 {
+        return;
+    }
+    let node = Arc::clone(node);
+    // Keeping it waits for the disk.
+    let _ = tokio::task::spawn_blocking(move || node.fresh.confirmed(serial)).await;
 }
 
 fn shipper(node: &Node) -> Shipper<'_> {

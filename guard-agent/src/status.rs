@@ -57,6 +57,7 @@ pub fn report(node: &Node) -> NodeReport {
     counters.insert("journal_bytes".into(), journal.bytes);
     counters.insert("journal_kept_bytes".into(), journal.kept_bytes);
     let (not_after, certificate_error) = node.link.certificate();
+    let age = node.fresh.age_seconds(node.policies.serial());
     NodeReport {
         certificate_not_after_unix_ns: not_after.saturating_mul(1_000_000_000),
         certificate_error,
@@ -77,6 +78,9 @@ pub fn report(node: &Node) -> NodeReport {
         bundle_serial: node.policies.serial(),
         observed: node.policies.observed(),
         takes_bundles: node.config.policy.from_collector,
+        roles_serial: node.policy().roles_serial(),
+        roles_age_seconds: age.map_or(-1, |age| i64::try_from(age).unwrap_or(i64::MAX)),
+        roles_max_age_seconds: node.config.roles.max_age_seconds.unwrap_or(0),
         decisions: decisions(node).into(),
         held: u32::try_from(node.approvals.held()).unwrap_or(u32::MAX),
         support: Some(preflight::support(&node.config, node.kernel.instructions().len(), node.kernel.missing())),

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::config::SessionConfig;
 use crate::control::error;
 use crate::credentials;
+use crate::fresh;
 use crate::kept::{Owner, ProcessId};
 use crate::kernel::proc::{self, User};
 use crate::longlived::{self, Found, OnLongLived};
@@ -64,6 +65,7 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
     let peer = user(peer.uid.as_raw())?;
     let judges = node.policies.of(&wish.agent);
     let in_force = judges.counts;
+    fresh::allows(node, &in_force, &wish.agent)?;
     let user = acting_user(config, in_force.roles.as_ref(), &peer, &wish.initiator)?;
     if user.uid == 0 && !config.allow_root {
         return Err(error(
@@ -87,6 +89,8 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
         categories: rights.categories,
         started_by,
         roles_digest: rights.snapshot.as_ref().map(|s| s.digest.clone()).unwrap_or_default(),
+        roles_serial: in_force.roles_serial(),
+        ..Identity::default()
     };
     let mut env = environment(config, &user, &wish.env);
     let found = long_lived(config, &mut env, &user)?;

@@ -18,10 +18,13 @@ use tonic::Status;
 
 use crate::identity::Caller;
 use crate::own::now_ns;
-use crate::reviews::{Open, Permit};
+use crate::reviews::Open;
 use crate::ticks::Ticks;
 
 mod answer;
+mod deciding;
+
+pub use deciding::Asked;
 
 const FILE_MAX: u64 = 1 << 20;
 /// How often the file is looked at for a change.
@@ -69,6 +72,7 @@ fn spelled(name: &str, role: &Role) -> RoleRights {
         request: role.request.written().to_vec(),
         review: role.review.written().to_vec(),
         review_max_risk: u32::from(role.review_max_risk),
+        review_escalated: role.review_escalated,
         query: role.query,
         undo: role.undo.written().to_vec(),
         administer: role.administer,
@@ -165,33 +169,6 @@ impl Access {
                 Err(Status::permission_denied(missing.to_string()))
             }
         }
-    }
-
-    /// Who may query sees every request; others see those that they may decide.
-    pub fn sees(&self, caller: &Caller, request: Option<&ExecRequest>) -> bool {
-        let Some(roles) = self.roles() else { return true };
-        let may = |right| roles.check(Subject::Principal(&caller.name), right).is_ok();
-        let covers = |request| categories(request).into_iter().all(|(c, risk)| may(Right::Review(c, risk)));
-        may(Right::Query) || request.is_some_and(covers)
-    }
-
-    /// Whether the caller's roles cover a request, and what an approval of it would let through; whether the caller signed it; and
-    /// how many must approve it.
-    pub fn may_decide(&self, caller: &Caller, open: &Open, wanted: &DecideRequest) -> Result<Permit, Status> {
-        self.may_review(caller, &open.request)?;
-        let more = if wanted.approve { wanted.categories.as_slice() } else { &[] };
-        let risk = open.request.verdict.as_ref().map_or(100, |v| v.risk);
-        more.iter().try_for_each(|category| self.check(caller, Right::Review(category, risk)))?;
-        let Some(roles) = self.roles() else { return Ok(Permit { needed: 1, ..Permit::default() }) };
-        let key_id = signed_by(&roles, caller, open, wanted)?;
-        Ok(Permit { needed: needed(&roles, &open.request), key_id })
-    }
-
-    /// Whether the caller's roles cover every part of a request.
-    pub fn may_review(&self, caller: &Caller, request: &ExecRequest) -> Result<(), Status> {
-        categories(request)
-            .into_iter()
-            .try_for_each(|(category, risk)| self.check(caller, Right::Review(category, risk)))
     }
 
     /// How many different reviewers must approve a request.

@@ -82,6 +82,8 @@ pub fn identity(body: &Body) -> Option<&Identity> {
         | Body::PublishFinding(_)
         | Body::WebhookFinding(_)
         | Body::PolicyPublished(_)
+        | Body::RequestEscalated(_)
+        | Body::ReviewDelegated(_)
         | Body::CertificateIssued(_)
         | Body::CertificateRevoked(_)
         | Body::CertificateEnding(_) => None,

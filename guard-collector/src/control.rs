@@ -36,6 +36,7 @@ use crate::witness::Witnesses;
 
 mod blobs;
 mod certificates;
+mod delegations;
 mod reviews;
 mod rights;
 mod stream;
@@ -300,22 +301,23 @@ impl ControlService for Control {
         let caller = Caller::of(&r, Right::Read)?;
         let id = r.into_inner().request_id;
         short(&[("request_id", &id)])?;
-        let review = self.review(&id).await?;
+        let mut review = self.review(&id).await?;
         self.may_see(&caller, &review)?;
+        review.acting_for = self.acting_for(&caller, &review);
         Ok(Response::new(review))
     }
 
     async fn decide(&self, r: Request<DecideRequest>) -> Result<Response<DecideReply>, Status> {
         let caller = Caller::of(&r, Right::Decide)?;
         let wanted = r.into_inner();
-        short(&[("request_id", &wanted.request_id)])?;
+        short(&[("request_id", &wanted.request_id), ("delegation_id", &wanted.delegation_id)])?;
         let expires = self.approval_until();
         let (ledger, asked) = (Arc::clone(&self.ledger), wanted.clone());
         let (name, access) = (caller.name.clone(), Arc::clone(&self.access));
         let decided = blocking(move || {
             // A role that was taken away between showing and deciding counts no more.
             access.refresh(false);
-            ledger.decide(&asked, &caller, expires, |open| access.may_decide(&caller, open, &asked))
+            ledger.decide(&asked, &caller, expires, |open, by| access.may_decide(&caller, open, &asked, by))
         })
         .await;
         let (leaf, body, durable) = match decided {
@@ -449,6 +451,27 @@ impl ControlService for Control {
     ) -> Result<Response<ListCertificatesReply>, Status> {
         self.administrator(&r)?;
         Ok(Response::new(self.certificates(&r.into_inner())?))
+    }
+
+    async fn delegate(&self, r: Request<DelegateRequest>) -> Result<Response<DelegateReply>, Status> {
+        let caller = Caller::of(&r, Right::Decide)?;
+        let delegation = r.into_inner().delegation.unwrap_or_default();
+        Ok(Response::new(DelegateReply { leaf: self.begin_delegation(&caller, delegation).await? }))
+    }
+
+    async fn undelegate(&self, r: Request<UndelegateRequest>) -> Result<Response<UndelegateReply>, Status> {
+        let caller = Caller::of(&r, Right::Decide)?;
+        let wanted = r.into_inner();
+        short(&[("id", &wanted.id)])?;
+        Ok(Response::new(UndelegateReply { leaf: self.end_delegation(&caller, wanted).await? }))
+    }
+
+    async fn list_delegations(
+        &self,
+        r: Request<ListDelegationsRequest>,
+    ) -> Result<Response<ListDelegationsReply>, Status> {
+        let caller = Caller::of(&r, Right::Read)?;
+        Ok(Response::new(ListDelegationsReply { delegations: self.standing_delegations(&caller) }))
     }
 }
 

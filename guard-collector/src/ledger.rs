@@ -14,7 +14,7 @@ use std::time::Duration;
 use guard_log::record::{Epoch, HostId, Record, SessionId};
 use guard_log::store::{Store, StoreError};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{CollectorStart, DecideRequest, LogSucceeded, ReviewDecision};
+use guard_proto::v1::{CollectorStart, DecideRequest, Delegation, LogSucceeded, ReviewDecision};
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tonic::Status;
@@ -265,6 +265,17 @@ impl Ledger {
         self.append(&mut state, vec![record.into()])
     }
 
+    /// Appends a record of the collector's own that is made of what is known just now, or nothing.
+    pub fn say_if(
+        &self,
+        make: impl FnOnce(&State) -> Result<(SessionId, Body), Status>,
+    ) -> Result<(u64, Durable), Status> {
+        let mut state = self.state();
+        let (session, body) = make(&state)?;
+        let record = state.own.clone().seal(session, body).map_err(LedgerError::Own)?;
+        Ok(self.append(&mut state, vec![record.into()])?)
+    }
+
     /// Admits a batch of one host. Blocks for the store's queue, not for the disk.
     pub fn admit(&self, node: &str, of: (HostId, Epoch), records: Vec<Record>) -> Result<Admitted, LedgerError> {
         // Hashing takes longest; others append meanwhile.
@@ -342,7 +353,7 @@ impl Ledger {
         wanted: &DecideRequest,
         caller: &Caller,
         expires: i64,
-        permit: impl FnOnce(&Open) -> Result<Permit, Status>,
+        permit: impl FnOnce(&Open, Option<&Delegation>) -> Result<Permit, Status>,
     ) -> Result<(u64, ReviewDecision, Durable), Status> {
         let mut state = self.state();
         let decided = state.reviews.check(wanted, caller, (self.store.size(), now_ns(), expires), permit)?;

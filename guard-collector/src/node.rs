@@ -457,7 +457,8 @@ impl NodeService for Nodes {
         bounded(&report)?;
         let now = now_ns();
         self.hub.report(&caller.name, report, now);
-        Ok(Response::new(NodeReportReply { collector_unix_ns: now }))
+        let bundle_serial = Some(self.bundles.newest().map_or(0, |bundle| bundle.manifest().serial()));
+        Ok(Response::new(NodeReportReply { collector_unix_ns: now, bundle_serial }))
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<RenewReply>, Status> {

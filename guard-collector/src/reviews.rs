@@ -10,11 +10,15 @@ use std::collections::HashMap;
 use guard_log::record::{HostId, Kind, Record, SessionId};
 use guard_policy::decision::Statement;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{DecideRequest, Decision, DecisionFinding, ExecRequest, GivenDecision, Review, ReviewDecision};
+use guard_proto::v1::{
+    DecideRequest, Decision, DecisionFinding, Delegation, ExecRequest, GivenDecision, RequestEscalated, Review,
+    ReviewDecision,
+};
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use crate::body;
+use crate::delegations::Delegations;
 use crate::identity::Caller;
 
 /// Open requests of one host.
@@ -40,6 +44,8 @@ const CATEGORY_MAX: usize = 64;
 /// Longest reason.
 pub const REASON_MAX: usize = 2_000;
 const REQUEST_ID_MAX: usize = 64;
+const ESCALATED: Kind = Kind(42);
+const DELEGATED: Kind = Kind(43);
 
 /// An open request.
 #[derive(Clone, Debug)]
@@ -60,6 +66,8 @@ pub struct Open {
     pub decided: Vec<(u64, ReviewDecision)>,
     /// Decisions that the host did not take: leaf of its record, and why.
     pub refused: Vec<(u64, String)>,
+    /// Another group is asked too: leaf of the record that says so, and when.
+    pub escalated: Option<(u64, i64, Vec<String>)>,
 }
 
 /// All open requests.
@@ -68,6 +76,8 @@ pub struct Reviews {
     open: HashMap<String, Open>,
     /// Revocations that their host may not have heard of, by leaf.
     revoked: Vec<Revoked>,
+    /// Who may decide for whom.
+    pub delegations: Delegations,
 }
 
 #[derive(Clone, Debug)]
@@ -119,9 +129,10 @@ impl Open {
         self.decided.last().filter(|(_, last)| !last.approve || approvals >= last.needed)
     }
 
-    /// Who has approved it, if that is not the end.
-    fn approved_by(&self, reviewer: &str) -> bool {
-        self.decided.iter().any(|(_, d)| d.approve && d.reviewer == reviewer)
+    /// Who approved it with somebody's right, their own or by a delegation.
+    fn used_right_of(&self, name: &str) -> Option<&str> {
+        let uses = |d: &ReviewDecision| d.reviewer == name || d.delegation.as_ref().is_some_and(|by| by.from == name);
+        self.decided.iter().find(|(_, d)| d.approve && uses(d)).map(|(_, d)| d.reviewer.as_str())
     }
 
     /// As the control service shows it; `before` is left empty.
@@ -138,6 +149,8 @@ impl Open {
             opened_unix_ns: self.opened,
             given: self.decided.iter().filter(|(_, d)| d.approve).map(|(leaf, d)| given(*leaf, d)).collect(),
             refused: self.refused.iter().map(|(_, why)| why.clone()).collect(),
+            escalated_unix_ns: self.escalated.as_ref().map_or(0, |(_, at, _)| *at),
+            escalated_to: self.escalated.as_ref().map(|(.., to)| to.clone()).unwrap_or_default(),
             ..Review::default()
         }
     }
@@ -156,6 +169,7 @@ impl Open {
             reason: &wanted.reason,
             reviewer,
             decided_unix_ns: wanted.decided_unix_ns,
+            delegation_id: &wanted.delegation_id,
         }
     }
 }
@@ -168,6 +182,7 @@ fn given(leaf: u64, d: &ReviewDecision) -> GivenDecision {
         scope: d.scope.clone(),
         categories: d.categories.clone(),
         max_execs: d.max_execs,
+        on_behalf_of: d.delegation.as_ref().map(|by| by.from.clone()).unwrap_or_default(),
     }
 }
 
@@ -177,8 +192,14 @@ impl Reviews {
     /// Takes a record of the log, in order.
     pub fn fold(&mut self, leaf: u64, record: &Record) {
         let header = record.header();
-        const KINDS: [Kind; 4] =
-            [Kind::EXEC_REQUEST, Kind::EXEC_DECISION, Kind::REVIEW_DECISION, Kind::DECISION_FINDING];
+        const KINDS: [Kind; 6] = [
+            Kind::EXEC_REQUEST,
+            Kind::EXEC_DECISION,
+            Kind::REVIEW_DECISION,
+            Kind::DECISION_FINDING,
+            ESCALATED,
+            DELEGATED,
+        ];
         if !KINDS.contains(&header.kind) {
             return;
         }
@@ -193,6 +214,7 @@ impl Reviews {
                     record_sha256: Sha256::digest(record.body()).into(),
                     decided: vec![],
                     refused: vec![],
+                    escalated: None,
                 };
                 self.open_request(new);
             }
@@ -200,6 +222,8 @@ impl Reviews {
                 self.open.remove(&end.request_id);
             }
             Some(Body::DecisionFinding(found)) => self.found(leaf, header.host, &found),
+            Some(Body::RequestEscalated(escalated)) => self.escalate(leaf, header.wall_unix_ns, escalated),
+            Some(Body::ReviewDelegated(delegated)) => self.delegations.fold(leaf, header.wall_unix_ns, delegated),
             Some(Body::ReviewDecision(decision)) if decision.revoke => self.revoke(leaf, header.wall_unix_ns, decision),
             Some(Body::ReviewDecision(decision)) => {
                 if let Some(open) = self.open.get_mut(&decision.request_id)
@@ -225,6 +249,13 @@ impl Reviews {
                 self.revoked.retain(|r| r.host != host || r.decision.request_id != found.request_id);
             }
             _ => {}
+        }
+    }
+
+    fn escalate(&mut self, leaf: u64, at: i64, escalated: RequestEscalated) {
+        let open = self.open.get_mut(&escalated.request_id).filter(|o| o.host.0 == escalated.host.as_slice());
+        if let Some(open) = open {
+            open.escalated.get_or_insert((leaf, at, escalated.to));
         }
     }
 
@@ -265,20 +296,23 @@ impl Reviews {
 
     /// Leaves of open requests and of their decisions, in order: folding them again gives the same.
     pub fn leaves(&self) -> Vec<u64> {
-        let mut leaves: Vec<u64> = self.revoked.iter().map(|r| r.leaf).collect();
+        let mut leaves: Vec<u64> = self.revoked.iter().map(|r| r.leaf).chain(self.delegations.leaves()).collect();
         for open in self.open.values() {
             leaves.push(open.leaf);
             leaves.extend(open.decided.iter().map(|(leaf, _)| *leaf));
             leaves.extend(open.refused.iter().map(|(leaf, _)| *leaf));
+            leaves.extend(open.escalated.iter().map(|(leaf, ..)| *leaf));
         }
         leaves.sort_unstable();
         leaves
     }
 
-    /// The first leaf of those that somebody may still answer, or whose host may still come back.
+    /// The first leaf of requests that somebody may still answer, or whose host may still come back, and of delegations that have
+    /// not ended.
     pub fn needed(&self, now_ns: i64) -> Option<u64> {
         let forget = now_ns.saturating_sub(FORGET_NS);
-        self.open.values().filter(|o| o.request.deadline_unix_ns > forget).map(|o| o.leaf).min()
+        let open = self.open.values().filter(|o| o.request.deadline_unix_ns > forget).map(|o| o.leaf);
+        open.chain(self.delegations.needed(now_ns)).min()
     }
 
     /// One by id.
@@ -307,13 +341,14 @@ impl Reviews {
         found
     }
 
-    /// Checks a decision against the request and makes the record's body. `permit` says what roles say of it.
+    /// Checks a decision against the request and makes the record's body. `permit` says what roles say of it, and of the delegation
+    /// that it names.
     pub fn check(
         &self,
         wanted: &DecideRequest,
         caller: &Caller,
         (durable, now_ns, expires): (u64, i64, i64),
-        permit: impl FnOnce(&Open) -> Result<Permit, Status>,
+        permit: impl FnOnce(&Open, Option<&Delegation>) -> Result<Permit, Status>,
     ) -> Result<Decided, Status> {
         let id = &wanted.request_id;
         let not_open = || Status::not_found(format!("no open request {id:?}"));
@@ -330,21 +365,28 @@ impl Reviews {
             return not_so(format!("request {id} was {word} by {} at leaf {leaf}", decision.reviewer));
         }
         if now_ns > open.request.deadline_unix_ns {
-            return not_so(format!("the deadline of request {id} has passed"));
+            return not_so(format!(
+                "the deadline of request {id} has passed by this collector's clock; where its host's clock differs, set both"
+            ));
         }
         let identity = open.request.identity.clone().unwrap_or_default();
-        if caller.name == identity.initiator || caller.name == identity.started_by {
+        let delegation = self.delegation(wanted, caller, now_ns)?;
+        let sides = || std::iter::once(caller.name.as_str()).chain(delegation.map(|d| d.from.as_str()));
+        if let Some(owner) = sides().find(|name| *name == identity.initiator || *name == identity.started_by) {
             return Err(Status::permission_denied(format!(
-                "{} started session {}; somebody else must decide its requests",
-                caller.name, identity.session_id
+                "{owner} started session {}; somebody else must decide its requests",
+                identity.session_id
             )));
         }
-        if wanted.approve && open.approved_by(&caller.name) {
-            return not_so(format!("{} has approved request {id} already; it takes somebody else too", caller.name));
+        if let Some((name, by)) = sides().find_map(|name| open.used_right_of(name).map(|by| (name, by)))
+            && wanted.approve
+        {
+            let of = if by == name { String::new() } else { format!(" with the right of {name}") };
+            return not_so(format!("{by} has approved request {id} already{of}; it takes somebody else too"));
         }
         let (scope, categories, max_execs) = bounds(wanted)?;
         let expires = expiry(wanted, now_ns, expires)?;
-        let permit = permit(open)?;
+        let permit = permit(open, delegation)?;
         if let Some((_, first)) = open.decided.first()
             && wanted.approve
             && (&first.scope, &first.categories, first.max_execs) != (&scope, &categories, max_execs)
@@ -379,8 +421,20 @@ impl Reviews {
                 0
             },
             needed: if wanted.approve { permit.needed.max(1) } else { 0 },
+            delegation: delegation.cloned(),
         };
         Ok(Decided { session: open.session, body })
+    }
+
+    /// The delegation that a decision names, if it is the caller's and has not ended.
+    fn delegation(&self, wanted: &DecideRequest, caller: &Caller, now_ns: i64) -> Result<Option<&Delegation>, Status> {
+        let id = wanted.delegation_id.as_str();
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let found = self.delegations.get(id).filter(|d| d.to == caller.name && d.until_unix_ns > now_ns);
+        let none = || Status::permission_denied(format!("{} has no delegation {id:?}, or it has ended", caller.name));
+        found.map(Some).ok_or_else(none)
     }
 }
 
@@ -477,5 +531,6 @@ pub fn decision_of(leaf: u64, d: &ReviewDecision) -> Decision {
         decided_unix_ns: d.decided_unix_ns,
         record_sha256: d.record_sha256.clone(),
         revoke: d.revoke,
+        delegation: d.delegation.clone(),
     }
 }

@@ -39,7 +39,7 @@ use crate::standing::Standing;
 use crate::ticks::Ticks;
 use crate::tls::{self, ServerCertificate};
 use crate::witness::{self, Witnesses};
-use crate::{enrol, orders};
+use crate::{enrol, escalate, orders};
 
 /// A bundle of 256 of the longest records, and what surrounds it.
 const REPLY_MAX: usize = 17 << 20;
@@ -157,6 +157,7 @@ pub async fn serve(config: Config) -> Result<()> {
     }
     let telling = tokio::spawn(parts.alerts.clone().run(parts.stopping.clone()));
     let reloading = tokio::spawn(access::run(parts.access.clone(), parts.stopping.clone()));
+    let escalating = tokio::spawn(escalate::run(parts.ledger.clone(), parts.access.clone(), parts.stopping.clone()));
     let indexing = parts.index_thread()?;
     let publishing = tokio::spawn(publish::run(
         parts.published.clone(),
@@ -182,6 +183,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let _ = pruning.await;
     let _ = saving.await;
     let _ = reloading.await;
+    let _ = escalating.await;
     let _ = telling.await;
     for task in asking.into_iter().chain(issuing) {
         let _ = task.await;

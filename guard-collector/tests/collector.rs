@@ -48,14 +48,20 @@ mod callers;
 mod crash;
 #[path = "collector/decisions.rs"]
 mod decisions;
+#[path = "collector/delegation.rs"]
+mod delegation;
 #[path = "collector/enrolment.rs"]
 mod enrolment;
+#[path = "collector/escalation.rs"]
+mod escalation;
 #[path = "collector/faults.rs"]
 mod faults;
 #[path = "collector/growth.rs"]
 mod growth;
 #[path = "collector/policies.rs"]
 mod policies;
+#[path = "collector/queue.rs"]
+mod queue;
 #[path = "collector/retention.rs"]
 mod retention;
 #[path = "collector/revocation.rs"]

@@ -14,6 +14,9 @@ use zeroize::Zeroizing;
 
 /// Stands in front of every statement. A signature over anything else is none over a decision.
 const DOMAIN: &[u8] = b"guard review decision v1\n";
+/// The same of a decision for somebody else: so that nobody takes one for the other.
+const DOMAIN_FOR: &[u8] = b"guard review decision for another v1\n";
+const DOMAIN_DELEGATION: &[u8] = b"guard review delegation v1\n";
 const PUBLIC: &str = "ed25519:";
 const SECRET: &str = "ed25519-secret:";
 
@@ -42,6 +45,29 @@ pub struct Statement<'a> {
     pub reviewer: &'a str,
     /// When, by the reviewer's clock.
     pub decided_unix_ns: i64,
+    /// The delegation by which the reviewer decides for somebody else; empty: by the reviewer's own right.
+    pub delegation_id: &'a str,
+}
+
+/// What a reviewer signs who lets somebody else decide for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DelegationStatement<'a> {
+    /// Its name, a ULID.
+    pub id: &'a str,
+    /// Whose right it is.
+    pub from: &'a str,
+    /// Who decides.
+    pub to: &'a str,
+    /// Patterns of categories.
+    pub categories: &'a [String],
+    /// Up to this risk.
+    pub max_risk: u32,
+    /// When it was made, by the clock of whoever made it.
+    pub made_unix_ns: i64,
+    /// Its end.
+    pub until_unix_ns: i64,
+    /// Why.
+    pub reason: &'a str,
 }
 
 /// Checks a reviewer's signatures.
@@ -57,11 +83,8 @@ impl Statement<'_> {
     /// The bytes that are signed.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        let mut bytes = DOMAIN.to_vec();
-        let mut add = |part: &[u8]| {
-            bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
-            bytes.extend_from_slice(part);
-        };
+        let mut bytes = if self.delegation_id.is_empty() { DOMAIN } else { DOMAIN_FOR }.to_vec();
+        let mut add = |part: &[u8]| put(&mut bytes, part);
         add(self.request_id.as_bytes());
         add(self.digest);
         add(self.record_sha256);
@@ -74,6 +97,36 @@ impl Statement<'_> {
         add(&Sha256::digest(self.reason.as_bytes()));
         add(self.reviewer.as_bytes());
         add(&self.decided_unix_ns.to_le_bytes());
+        if !self.delegation_id.is_empty() {
+            add(self.delegation_id.as_bytes());
+        }
+        bytes
+    }
+}
+
+/// A field with its length.
+fn put(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.extend_from_slice(&(part.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(part);
+}
+
+// === impl DelegationStatement ===
+
+impl DelegationStatement<'_> {
+    /// The bytes that are signed.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = DOMAIN_DELEGATION.to_vec();
+        let mut add = |part: &[u8]| put(&mut bytes, part);
+        add(self.id.as_bytes());
+        add(self.from.as_bytes());
+        add(self.to.as_bytes());
+        add(&(self.categories.len() as u64).to_le_bytes());
+        self.categories.iter().for_each(|category| add(category.as_bytes()));
+        add(&self.max_risk.to_le_bytes());
+        add(&self.made_unix_ns.to_le_bytes());
+        add(&self.until_unix_ns.to_le_bytes());
+        add(&Sha256::digest(self.reason.as_bytes()));
         bytes
     }
 }
@@ -117,8 +170,18 @@ impl ReviewKey {
     /// Whether this key signed the statement.
     #[must_use]
     pub fn signed(&self, statement: &Statement<'_>, signature: &[u8]) -> bool {
+        self.holds(&statement.bytes(), signature)
+    }
+
+    /// Whether this key signed the delegation.
+    #[must_use]
+    pub fn delegated(&self, statement: &DelegationStatement<'_>, signature: &[u8]) -> bool {
+        self.holds(&statement.bytes(), signature)
+    }
+
+    fn holds(&self, bytes: &[u8], signature: &[u8]) -> bool {
         let Ok(signature) = Signature::from_slice(signature) else { return false };
-        self.0.verify_strict(&statement.bytes(), &signature).is_ok()
+        self.0.verify_strict(bytes, &signature).is_ok()
     }
 }
 
@@ -167,6 +230,12 @@ impl ReviewSigner {
     pub fn sign(&self, statement: &Statement<'_>) -> [u8; 64] {
         self.0.sign(&statement.bytes()).to_bytes()
     }
+
+    /// Signs a delegation.
+    #[must_use]
+    pub fn delegate(&self, statement: &DelegationStatement<'_>) -> [u8; 64] {
+        self.0.sign(&statement.bytes()).to_bytes()
+    }
 }
 
 impl fmt::Debug for ReviewSigner {
@@ -194,7 +263,50 @@ mod tests {
             reason: "looks right",
             reviewer: "bob",
             decided_unix_ns: 42,
+            delegation_id: "",
         }
+    }
+
+    fn delegation<'a>(categories: &'a [String]) -> DelegationStatement<'a> {
+        DelegationStatement {
+            id: REQUEST,
+            from: "carol",
+            to: "bob",
+            categories,
+            max_risk: 60,
+            made_unix_ns: 42,
+            until_unix_ns: 99,
+            reason: "on leave",
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_delegation_is_signed_and_it_is_no_decision() {
+        let signer = ReviewSigner::from_seed(&[5; 32]);
+        let (one, none) = (["vcs.write".to_owned()], []);
+        let signed = delegation(&one);
+        let (signature, key) = (signer.delegate(&signed), signer.public());
+        assert!(key.delegated(&signed, &signature));
+        let others = [
+            DelegationStatement { id: "01KG9F6R00ABCDEFGHJKMNPQRT", ..signed },
+            DelegationStatement { from: "dave", ..signed },
+            DelegationStatement { to: "mallory", ..signed },
+            DelegationStatement { categories: &none, ..signed },
+            DelegationStatement { max_risk: 61, ..signed },
+            DelegationStatement { made_unix_ns: 43, ..signed },
+            DelegationStatement { until_unix_ns: 100, ..signed },
+            DelegationStatement { reason: "", ..signed },
+        ];
+        for other in others {
+            assert!(!key.delegated(&other, &signature), "{other:?}");
+        }
+        let digest = hex::encode(Sha256::digest(signed.bytes()));
+        assert_eq!(digest, "08aaf6ad1f7f499478f921c92843f9d556b25fb8121549ed737e6039e75c171e");
+        // By own right and for somebody else are two statements.
+        let own = statement(&one);
+        let for_another = Statement { delegation_id: REQUEST, ..own };
+        assert!(!key.signed(&for_another, &signer.sign(&own)) && !key.signed(&own, &signer.sign(&for_another)));
+        assert!(key.signed(&for_another, &signer.sign(&for_another)));
     }
 
     #[test]
@@ -224,6 +336,7 @@ mod tests {
             Statement { reason: "looks righ", ..signed },
             Statement { reviewer: "carol", ..signed },
             Statement { decided_unix_ns: 43, ..signed },
+            Statement { delegation_id: REQUEST, ..signed },
         ];
         for other in others {
             assert!(!key.signed(&other, &signature), "{other:?}");

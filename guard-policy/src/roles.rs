@@ -3,6 +3,8 @@
 //! It must not do I/O or know certificates: it answers for names. Fails closed: a name without a role may nothing, a file
 //! with anything that is not understood is refused with place and cure.
 
+mod delegation;
+mod escalation;
 mod keys;
 mod load;
 mod raw;
@@ -15,6 +17,8 @@ use std::fmt;
 
 use crate::glob::Glob;
 
+pub use delegation::NoDelegation;
+pub use escalation::Escalation;
 pub use keys::{NamedKey, Unsigned, short};
 pub use session::{NoSession, SessionRights};
 
@@ -31,6 +35,8 @@ pub struct Roles {
     agents: BTreeMap<String, Vec<String>>,
     keys: BTreeMap<String, Vec<NamedKey>>,
     needed: Vec<keys::Needed>,
+    escalate: Vec<escalation::Rule>,
+    delegate_ns: Option<i64>,
 }
 
 /// Which categories a file may name.
@@ -58,6 +64,8 @@ pub struct Role {
     pub review: Categories,
     /// Highest risk of those.
     pub review_max_risk: u8,
+    /// Only requests that were escalated.
+    pub review_escalated: bool,
     /// Reading sessions, records and the log.
     pub query: bool,
     /// Categories whose effects may be undone.
@@ -84,6 +92,8 @@ pub enum Right<'a> {
     Request(&'a str),
     /// Requests of this category and risk may be decided.
     Review(&'a str, u32),
+    /// Requests of this category and risk may be decided once they were escalated.
+    ReviewEscalated(&'a str, u32),
     /// Reading.
     Query,
     /// Effects of this category may be undone.
@@ -157,11 +167,20 @@ impl Roles {
     fn why_not(&self, subject: Subject<'_>, right: Right<'_>) -> String {
         let names: Vec<String> = self.names_of(subject).iter().map(|n| format!("`{n}`")).collect();
         let lower = match right {
-            Right::Review(category, _) => {
+            Right::Review(category, _) | Right::ReviewEscalated(category, _) => {
                 self.of(subject).filter(|(_, r)| r.review.has(category)).map(|(_, r)| r.review_max_risk).max()
             }
             _ => None,
         };
+        let waits = match right {
+            Right::Review(category, risk) => {
+                self.of(subject).any(|(_, role)| role.gives(Right::ReviewEscalated(category, risk)))
+            }
+            _ => false,
+        };
+        if waits {
+            return format!("its roles {} review this only once it was escalated", names.join(", "));
+        }
         match (names.as_slice(), lower) {
             ([], _) => "it has no role".to_owned(),
             (_, Some(risk)) => format!("its roles {} review this category up to risk {risk}", names.join(", ")),
@@ -183,7 +202,12 @@ impl Role {
     fn gives(&self, right: Right<'_>) -> bool {
         match right {
             Right::Request(category) => self.request.has(category),
-            Right::Review(category, risk) => self.review.has(category) && risk <= u32::from(self.review_max_risk),
+            Right::Review(category, risk) => {
+                !self.review_escalated && self.gives(Right::ReviewEscalated(category, risk))
+            }
+            Right::ReviewEscalated(category, risk) => {
+                self.review.has(category) && risk <= u32::from(self.review_max_risk)
+            }
             Right::Query => self.query,
             Right::Undo(category) => self.undo.has(category),
             Right::Administer => self.administer,
@@ -227,7 +251,9 @@ impl fmt::Display for Right<'_> {
         let of = |category: &str| if category.is_empty() { "any category".to_owned() } else { category.to_owned() };
         match self {
             Self::Request(category) => write!(f, "request {}", of(category)),
-            Self::Review(category, risk) => write!(f, "review {} at risk {risk}", of(category)),
+            Self::Review(category, risk) | Self::ReviewEscalated(category, risk) => {
+                write!(f, "review {} at risk {risk}", of(category))
+            }
             Self::Query => f.write_str("query"),
             Self::Undo(category) => write!(f, "undo {}", of(category)),
             Self::Administer => f.write_str("administer"),

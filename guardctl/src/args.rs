@@ -420,6 +420,12 @@ pub enum ReviewCommand {
     Deny(DenyArgs),
     /// End at once what an approval still allows; what runs by then goes on
     Revoke(RevokeArgs),
+    /// Let somebody else decide with your right, up to a risk and for a time; signed with your key
+    Delegate(DelegateArgs),
+    /// List delegations that have not ended
+    Delegations,
+    /// End a delegation before its time
+    Undelegate(UndelegateArgs),
     /// Check the signatures of a session's approvals with a role file at hand; needs no trust in collector or host
     Verify(VerifyDecisionsArgs),
     /// Show how each reviewer decides: how many, how often yes, how fast
@@ -483,9 +489,13 @@ pub struct ApproveArgs {
     /// Those that wait for the identical command in the same session too, each by a decision of its own
     #[arg(long)]
     pub identical: bool,
-    /// Do not ask again on a terminal
+    /// Do not ask again on a terminal; critical risk is asked about all the same
     #[arg(long, short)]
     pub yes: bool,
+    /// For critical risk: the program's name or the last 6 characters of the request's id; with --identical followed by a blank and how
+    /// many requests there are. Without it a terminal asks
+    #[arg(long, value_name = "TEXT")]
+    pub confirm: Option<String>,
 }
 
 /// Arguments of `review deny`.
@@ -517,6 +527,36 @@ pub struct StatsArgs {
     /// Decisions not before this time, or so long ago
     #[arg(long, value_name = "TIME", default_value = "30d")]
     pub since: String,
+}
+
+/// Arguments of `review delegate`.
+#[derive(Debug, Args)]
+pub struct DelegateArgs {
+    /// Who decides then; they need a key in the role file, and sign for themselves
+    #[arg(long, value_name = "NAME")]
+    pub to: String,
+    /// Categories or patterns of what you may review, such as vcs.*; may be given several times, or with commas
+    #[arg(long, value_name = "PATTERN", required = true, value_delimiter = ',')]
+    pub categories: Vec<String>,
+    /// Up to this risk
+    #[arg(long, value_name = "RISK", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub max_risk: u32,
+    /// So long from now (8h, 2d), or a time (UTC); at most what the role file allows
+    #[arg(long, value_name = "TIME")]
+    pub until: String,
+    /// Why; recorded
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+/// Arguments of `review undelegate`.
+#[derive(Debug, Args)]
+pub struct UndelegateArgs {
+    /// Id of the delegation
+    pub id: String,
+    /// Why; recorded
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
 }
 
 /// Arguments of `review revoke`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use guard_policy::roles;
 use guard_proto::v1::{GivenDecision, ListReviewsRequest, Review, RevokeRequest};
-use rustix::termios::isatty;
+use rustix::termios::{QueueSelector, isatty, tcflush};
 use serde_json::{Value, json};
 
 use crate::args::{ApproveArgs, DenyArgs, ReviewCommand, ReviewListArgs, RevokeArgs, Scope};
@@ -23,7 +23,9 @@ use crate::table::{Cell, Table, Tone, grow, left, right};
 use crate::text::escape_str;
 use crate::time;
 
+mod critical;
 pub mod decide;
+mod delegate;
 mod identical;
 mod screen;
 mod show;
@@ -55,6 +57,9 @@ pub async fn run(command: Option<&ReviewCommand>, config: &Config, out: &Out) ->
         }
         ReviewCommand::Approve(args) => approve(&mut client, config, args, out).await,
         ReviewCommand::Deny(args) => deny(&mut client, config, args, out).await,
+        ReviewCommand::Delegate(args) => delegate::begin(&mut client, config, args, out).await,
+        ReviewCommand::Delegations => delegate::list(&mut client, out).await,
+        ReviewCommand::Undelegate(args) => delegate::end(&mut client, args, out).await,
         ReviewCommand::Verify(args) => verify::run(&mut client, args, out).await,
         ReviewCommand::Stats(args) => stats::run(&mut client, args, out).await,
         ReviewCommand::Revoke(args) => revoke(&mut client, args, out).await,
@@ -139,11 +144,24 @@ fn list_table(reviews: &[Review], now_ns: i64) -> Table {
             let ids: Vec<String> = like.iter().map(|r| escape_str(&id(r))).collect();
             table.below(Cell::toned(format!("and {} identical: {}", ids.len(), ids.join(", ")), Tone::Warn));
         }
+        if let Some(text) = escalation(review, now_ns) {
+            table.below(Cell::toned(text, Tone::Warn));
+        }
         if let Some(progress) = progress(review) {
             table.below(Cell::toned(progress, Tone::Warn));
         }
     }
     table
+}
+
+/// Whom else a request was escalated to, or when it will be. Nothing where that is not so.
+fn escalation(review: &Review, now_ns: i64) -> Option<String> {
+    if review.escalated_unix_ns != 0 {
+        let to = escape_str(&review.escalated_to.join(", "));
+        return Some(format!("escalated to {to} at {} UTC", time::clock(review.escalated_unix_ns)));
+    }
+    let left = u64::try_from(review.escalates_unix_ns.saturating_sub(now_ns)).ok().filter(|left| *left > 0)?;
+    (review.escalates_unix_ns != 0).then(|| format!("escalates in {}", duration::show(left)))
 }
 
 /// How many have approved a request that needs several; what its host did not take.
@@ -185,9 +203,8 @@ async fn approve(client: &mut Client, config: &Config, args: &ApproveArgs, out: 
         out.print(&shown)?
     }
     check_digest(args.digest.as_deref(), &request.digest)?;
-    if isatty(io::stdin()) && !args.yes && !confirmed()? {
-        return Err(CliError::new(Exit::No, "not approved"));
-    }
+    let all = together(client, &review, args.identical).await?;
+    confirm(&review, all.len(), args)?;
     let own = request.verdict.as_ref().map(|v| v.category.clone()).unwrap_or_default();
     let categories = if root && args.categories.is_empty() { vec![own] } else { args.categories.clone() };
     let (scope, max_execs) = match args.scope {
@@ -196,22 +213,41 @@ async fn approve(client: &mut Client, config: &Config, args: &ApproveArgs, out: 
         Scope::Root => ("root", args.max_execs.unwrap_or(EXECS)),
     };
     let choice = Choice { approve: true, reason: args.reason.clone(), scope: scope.to_owned(), categories, max_execs };
-    answer(client, config, (&review, args.identical), choice, out).await
+    answer(client, config, &all, choice, out).await
 }
 
-/// Decides a request, and those that are identical, if that is wanted: each by a decision of its own.
-async fn answer(
-    client: &mut Client,
-    config: &Config,
-    (review, identical): (&Review, bool),
-    choice: Choice,
-    out: &Out,
-) -> Result<()> {
+/// The request, and those that are identical, if that is wanted.
+async fn together(client: &mut Client, review: &Review, identical: bool) -> Result<Vec<Review>> {
     let mut all = vec![review.clone()];
     if identical {
         all.extend(identical::others(client, review).await?);
     }
-    for review in &all {
+    Ok(all)
+}
+
+/// Asks whether `count` requests like this one shall be approved. Critical risk takes a word that only reading gives, also where
+/// nobody can be asked.
+fn confirm(review: &Review, count: usize, args: &ApproveArgs) -> Result<()> {
+    let asks = isatty(io::stdin());
+    if count > 1 {
+        note(&format!("with {} identical requests of the session", count - 1));
+    }
+    if !critical::is_critical(review) {
+        return match asks && !args.yes && !confirmed()? {
+            true => Err(CliError::new(Exit::No, "not approved")),
+            false => Ok(()),
+        };
+    }
+    match &args.confirm {
+        Some(text) => critical::check(review, count, text),
+        None if asks => critical::check(review, count, &typed(review, count)?),
+        None => Err(critical::unconfirmed(review, count)),
+    }
+}
+
+/// Decides requests, each by a decision of its own.
+async fn answer(client: &mut Client, config: &Config, all: &[Review], choice: Choice, out: &Out) -> Result<()> {
+    for review in all {
         let sent = decide::send(client, config, review, choice.clone()).await?;
         decided(&sent, out)?;
     }
@@ -221,7 +257,8 @@ async fn answer(
 async fn deny(client: &mut Client, config: &Config, args: &DenyArgs, out: &Out) -> Result<()> {
     let review = get(client, &args.id).await?;
     let choice = Choice { reason: args.reason.clone(), scope: "once".to_owned(), ..Choice::default() };
-    answer(client, config, (&review, args.identical), choice, out).await
+    let all = together(client, &review, args.identical).await?;
+    answer(client, config, &all, choice, out).await
 }
 
 async fn revoke(client: &mut Client, args: &RevokeArgs, out: &Out) -> Result<()> {
@@ -244,7 +281,8 @@ fn decided(sent: &Sent, out: &Out) -> Result<()> {
         return out.json(&json!({"request": decision.request_id, "decision": word, "leaf": sent.leaf,
             "digest": hex::encode(&decision.digest), "scope": decision.scope, "categories": decision.categories,
             "max_execs": decision.max_execs, "key_id": sent.key_id.map(hex::encode),
-            "approvals": after.given.len(), "needed": after.needed}));
+            "approvals": after.given.len(), "needed": after.needed,
+            "on_behalf_of": sent.on_behalf_of}));
     }
     let scope = match decision.scope.as_str() {
         "root" => {
@@ -253,13 +291,17 @@ fn decided(sent: &Sent, out: &Out) -> Result<()> {
         "session" => format!(", this exact command up to {} times in this session", decision.max_execs),
         _ => String::new(),
     };
+    let on_behalf = sent.on_behalf_of.as_ref().map(|name| format!(", for {}", escape_str(name))).unwrap_or_default();
     let signed = match &sent.key_id {
         Some(id) => format!("; signed with key {}", roles::short(id)),
         None => String::new(),
     };
     let tone = if decision.approve { Tone::Good } else { Tone::Bad };
     let word = out.paint(tone, word);
-    out.print(&format!("{word} {}{scope}{signed}; in the log at leaf {}\n", decision.request_id, sent.leaf))?;
+    out.print(&format!(
+        "{word} {}{on_behalf}{scope}{signed}; in the log at leaf {}\n",
+        decision.request_id, sent.leaf
+    ))?;
     if more {
         out.print(&format!("{} of {}: it takes other reviewers too\n", after.given.len(), after.needed))?;
     }
@@ -268,7 +310,8 @@ fn decided(sent: &Sent, out: &Out) -> Result<()> {
 
 fn given_json(given: &GivenDecision) -> Value {
     json!({"reviewer": given.reviewer, "leaf": given.leaf, "scope": given.scope, "categories": given.categories,
-        "max_execs": given.max_execs, "key_id": Some(hex::encode(&given.key_id)).filter(|id| !id.is_empty())})
+        "max_execs": given.max_execs, "on_behalf_of": Some(&given.on_behalf_of).filter(|name| !name.is_empty()),
+        "key_id": Some(hex::encode(&given.key_id)).filter(|id| !id.is_empty())})
 }
 
 fn check_digest(wanted: Option<&str>, actual: &[u8]) -> Result<()> {
@@ -283,14 +326,28 @@ fn check_digest(wanted: Option<&str>, actual: &[u8]) -> Result<()> {
 }
 
 fn confirmed() -> Result<bool> {
+    Ok(matches!(prompt("approve exactly this? [y/N] ")?.trim(), "y" | "Y" | "yes"))
+}
+
+/// What a person types for a request of critical risk, after a pause: what was typed before it is thrown away.
+fn typed(review: &Review, count: usize) -> Result<String> {
+    let (risk, pause) = (critical::risk(review), Duration::from_nanos(critical::PAUSE_NS.unsigned_abs()));
+    note(&format!("risk {risk} is critical: look at it for {} s", pause.as_secs()));
+    std::thread::sleep(pause);
+    tcflush(io::stdin(), QueueSelector::IFlush)
+        .map_err(|e| CliError::new(Exit::Internal, format_args!("cannot read the terminal: {e}")))?;
+    prompt(&format!("to approve exactly this, type {}: ", critical::asked(review, count)))
+}
+
+fn prompt(text: &str) -> Result<String> {
     let mut stderr = io::stderr();
-    let _ = stderr.write_all(b"approve exactly this? [y/N] ").and_then(|()| stderr.flush());
+    let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
     let mut answer = String::new();
     io::stdin()
         .lock()
         .read_line(&mut answer)
         .map_err(|e| CliError::new(Exit::Internal, format_args!("cannot read the answer: {e}")))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    Ok(answer)
 }
 
 /// The documented JSON form.
@@ -310,6 +367,9 @@ fn review_json(review: &Review, now_ns: i64) -> Value {
         "reason": Some(&review.reason).filter(|r| !r.is_empty()),
         "before": review.before.iter().map(command).collect::<Vec<_>>(), "needed": review.needed.max(1),
         "given": review.given.iter().map(given_json).collect::<Vec<_>>(), "refused": review.refused,
+        "escalated": time::rfc3339(review.escalated_unix_ns), "escalated_to": review.escalated_to,
+        "escalates": time::rfc3339(review.escalates_unix_ns),
+        "acting_for": review.acting_for.as_ref().map(|d| &d.from),
     })
 }
 
@@ -330,6 +390,18 @@ mod tests {
     fn requests_have_a_stable_json_form() {
         let (review, now) = testing::review();
         insta::assert_snapshot!(testing::pretty(&review_json(&review, now)));
+    }
+
+    #[test]
+    fn who_is_asked_too_is_said_and_when() {
+        let (mut review, now) = testing::review();
+        assert_eq!(escalation(&review, now), None);
+        review.escalates_unix_ns = now + 90_000_000_000;
+        assert_eq!(escalation(&review, now).as_deref(), Some("escalates in 1m30s"));
+        review.escalates_unix_ns = 0;
+        (review.escalated_unix_ns, review.escalated_to) = (now, vec!["lead".into()]);
+        let text = list_table(&[review], now).render(80, false);
+        assert!(text.contains("escalated to lead at 12:00:48 UTC"), "{text}");
     }
 
     #[test]

@@ -95,7 +95,8 @@ fn who_text(who: &WhoAmIReply, width: usize, color: bool) -> String {
 
 fn role_rows(table: &mut Table, role: &RoleRights) {
     let listed = |patterns: &[String]| (!patterns.is_empty()).then(|| escape_str(&patterns.join(", ")));
-    let review = listed(&role.review).map(|patterns| format!("{patterns} up to risk {}", role.review_max_risk));
+    let once = if role.review_escalated { ", once escalated" } else { "" };
+    let review = listed(&role.review).map(|patterns| format!("{patterns} up to risk {}{once}", role.review_max_risk));
     let plain = |has: bool| has.then(String::new);
     let rights = [
         ("request", listed(&role.request)),
@@ -126,7 +127,8 @@ fn who_json(who: &WhoAmIReply) -> Value {
 
 /// One role in full.
 pub fn role_json(r: &RoleRights) -> Value {
-    let review = || json!({"categories": r.review, "max_risk": r.review_max_risk});
+    let review =
+        || json!({"categories": r.review, "max_risk": r.review_max_risk, "only_escalated": r.review_escalated});
     json!({"name": r.name, "request": r.request, "review": (!r.review.is_empty()).then(review), "query": r.query,
         "undo": r.undo, "administer": r.administer, "start_for_others": r.start_for_others})
 }

@@ -292,6 +292,9 @@ fn report_json(r: &NodeReport, now: i64) -> Value {
         "age_ns": age(r.measured_unix_ns, now), "sessions": r.sessions, "held": r.held,
         "journal_next_seq": r.journal_next_seq, "journal_backlog": r.journal_backlog, "counters": counters,
         "roles_digest": Some(&r.roles_digest).filter(|d| !d.is_empty()),
+        "roles_serial": (r.roles_serial > 0).then_some(r.roles_serial),
+        "roles_age_seconds": (r.roles_serial > 0 && r.roles_age_seconds >= 0).then_some(r.roles_age_seconds),
+        "roles_max_age_seconds": (r.roles_max_age_seconds > 0).then_some(r.roles_max_age_seconds),
         "decisions": Some(&r.decisions).filter(|d| !d.is_empty()), "policy_digest": r.policy_digest, "bundle": r.takes_bundles.then_some(r.bundle_serial), "observed": r.observed.iter().map(|o| json!({"agent": o.agent, "until": time::rfc3339(o.until_unix_ns)})).collect::<Vec<_>>(),
         "policy_error": Some(&r.policy_error).filter(|e| !e.is_empty()),
         "support": r.support.as_ref().map(support_json),
@@ -337,6 +340,9 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
         row("", Cell::toned(text, Tone::Warn));
     }
     row("roles", roles(&r.roles_digest));
+    if let Some((text, tone)) = roles_age(&r) {
+        row("", Cell::toned(text, tone));
+    }
     if !r.policy_error.is_empty() {
         row("", Cell::toned(format!("refused: {}", escape_str(&r.policy_error)), Tone::Bad));
     }
@@ -365,6 +371,25 @@ fn local_text(s: &LocalStatus, now: i64, width: usize, color: bool) -> String {
         row("counters", lost.join(", ").into());
     }
     table.render(width, color)
+}
+
+/// Whether the roles are signed, and how long ago the collector confirmed them. Nothing where that does not matter.
+fn roles_age(r: &NodeReport) -> Option<(String, Tone)> {
+    let limit = (r.roles_max_age_seconds > 0).then_some(r.roles_max_age_seconds);
+    if r.roles_serial == 0 {
+        let text = "not of a signed bundle: no session starts (roles.max_age_seconds)";
+        return limit.map(|_| (text.to_owned(), Tone::Bad));
+    }
+    let shown = |seconds: u64| duration::show(seconds.saturating_mul(1_000_000_000));
+    let age = u64::try_from(r.roles_age_seconds).ok();
+    let confirmed = age.map_or_else(|| "not confirmed yet".to_owned(), |age| format!("confirmed {} ago", shown(age)));
+    let over = limit.is_some_and(|limit| age.is_none_or(|age| age > limit));
+    let rest = match (limit, over) {
+        (None, _) => String::new(),
+        (Some(limit), false) => format!(", at most {}", shown(limit)),
+        (Some(limit), true) => format!(", more than {}: no session starts or is renewed", shown(limit)),
+    };
+    Some((format!("signed, bundle {}, {confirmed}{rest}", r.roles_serial), if over { Tone::Bad } else { Tone::Plain }))
 }
 
 fn roles(digest: &str) -> Cell {

@@ -26,6 +26,7 @@ fn identity() -> Option<Identity> {
         rights_digest: vec![7; 32],
         started_by: String::new(),
         roles_digest: String::new(),
+        ..Identity::default()
     })
 }
 
@@ -362,6 +363,9 @@ pub fn status() -> (StatusReply, i64) {
         roles_digest: String::new(),
         bundle_serial: 7,
         takes_bundles: true,
+        roles_serial: 7,
+        roles_age_seconds: 95,
+        roles_max_age_seconds: 3600,
         decisions: "signed".into(),
         policy_error: String::new(),
         certificate_not_after_unix_ns: NOON + 57_600_000_000_000,

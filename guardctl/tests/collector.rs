@@ -107,6 +107,36 @@ fn with_a_key_decisions_are_signed_for_exactly_what_was_shown() {
 }
 
 #[test]
+fn a_delegation_is_signed_and_a_decision_by_it_names_it() {
+    let collector = Collector::start();
+    let delegate = |more: &[&str]| {
+        let args = ["review", "delegate", "--to", "dave", "--categories", "vcs.*,fs.write", "--max-risk", "60"];
+        guardctl(&collector, &[&args, more].concat())
+    };
+    let without = delegate(&["--until", "8h"]);
+    assert_eq!(without.status.code(), Some(78), "{without:?}");
+    let made = guardctl(&collector, &["key", "new", "--name", "bob", "-o", "json"]);
+    let key = ReviewKey::parse(json(&made)["key"].as_str().expect("key")).expect("a key");
+    assert_eq!(delegate(&["--until", "yesterday"]).status.code(), Some(64));
+    let output = delegate(&["--until", "8h", "--reason", "on leave"]);
+    assert!(text(&output).contains("vcs.*, fs.write to dave up to risk 60 until"), "{output:?}");
+    let sent = collector.delegated();
+    assert_eq!((sent.from.as_str(), sent.to.as_str(), sent.max_risk), ("bob", "dave", 60));
+    assert!(key.delegated(&collector::delegation(&sent), &sent.signature));
+    let listed = json(&guardctl(&collector, &["review", "delegations", "-o", "json"]));
+    assert_eq!((&listed["delegations"][0]["to"], &listed["delegations"][0]["leaf"]), (&"dave".into(), &79.into()));
+    // Who decides by it sees for whom, and signs that.
+    let approved = guardctl(&collector, &["review", "approve", REQUEST]);
+    assert!(text(&approved).contains("for bob, by the delegation"), "{approved:?}");
+    assert!(text(&approved).contains("approved 01KG9F6R00ABCDEFGHJKMNPQRS, for bob; signed"), "{approved:?}");
+    let decision = collector.decided();
+    assert_eq!(decision.delegation_id, sent.id);
+    assert!(key.signed(&collector::statement(&decision, "bob"), &decision.signature));
+    assert_eq!(guardctl(&collector, &["review", "undelegate", "other"]).status.code(), Some(1));
+    assert_eq!(guardctl(&collector, &["review", "undelegate", &sent.id]).status.code(), Some(0));
+}
+
+#[test]
 fn approvals_are_revoked_and_reviewers_have_figures() {
     let collector = Collector::start();
     let revoked = json(&guardctl(&collector, &["review", "revoke", REQUEST, "--reason", "x", "-o", "json"]));
@@ -117,6 +147,45 @@ fn approvals_are_revoked_and_reviewers_have_figures() {
         (&stats["reviewers"][0]["reviewer"], &stats["reviewers"][0]["approve_rate"]),
         (&"bob".into(), &0.75.into())
     );
+}
+
+#[test]
+fn critical_risk_takes_a_text_from_the_request_also_without_a_terminal() {
+    let (collector, id) = (Collector::start(), collector::CRITICAL[0]);
+    let approve = |more: &[&str]| guardctl(&collector, &[&["review", "approve", id], more].concat());
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let none = approve(&["--yes"]);
+    assert_eq!(none.status.code(), Some(64), "{none:?}");
+    assert!(said(&none).contains("--confirm with `git` or `MNPQRS`"), "{}", said(&none));
+    for wrong in ["yes", "rm", ""] {
+        assert_eq!(approve(&["--confirm", wrong]).status.code(), Some(1), "{wrong}");
+    }
+    // What confirms one request confirms no second one with it.
+    let batch = approve(&["--identical", "--confirm", "git"]);
+    assert!(batch.status.code() == Some(1) && said(&batch).contains("`git 2` or `MNPQRS 2`"), "{batch:?}");
+    assert!(collector.nothing_decided());
+    let both = approve(&["--identical", "--confirm", "git 2"]);
+    assert_eq!(text(&both).matches("approved 01KG9F6").count(), 2, "{both:?}");
+    assert_eq!(approve(&["--confirm", "git"]).status.code(), Some(0));
+    // A denial is as quick as ever.
+    assert_eq!(guardctl(&collector, &["review", "deny", id]).status.code(), Some(0));
+}
+
+#[test]
+fn on_a_terminal_critical_risk_is_typed_after_a_pause() {
+    let (collector, mut terminal) = (Collector::start(), Terminal::new(24, 80));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guardctl"));
+    command.arg("--config").arg(collector.config()).args(["review", "approve", collector::CRITICAL[0], "--yes"]);
+    let mut shell = terminal.spawn(command);
+    terminal.read_until("look at it for 10 s");
+    // Typed before it is asked for: thrown away.
+    terminal.write("git\n");
+    terminal.read_until("to approve exactly this, type");
+    assert!(collector.nothing_decided());
+    terminal.write("git\n");
+    terminal.read_until("approved 01KG9F6V00");
+    assert_eq!(terminal::wait(&mut shell, Duration::from_secs(20)).code(), Some(0));
+    assert!(collector.decided().approve);
 }
 
 #[test]

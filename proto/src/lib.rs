@@ -67,6 +67,8 @@ pub fn kind_number(body: &v1::record_body::Body) -> u16 {
         Body::PublishFinding(_) => 40,
         Body::WebhookFinding(_) => 62,
         Body::PolicyPublished(_) => 41,
+        Body::RequestEscalated(_) => 42,
+        Body::ReviewDelegated(_) => 43,
         Body::CertificateIssued(_) => 60,
         Body::CertificateRevoked(_) => 61,
         Body::CertificateEnding(_) => 64,

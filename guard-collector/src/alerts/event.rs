@@ -5,7 +5,7 @@
 
 use guard_log::record::{Record, SessionId};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, ExecRequest, GuardAct, Identity, PolicyLoaded};
+use guard_proto::v1::{Disposition, ExecRequest, GuardAct, Identity, PolicyLoaded, RequestEscalated};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -31,6 +31,9 @@ pub enum Kind {
     /// An approval that the host did not take: who is said to have made it did not sign it, or may not.
     #[serde(rename = "decision.refused")]
     DecisionRefused,
+    /// Nobody has decided a request for so long that another group is asked too.
+    #[serde(rename = "review.escalated")]
+    ReviewEscalated,
     /// Anything else that is wrong with a host's records, or with the log as a host sees it.
     #[serde(rename = "log.finding")]
     LogFinding,
@@ -60,6 +63,7 @@ impl Kind {
         Self::LogGap,
         Self::LogFinding,
         Self::DecisionRefused,
+        Self::ReviewEscalated,
         Self::LogPublish,
         Self::EnforcementStopped,
         Self::EnforcementMode,
@@ -76,6 +80,7 @@ impl Kind {
             Self::LogGap => "log.gap",
             Self::LogFinding => "log.finding",
             Self::DecisionRefused => "decision.refused",
+            Self::ReviewEscalated => "review.escalated",
             Self::LogPublish => "log.publish",
             Self::EnforcementStopped => "enforcement.stopped",
             Self::EnforcementMode => "enforcement.mode",
@@ -134,6 +139,7 @@ fn is_denial(raw: i32) -> bool {
 pub fn needs_request(body: &Body) -> Option<&str> {
     match body {
         Body::ExecDecision(end) if is_denial(end.disposition) => Some(&end.request_id),
+        Body::RequestEscalated(escalated) => Some(&escalated.request_id),
         _ => None,
     }
 }
@@ -218,6 +224,7 @@ fn told(body: &Body, request: Option<&ExecRequest>, cut: &mut Cut) -> Option<Tol
                 "detail": cut.text(&b.detail), "decision_leaf": b.decision_leaf});
             Some(Told::new(Kind::DecisionRefused, format!("{}/{}", b.reviewer, b.detail), "decision", data))
         }
+        Body::RequestEscalated(b) => Some(escalated(b, request, cut)),
         Body::CheckpointRefused(b) => {
             let what = format!("checkpoint_{}", b.what);
             let data = json!({"what": cut.text(&what), "detail": cut.text(&b.detail)});
@@ -258,6 +265,23 @@ fn observed(b: &PolicyLoaded, cut: &mut Cut) -> Option<Told> {
     let shown: Vec<String> = cut.first(&agents).iter().map(|stage| cut.text(stage)).collect();
     let data = json!({"bundle": b.bundle_serial, "stages": shown});
     Some(Told::new(Kind::EnforcementObserve, b.bundle_serial.to_string(), "policy", data))
+}
+
+/// Each request is an event of its own: none is folded away.
+fn escalated(b: &RequestEscalated, request: Option<&ExecRequest>, cut: &mut Cut) -> Told {
+    let verdict = request.and_then(|r| r.verdict.as_ref());
+    let facts = request.and_then(|r| r.facts.as_ref());
+    let (argv, left) = cut.argv(facts.map_or(&[][..], |f| f.argv.as_slice()));
+    let identity = request.and_then(|r| r.identity.as_ref());
+    let to: Vec<Value> = cut.first(&b.to).iter().map(|role| json!(cut.text(role))).collect();
+    let data = json!({
+        "request": cut.text(&b.request_id), "to": to, "deadline_unix_ns": b.deadline_unix_ns, "argv": argv,
+        "argv_omitted": u64::from(facts.map_or(0, |f| f.argv_omitted)) + left,
+        "category": verdict.and_then(|v| cut.some(&v.category)), "risk": verdict.map(|v| v.risk),
+        "session": identity.map(|identity| session(identity, cut)),
+    });
+    let told = Told::new(Kind::ReviewEscalated, b.request_id.clone(), "review", data);
+    Told { risk: verdict.map(|v| v.risk), ..told }
 }
 
 fn mode(mode: &str, detail: &str, cut: &mut Cut) -> Told {

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use guard_log::record::{HostId, Record, SessionId};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{DecideRequest, ExecFacts, ExecRequest, Review, ReviewDecision, RevokeRequest};
+use guard_proto::v1::{DecideRequest, Delegation, ExecFacts, ExecRequest, Review, ReviewDecision, RevokeRequest};
 use prost::Message;
 use tonic::Status;
 
 use super::{Control, MESSAGE_BYTES};
+use crate::access::Asked;
 use crate::body;
 use crate::identity::Caller;
 use crate::index::Found;
@@ -29,6 +30,13 @@ fn within(reviews: impl Iterator<Item = Review>) -> Vec<Review> {
             bytes <= MESSAGE_BYTES
         })
         .collect()
+}
+
+/// What a caller asks who wants to see or decide a request.
+pub(super) fn asked<'a>(review: &'a Review, delegations: &'a [Delegation]) -> Option<Asked<'a>> {
+    // One that is over is as one that was escalated.
+    let escalated = review.escalated_unix_ns != 0 || review.state != "pending";
+    Some(Asked { request: review.request.as_ref()?, escalated, delegations })
 }
 
 fn shown(found: Found, request: Option<ExecRequest>) -> Review {
@@ -53,19 +61,33 @@ impl Control {
 
     /// An open request as it is shown.
     fn open_review(&self, open: &Open, host_name: &str, now: i64) -> Review {
-        Review { needed: self.access.needed(&open.request), ..open.review(host_name, now) }
+        let review = open.review(host_name, now);
+        let waits = open.escalated.is_none() && review.state == "pending";
+        let at = self.access.escalation(open).filter(|_| waits).map_or(0, |(at, _)| at);
+        Review { needed: self.access.needed(&open.request), escalates_unix_ns: at, ..review }
+    }
+
+    /// What the caller may decide it by, if not by roles of their own.
+    pub(super) fn acting_for(&self, caller: &Caller, review: &Review) -> Option<Delegation> {
+        let delegations = self.delegations_to(caller);
+        self.access.by(caller, asked(review, &delegations)?)
     }
 
     /// Those that wait, oldest first.
     pub(super) fn pending_reviews(&self, caller: &Caller, session: &str, limit: u32) -> (Vec<Review>, u64) {
         let (size, now) = (self.ledger.store().size(), now_ns());
+        let delegations = self.delegations_to(caller);
         let state = self.ledger.state();
+        let sees = |open: &Open| {
+            let (request, escalated) = (&open.request, open.escalated.is_some());
+            self.access.sees(caller, Some(Asked { request, escalated, delegations: &delegations }))
+        };
         let reviews = state
             .reviews
             .pending(size, now)
             .into_iter()
             .filter(|open| session.is_empty() || open.session.to_string() == session)
-            .filter(|open| self.access.sees(caller, Some(&open.request)))
+            .filter(|open| sees(open))
             .map(|open| self.open_review(open, state.admit.node_of(open.host).unwrap_or_default(), now))
             .take(limit as usize);
         (within(reviews), size)
@@ -81,13 +103,16 @@ impl Control {
         let (found, size) = self.ask(move |index| index.reviews(&session, limit, now_ns())).await?;
         let bodies = self.bodies(found.iter().map(|f| f.leaf).collect()).await?;
         let kept = self.ledger.store().first();
+        let delegations = self.delegations_to(caller);
         let reviews = found.into_iter().filter_map(|f| {
             let request = bodies.iter().find_map(|(leaf, body)| match body {
                 Body::ExecRequest(request) if *leaf == f.leaf => Some(request.clone()),
                 _ => None,
             });
             // The index still knows one whose entry was pruned.
-            let sees = self.access.sees(caller, request.as_ref());
+            // Whether one that is over was escalated does not matter any more.
+            let asked = request.as_ref().map(|request| Asked { request, escalated: true, delegations: &delegations });
+            let sees = self.access.sees(caller, asked);
             (sees && (request.is_some() || f.leaf < kept)).then(|| shown(f, request))
         });
         Ok((within(reviews), size))
@@ -155,7 +180,8 @@ impl Control {
         let id = wanted.request_id;
         let request = review.request.ok_or_else(|| Status::failed_precondition(format!("request {id} was pruned")))?;
         self.access.refresh(false);
-        self.access.may_review(caller, &request)?;
+        let delegations = self.delegations_to(caller);
+        self.access.may_review(caller, Asked { request: &request, escalated: true, delegations: &delegations })?;
         if review.state != "approved" {
             let cure = if review.state == "pending" { "; `guardctl review deny` ends it" } else { "" };
             return Err(Status::failed_precondition(format!(

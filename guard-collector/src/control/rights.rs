@@ -9,6 +9,7 @@ use guard_proto::v1::Review;
 use tokio_stream::StreamExt;
 use tonic::{Request, Status};
 
+use super::reviews::asked;
 use super::{Control, Entries};
 use crate::identity::{Caller, Certificate, Right};
 use crate::node::{stop_status, stopped};
@@ -25,18 +26,22 @@ impl Control {
     pub(super) fn review_reader<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let caller = Caller::of(request, Right::Read)?;
         if !self.access.sees(&caller, None) {
-            self.access.check(&caller, roles::Right::Review("", 0))?;
+            self.access.reviews_anything(&caller, &self.delegations_to(&caller))?;
         }
         Ok(caller)
     }
 
     /// Refuses to show a request to who may neither query nor decide it.
     pub(super) fn may_see(&self, caller: &Caller, review: &Review) -> Result<(), Status> {
-        if self.access.sees(caller, review.request.as_ref()) {
+        let delegations = self.delegations_to(caller);
+        let asked = asked(review, &delegations);
+        if self.access.sees(caller, asked) {
             return Ok(());
         }
-        let request = review.request.clone().unwrap_or_default();
-        self.access.may_review(caller, &request)
+        match asked {
+            Some(asked) => self.access.may_review(caller, asked),
+            None => self.access.check(caller, roles::Right::Query),
+        }
     }
 
     /// A caller who may administer.

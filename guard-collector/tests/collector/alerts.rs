@@ -390,3 +390,31 @@ fn a_test_message_says_what_came_back() {
     assert_eq!(output.status.code(), Some(78), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("0644"), "{output:?}");
 }
+
+#[tokio::test]
+async fn a_request_that_nobody_decides_wakes_the_second_group() {
+    let (mut world, receiver) = prepared("kinds = [\"review.escalated\"]");
+    let roles = "version: 1\nroles: {lead: {review: {categories: ['*'], max_risk: 100}, query: true}}\n\
+                 people: {bob: [lead], admin: [lead]}\n\
+                 approvals: {escalate: [{to: [lead], before_deadline_seconds: 59}]}\n";
+    std::fs::write(world.path("c/roles.yaml"), roles).expect("written");
+    world.edit_config("# roles = \"roles.yaml\"", "roles = \"roles.yaml\"");
+    world.start();
+    let mut host = Host::new();
+    host.start_session();
+    host.request("01KG9F6R00ABCDEFGHJKMNPQRS", 3, &["git", "push", "--force"], 60);
+    host.ship(&world.node("node-box").await).await;
+    let got = receiver.until("the escalation", |got| !got.is_empty()).await;
+    got[0].verify(SECRET);
+    let told = got[0].json();
+    assert_eq!(told["type"], "review.escalated");
+    let review = &told["data"]["review"];
+    assert_eq!((&review["request"], &review["to"][0]), (&"01KG9F6R00ABCDEFGHJKMNPQRS".into(), &"lead".into()));
+    assert_eq!((&review["argv"][2], &review["session"]["initiator"]), (&"--force".into(), &"alice".into()));
+    // Once: also from a collector that was killed.
+    world.kill();
+    world.start();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let ids: std::collections::BTreeSet<String> = receiver.got().iter().map(|got| got.id().to_owned()).collect();
+    assert_eq!(ids.len(), 1);
+}

@@ -58,6 +58,9 @@ async fn a_bundle_needs_the_admin_key_and_reaches_the_hosts_that_are_behind() {
     assert!(refused.code() == Code::FailedPrecondition && refused.message().contains("serial 5"), "{refused}");
     control.publish_policy(publish(bundle(6, &admin))).await.expect("published");
     assert_eq!(next(&mut waiting).await, bundle(6, &admin));
+    // What a host learns with each report: by it the age of its roles is counted.
+    let report = NodeReport { host: host.hello().host.clone(), ..NodeReport::default() };
+    assert_eq!(node.report(report).await.expect("taken").into_inner().bundle_serial, Some(6));
 
     // It outlives the collector; a host that has it gets nothing, one that is behind does.
     world.kill();

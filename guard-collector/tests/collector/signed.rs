@@ -1,6 +1,8 @@
 //! Decisions that reviewers sign, several of them for one request, and their end: the real collector, and what a daemon makes of
 //! what it hands on.
 
+use guard_bundle::{Bundle, Stage};
+use guard_log::signer::KeyFile;
 use guard_policy::Source;
 use guard_policy::decision::{ReviewSigner, Statement};
 use guard_policy::roles::{Known, Roles};
@@ -13,9 +15,9 @@ use crate::ballot::{Ballot, Question, Taken, Trust};
 use crate::host::Host;
 use crate::world::{ControlClient, World};
 
-const REQUEST: &str = "01KG9F6R00ABCDEFGHJKMNPQRS";
+pub const REQUEST: &str = "01KG9F6R00ABCDEFGHJKMNPQRS";
 
-fn signer(name: &str) -> ReviewSigner {
+pub fn signer(name: &str) -> ReviewSigner {
     ReviewSigner::from_seed(&Sha256::digest(name).into())
 }
 
@@ -32,7 +34,7 @@ fn roles(more: &str) -> String {
 const TWO: &str = "approvals: {needed: [{categories: ['vcs.*'], reviewers: 2}]}\n";
 
 /// A collector, with a role file or without, and a host that asks for a commit.
-async fn asked(file: Option<&str>) -> (World, Host, Ballot) {
+pub async fn asked(file: Option<&str>) -> (World, Host, Ballot) {
     let mut world = World::stopped();
     if let Some(text) = file {
         std::fs::write(world.path("c/roles.yaml"), text).expect("written");
@@ -48,7 +50,7 @@ async fn asked(file: Option<&str>) -> (World, Host, Ballot) {
 }
 
 /// As the host's daemon recorded the request.
-fn ballot(host: &Host) -> Ballot {
+pub fn ballot(host: &Host) -> Ballot {
     let record = host.records.last().expect("a request");
     match guard_collector::body::parse(record) {
         Some(Body::ExecRequest(request)) => {
@@ -58,16 +60,16 @@ fn ballot(host: &Host) -> Ballot {
     }
 }
 
-fn take(ballot: &mut Ballot, decision: &Decision, file: &str) -> Taken {
+pub fn take(ballot: &mut Ballot, decision: &Decision, file: &str) -> Taken {
     let roles = Roles::load(&Source { name: "roles.yaml", text: file }, Known::Any).expect("roles");
     ballot.take(decision, Trust { roles: Some(&roles), required: false }, guard_collector::own::now_ns())
 }
 
-async fn get(client: &mut ControlClient) -> Review {
+pub async fn get(client: &mut ControlClient) -> Review {
     client.get_review(GetReviewRequest { request_id: REQUEST.into() }).await.expect("review").into_inner()
 }
 
-fn unsigned(shown: &Review) -> DecideRequest {
+pub fn unsigned(shown: &Review) -> DecideRequest {
     let record = guard_log::record::Record::parse(shown.record.clone()).expect("the request's record");
     DecideRequest {
         request_id: REQUEST.into(),
@@ -83,7 +85,7 @@ fn unsigned(shown: &Review) -> DecideRequest {
     }
 }
 
-fn signed(mut decision: DecideRequest, reviewer: &str, key: &str) -> DecideRequest {
+pub fn signed(mut decision: DecideRequest, reviewer: &str, key: &str) -> DecideRequest {
     let statement = Statement {
         request_id: &decision.request_id,
         digest: &decision.digest,
@@ -96,21 +98,22 @@ fn signed(mut decision: DecideRequest, reviewer: &str, key: &str) -> DecideReque
         reason: &decision.reason,
         reviewer,
         decided_unix_ns: decision.decided_unix_ns,
+        delegation_id: &decision.delegation_id,
     };
     decision.signature = signer(key).sign(&statement).to_vec();
     decision
 }
 
-async fn refused(client: &mut ControlClient, decision: DecideRequest) -> Status {
+pub async fn refused(client: &mut ControlClient, decision: DecideRequest) -> Status {
     client.decide(decision).await.expect_err("refused")
 }
 
-async fn listen(world: &World, host: &Host) -> Streaming<Decision> {
+pub async fn listen(world: &World, host: &Host) -> Streaming<Decision> {
     let request = DecisionsRequest { host: host.id.0.to_vec() };
     world.node("node-box").await.decisions(request).await.expect("stream").into_inner()
 }
 
-async fn next(stream: &mut Streaming<Decision>) -> Decision {
+pub async fn next(stream: &mut Streaming<Decision>) -> Decision {
     let wait = tokio::time::timeout(std::time::Duration::from_secs(10), stream.message());
     wait.await.expect("in time").expect("stream").expect("a decision")
 }
@@ -293,4 +296,27 @@ async fn a_revoked_approval_reaches_its_host_until_that_says_so() {
     let silence =
         tokio::time::timeout(std::time::Duration::from_millis(300), listen(&world, &host).await.message()).await;
     assert!(silence.is_err(), "it knows");
+}
+
+/// The admin key signed bob's role away while the collector still goes by the file before.
+#[tokio::test]
+async fn a_role_that_a_newer_bundle_took_away_approves_nothing_at_the_host() {
+    let before = roles("");
+    let (world, host, mut ballot) = asked(Some(&before)).await;
+    let admin = KeyFile::read(&world.path("c/admin.skey")).expect("admin key");
+    let bundle = |serial, roles: &str| {
+        let files = vec![("policy/team.yaml".into(), "version: 1\n".into()), ("roles.yaml".into(), roles.to_owned())];
+        Bundle::sign(serial, 1, vec![("*".into(), Stage::Enforce)], files, &admin).expect("signed")
+    };
+    let mut bob = world.control("bob").await;
+    let shown = get(&mut bob).await;
+    let after = bundle(2, &before.replace("bob: [all]", "bob: []"));
+    let mut live = listen(&world, &host).await;
+    bob.decide(signed(unsigned(&shown), "bob", "bob")).await.expect("the collector does not know yet");
+    let decision = next(&mut live).await;
+    match take(&mut ballot, &decision, after.roles().expect("roles")) {
+        Taken::Refused(why) => assert!(why.contains("bob may not review vcs.write"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(take(&mut ballot, &decision, bundle(1, &before).roles().expect("roles")), Taken::Approved(_)));
 }

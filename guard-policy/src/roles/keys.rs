@@ -68,7 +68,7 @@ pub enum Unsigned {
 // === impl NamedKey ===
 
 impl NamedKey {
-    fn counts(&self, now_unix_ns: i64) -> bool {
+    pub(super) fn counts(&self, now_unix_ns: i64) -> bool {
         self.until_unix_ns.is_none_or(|until| now_unix_ns < until)
     }
 }
@@ -243,6 +243,12 @@ fn date(unix_ns: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
+/// Day and minute, for people.
+pub(super) fn date_time(unix_ns: i64) -> String {
+    let minutes = unix_ns.rem_euclid(DAY_NS) / 60_000_000_000;
+    format!("{} {:02}:{:02} UTC", date(unix_ns), minutes / 60, minutes % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Known, Roles};
@@ -278,6 +284,7 @@ mod tests {
             reason: "",
             reviewer,
             decided_unix_ns: 5,
+            delegation_id: "",
         }
     }
 

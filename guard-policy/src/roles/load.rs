@@ -56,8 +56,10 @@ impl Roles {
         loader.kinds(&raw)?;
         let keys = loader.keys(&raw)?;
         let needed = loader.needed(&raw.approvals)?;
+        let escalate = loader.escalate(&raw.approvals, &roles)?;
+        let delegate_ns = loader.delegate(&raw.approvals)?;
         let digest = hex::encode(Sha256::digest(source.text.as_bytes()));
-        Ok(Self { digest, roles, people, services, agents, keys, needed })
+        Ok(Self { digest, roles, people, services, agents, keys, needed, escalate, delegate_ns })
     }
 }
 
@@ -94,6 +96,7 @@ impl Loader<'_> {
             }
             role.review = self.categories("review.categories", &review.categories)?;
             role.review_max_risk = review.max_risk.value;
+            role.review_escalated = review.only_escalated;
         }
         for name in &raw.start_for_others {
             self.name("name in start_for_others", &name.value, name)?;

@@ -43,6 +43,8 @@ pub(super) struct RawRole {
 pub(super) struct RawReview {
     pub(super) categories: Vec<Placed<String>>,
     pub(super) max_risk: Placed<u8>,
+    #[serde(default)]
+    pub(super) only_escalated: bool,
 }
 
 /// A reviewer's key, and the last day on which it counts.
@@ -57,6 +59,27 @@ pub(super) struct RawKey {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawApprovals {
     pub(super) needed: Vec<Placed<RawNeeded>>,
+    pub(super) escalate: Vec<Placed<RawEscalate>>,
+    pub(super) delegate: Option<RawDelegate>,
+}
+
+/// Whom to ask too, and when.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEscalate {
+    pub(super) to: Vec<Placed<String>>,
+    pub(super) after_percent: Option<Placed<u8>>,
+    pub(super) before_deadline_seconds: Option<Placed<u32>>,
+    #[serde(default)]
+    pub(super) categories: Vec<Placed<String>>,
+    pub(super) risk_from: Option<Placed<u8>>,
+}
+
+/// How long a reviewer may let somebody else decide.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDelegate {
+    pub(super) max_hours: Placed<u32>,
 }
 
 /// How many reviewers must approve what.

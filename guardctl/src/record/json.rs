@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    CanaryResult, CredentialAct, DecisionFinding, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome, ExecRequest,
-    ExecUnjudged, FileFact, GuardAct, Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot, SessionEnd,
-    SessionRenewed, SessionStart, Timing, Verdict,
+    CanaryResult, CredentialAct, DecisionFinding, Delegation, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome,
+    ExecRequest, ExecUnjudged, FileFact, GuardAct, Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot,
+    SessionEnd, SessionRenewed, SessionStart, Timing, Verdict,
 };
 use serde_json::{Value, json};
 
@@ -115,6 +115,16 @@ pub fn body(body: &Body) -> (&'static str, Value) {
             json!({"serial": b.serial, "digest": b.digest, "by": b.by, "stages": b.stages, "files": b.files,
                 "admin_key": b.admin_key, "made": rfc3339(b.made_unix_ns)}),
         ),
+        Body::RequestEscalated(b) => (
+            "request_escalated",
+            json!({"request": b.request_id, "host": hex::encode(&b.host), "session": b.session_id, "to": b.to,
+                "deadline": rfc3339(b.deadline_unix_ns)}),
+        ),
+        Body::ReviewDelegated(b) => (
+            "review_delegated",
+            json!({"delegation": b.delegation.as_ref().map(delegation), "key_id": hex_or_none(&b.key_id),
+                "ended_by": some(&b.ended_by), "reason": some(&b.reason)}),
+        ),
         Body::PublishFinding(b) => ("publish_finding", json!({"what": b.what, "detail": b.detail})),
         Body::CertificateIssued(b) => (
             "certificate_issued",
@@ -144,7 +154,9 @@ fn identity(identity: &Option<Identity>) -> Value {
     identity.as_ref().map_or(Value::Null, |i| {
         json!({"session": i.session_id, "agent": i.agent, "instance": i.instance, "initiator": i.initiator,
             "initiator_uid": i.initiator_uid, "started_by": some(&i.started_by), "categories": (!i.categories.is_empty()).then_some(&i.categories),
-            "rights_digest": hex::encode(&i.rights_digest), "roles_digest": some(&i.roles_digest)})
+            "rights_digest": hex::encode(&i.rights_digest), "roles_digest": some(&i.roles_digest),
+            "roles_serial": (i.roles_serial > 0).then_some(i.roles_serial),
+            "roles_age_seconds": (i.roles_serial > 0).then_some(i.roles_age_seconds)})
     })
 }
 
@@ -219,7 +231,14 @@ fn exec_decision(b: &ExecDecision) -> Value {
         "disposition": disposition_word(b.disposition), "reviewer": some(&b.reviewer), "reason": b.reason,
         "waited_ns": b.waited_ns, "held": b.held, "decision_leaf": b.decision_leaf, "retry_of": b.retry_of,
         "reviewers": b.reviewers, "key_ids": b.key_ids.iter().map(hex::encode).collect::<Vec<_>>(),
-        "decision_leaves": b.decision_leaves})
+        "decision_leaves": b.decision_leaves, "on_behalf_of": b.on_behalf_of, "unsigned": b.unsigned})
+}
+
+/// A delegation in its documented form.
+pub fn delegation(d: &Delegation) -> Value {
+    json!({"id": d.id, "from": d.from, "to": d.to, "categories": d.categories, "max_risk": d.max_risk,
+        "made": rfc3339(d.made_unix_ns), "until": rfc3339(d.until_unix_ns), "reason": some(&d.reason),
+        "signature": hex_or_none(&d.signature)})
 }
 
 fn decision_finding(b: &DecisionFinding) -> Value {
@@ -252,7 +271,7 @@ fn review_decision(b: &ReviewDecision) -> Value {
         "expires": rfc3339(b.expires_unix_ns), "host": hex::encode(&b.host), "session": b.session_id, "agent": b.agent,
         "revoke": b.revoke, "approval": (b.given > 0).then_some(b.given), "needed": (b.needed > 0).then_some(b.needed),
         "key_id": hex_or_none(&b.key_id), "signature": hex_or_none(&b.signature), "decided": rfc3339(b.decided_unix_ns),
-        "record_sha256": hex_or_none(&b.record_sha256)})
+        "record_sha256": hex_or_none(&b.record_sha256), "delegation": b.delegation.as_ref().map(delegation)})
 }
 
 /// What the kernel and the held task said.

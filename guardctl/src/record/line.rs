@@ -6,7 +6,7 @@ use guard_policy::roles;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
     CredentialAct, DecisionFinding, Exec, ExecDecision, ExecOutcome, ExecRequest, ExecUnjudged, GuardAct,
-    ReviewDecision, SessionRenewed, Verdict,
+    ReviewDecision, ReviewDelegated, SessionRenewed, Verdict,
 };
 
 use super::{Entry, command, disposition_word, shell_code};
@@ -181,6 +181,12 @@ fn describe(body: &Body) -> Line {
             Tone::Plain,
             format!("bundle {} published by {}: {}", b.serial, escape_str(&b.by), escape_str(&b.stages.join(", "))),
         ),
+        Body::RequestEscalated(b) => line(
+            "escalated",
+            Tone::Warn,
+            format!("request {} to {}", escape_str(&b.request_id), escape_str(&b.to.join(", "))),
+        ),
+        Body::ReviewDelegated(b) => delegated(b),
         Body::PublishFinding(b) => line(
             "publish",
             if b.what == "back" { Tone::Good } else { Tone::Bad },
@@ -295,9 +301,31 @@ fn request(b: &ExecRequest) -> Line {
     line("waiting", Tone::Warn, text)
 }
 
+fn delegated(b: &ReviewDelegated) -> Line {
+    let d = b.delegation.clone().unwrap_or_default();
+    let what = format!(
+        "{} decides for {} {} up to risk {}",
+        escape_str(&d.to),
+        escape_str(&d.from),
+        escape_str(&d.categories.join(", ")),
+        d.max_risk
+    );
+    if b.ended_by.is_empty() {
+        return line("delegated", Tone::Warn, format!("{what} until {}", time::date_time(d.until_unix_ns)));
+    }
+    line("ended", Tone::Plain, format!("{what}: by {} {}", escape_str(&b.ended_by), escape_str(&b.reason)))
+}
+
 fn decision(b: &ExecDecision) -> Line {
     let word = disposition_word(b.disposition);
-    let by = if b.reviewer.is_empty() { String::new() } else { format!(" by {}", escape_str(&b.reviewer)) };
+    let whose: Vec<&str> = b.on_behalf_of.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+    let mut by = if b.reviewer.is_empty() { String::new() } else { format!(" by {}", escape_str(&b.reviewer)) };
+    if !whose.is_empty() {
+        by.push_str(&format!(" for {}", escape_str(&whose.join(", "))));
+    }
+    if b.unsigned {
+        by.push_str(" (not signed)");
+    }
     let reason = if b.reason.is_empty() { String::new() } else { format!(": {}", escape_str(&b.reason)) };
     let text = format!("request {}{by} after {}{reason}", escape_str(&b.request_id), duration::show(b.waited_ns));
     line(word, disposition_tone(word), text)
@@ -364,8 +392,9 @@ fn review_decision(b: &ReviewDecision) -> Line {
         [] => String::new(),
         id => format!(", signed with key {}", roles::short(id)),
     };
+    let whose = b.delegation.as_ref().map(|d| format!(" for {}", escape_str(&d.from))).unwrap_or_default();
     let by = escape_str(&b.reviewer);
-    let text = format!("request {} by {by}{several}{signed}{reason}", escape_str(&b.request_id));
+    let text = format!("request {} by {by}{whose}{several}{signed}{reason}", escape_str(&b.request_id));
     Line { event: event.to_owned(), tone, text }
 }
 

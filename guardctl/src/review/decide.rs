@@ -43,6 +43,8 @@ pub struct Sent {
     pub decision: DecideRequest,
     /// Id of the key that signed it.
     pub key_id: Option<[u8; 32]>,
+    /// Whose right it is, by a delegation.
+    pub on_behalf_of: Option<String>,
     /// The request afterwards.
     pub review: Option<Review>,
 }
@@ -72,6 +74,9 @@ pub async fn send(client: &mut Client, config: &Config, shown: &Review, choice: 
         ..DecideRequest::default()
     };
     let mut key_id = None;
+    // Shown with the request: whoever decides knows for whom.
+    let acting_for = shown.acting_for.as_ref().filter(|_| signer.is_some());
+    decision.delegation_id = acting_for.map(|d| d.id.clone()).unwrap_or_default();
     if let Some(signer) = signer {
         let fetched = if shown.record.is_empty() { get(client, &request.request_id).await? } else { shown.clone() };
         let record_sha256 = as_shown(&fetched, &request)?;
@@ -86,7 +91,8 @@ pub async fn send(client: &mut Client, config: &Config, shown: &Review, choice: 
         key_id = Some(signer.public().id());
     }
     let reply = client.decide(decision.clone()).await.map_err(client::refused)?.into_inner();
-    Ok(Sent { leaf: reply.leaf, decision, key_id, review: reply.review })
+    let on_behalf_of = acting_for.map(|d| d.from.clone());
+    Ok(Sent { leaf: reply.leaf, decision, key_id, on_behalf_of, review: reply.review })
 }
 
 fn statement<'a>(decision: &'a DecideRequest, reviewer: &'a str) -> Statement<'a> {
@@ -102,6 +108,7 @@ fn statement<'a>(decision: &'a DecideRequest, reviewer: &'a str) -> Statement<'a
         reason: &decision.reason,
         reviewer,
         decided_unix_ns: decision.decided_unix_ns,
+        delegation_id: &decision.delegation_id,
     }
 }
 

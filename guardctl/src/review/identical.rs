@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use guard_proto::v1::{ExecRequest, ListReviewsRequest, Review};
+use guard_proto::v1::{ExecRequest, Identity, ListReviewsRequest, Review};
 
 use super::decide::get;
 use crate::client::{self, Client};
@@ -63,7 +63,8 @@ pub async fn others(client: &mut Client, review: &Review) -> Result<Vec<Review>>
 /// Whether two requests are for the same act, as their records say it.
 fn alike(one: &ExecRequest, other: &ExecRequest) -> bool {
     let (Some(a), Some(b)) = (&one.facts, &other.facts) else { return false };
-    let identity = |r: &ExecRequest| r.identity.clone().unwrap_or_default();
+    // How old the host's roles are is another matter each time.
+    let identity = |r: &ExecRequest| Identity { roles_age_seconds: 0, ..r.identity.clone().unwrap_or_default() };
     let verdict = |r: &ExecRequest| r.verdict.clone().unwrap_or_default();
     one.digest == other.digest
         && identity(one) == identity(other)

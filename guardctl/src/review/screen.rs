@@ -76,7 +76,7 @@ pub async fn run(client: Client, config: &Config, out: &Out) -> Result<()> {
                         let (mut client, config, tell) = (client.clone(), config.clone(), tell.clone());
                         tokio::spawn(async move {
                             let sent = decide::send(&mut client, &config, &review, choice).await.map(|sent| sent.leaf);
-                            let id = state::id(&review).to_owned();
+                            let id = super::critical::id(&review).to_owned();
                             // Nobody listens any more: the screen was left.
                             let _ = tell.send(News::Decided(id, sent)).await;
                         });

@@ -5,7 +5,7 @@
 use guard_policy::roles;
 use guard_proto::v1::{ExecFacts, ExecRequest, Identity, Review, Verdict};
 
-use super::time_left;
+use super::{escalation, time_left};
 use crate::duration;
 use crate::record::{command, disposition_tone, tier_word};
 use crate::session::NOT_COVERED;
@@ -74,9 +74,24 @@ fn head(sheet: &mut Sheet, review: &Review, request: &ExecRequest, now_ns: i64) 
             [] => "not signed".to_owned(),
             id => format!("signed with key {}", roles::short(id)),
         };
+        let whose = match given.on_behalf_of.as_str() {
+            "" => String::new(),
+            name => format!(" for {}", escape_str(name)),
+        };
         sheet.row(
             "",
-            format!("{}, {}, {key}, leaf {}", escape_str(&given.reviewer), escape_str(&given.scope), given.leaf),
+            format!("{}{whose}, {}, {key}, leaf {}", escape_str(&given.reviewer), escape_str(&given.scope), given.leaf),
+        );
+    }
+    if let Some(text) = escalation(review, now_ns) {
+        sheet.toned("escalation", text, Tone::Warn);
+    }
+    if let Some(d) = &review.acting_for {
+        let (from, until) = (escape_str(&d.from), time::date_time(d.until_unix_ns));
+        sheet.toned(
+            "you act",
+            format!("for {from}, by the delegation {} until {until} UTC", escape_str(&d.id)),
+            Tone::Warn,
         );
     }
     for refused in &review.refused {

@@ -17,6 +17,7 @@ use prost::Message;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::delegate;
 use crate::args::VerifyDecisionsArgs;
 use crate::client::{self, Client};
 use crate::exit::{CliError, Exit, Result};
@@ -146,8 +147,15 @@ fn signed(b: &ReviewDecision, shown: Option<&[u8; 32]>, at_ns: i64, roles: &Role
         reason: &b.reason,
         reviewer: &b.reviewer,
         decided_unix_ns: b.decided_unix_ns,
+        delegation_id: b.delegation.as_ref().map_or("", |d| &d.id),
     };
     let key = roles.signed(&statement, &b.signature, at_ns).map_err(|e| e.to_string())?;
+    if let Some(d) = &b.delegation {
+        if d.to != b.reviewer {
+            return Err(format!("the delegation by {} is to {}", escape_str(&d.from), escape_str(&d.to)));
+        }
+        roles.delegated(&delegate::statement(d), &d.signature, at_ns).map_err(|e| e.to_string())?;
+    }
     match shown {
         Some(digest) if b.record_sha256 == digest => Ok(key),
         Some(_) => Err("it is for another record than the request's".to_owned()),
@@ -238,6 +246,7 @@ mod tests {
             reason: "",
             reviewer: "bob",
             decided_unix_ns: 0,
+            delegation_id: "",
         };
         decision.signature = signer.sign(&statement).to_vec();
         let host = ExecDecision {

@@ -146,6 +146,8 @@ impl History {
             | Body::PublishFinding(_)
             | Body::WebhookFinding(_)
             | Body::PolicyPublished(_)
+            | Body::RequestEscalated(_)
+            | Body::ReviewDelegated(_)
             | Body::CertificateIssued(_)
             | Body::CertificateRevoked(_)
             | Body::CertificateEnding(_) => {}

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
-use guard_policy::decision::Statement;
+use guard_policy::decision::{DelegationStatement, Statement};
 use guard_proto::v1::control_service_server::{ControlService, ControlServiceServer};
 use guard_proto::v1::*;
 use prost::Message;
@@ -30,6 +30,7 @@ pub const VKEY: &str = "vkey";
 pub struct Collector {
     folder: TempDir,
     decided: Arc<Mutex<Option<DecideRequest>>>,
+    delegated: Arc<Mutex<Option<Delegation>>>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -56,8 +57,12 @@ impl Collector {
         let tls = ServerTlsConfig::new()
             .identity(TlsIdentity::from_pem(server.0, server.1))
             .client_ca_root(Certificate::from_pem(ca.pem()));
-        let decided = Arc::new(Mutex::new(None));
-        let service = Service { decided: Arc::clone(&decided), folder: folder.path().to_owned() };
+        let (decided, delegated) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+        let service = Service {
+            decided: Arc::clone(&decided),
+            delegated: Arc::clone(&delegated),
+            folder: folder.path().to_owned(),
+        };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
         let port = listener.local_addr().expect("address").port();
         let config = format!(
@@ -66,7 +71,7 @@ impl Collector {
         fs::write(folder.path().join("guardctl.toml"), config).expect("written");
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || serve(listener, tls, service, stopped));
-        Collector { folder, decided, stop, thread }
+        Collector { folder, decided, delegated, stop, thread }
     }
 
     /// The configuration file.
@@ -82,6 +87,11 @@ impl Collector {
     /// The decision that was sent.
     pub fn decided(&self) -> DecideRequest {
         self.decided.lock().expect("lock").clone().expect("a decision was sent")
+    }
+
+    /// The delegation that was made; a request that is fetched from now on is acted on by it.
+    pub fn delegated(&self) -> Delegation {
+        self.delegated.lock().expect("lock").clone().expect("a delegation was made")
     }
 
     /// Whether none was.
@@ -112,10 +122,26 @@ fn serve(listener: std::net::TcpListener, tls: ServerTlsConfig, service: Service
 
 struct Service {
     decided: Arc<Mutex<Option<DecideRequest>>>,
+    delegated: Arc<Mutex<Option<Delegation>>>,
     folder: PathBuf,
 }
 
 type Entries = Pin<Box<dyn Stream<Item = Result<LogEntry, Status>> + Send>>;
+
+/// One of critical risk, and how it is called again.
+pub const CRITICAL: [&str; 2] = ["01KG9F6V00ABCDEFGHJKMNPQRS", "01KG9F6W00ABCDEFGHJKMNPQRT"];
+
+fn critical(id: &str) -> Review {
+    let mut review = review();
+    let request = review.request.as_mut().expect("a request");
+    request.request_id = id.into();
+    request.identity = Some(Identity { session_id: "S".into(), ..Identity::default() });
+    request.verdict.as_mut().expect("a verdict").risk = 80;
+    let file = FileFact { path: b"/usr/bin/git".to_vec(), role: "program".into(), ..FileFact::default() };
+    request.facts.as_mut().expect("facts").files = vec![file];
+    review.record = record(request);
+    review
+}
 
 fn review() -> Review {
     let facts = ExecFacts {
@@ -166,6 +192,21 @@ pub fn statement<'a>(decision: &'a DecideRequest, reviewer: &'a str) -> Statemen
         reason: &decision.reason,
         reviewer,
         decided_unix_ns: decision.decided_unix_ns,
+        delegation_id: &decision.delegation_id,
+    }
+}
+
+/// What the maker of a delegation signs.
+pub fn delegation(d: &Delegation) -> DelegationStatement<'_> {
+    DelegationStatement {
+        id: &d.id,
+        from: &d.from,
+        to: &d.to,
+        categories: &d.categories,
+        max_risk: d.max_risk,
+        made_unix_ns: d.made_unix_ns,
+        until_unix_ns: d.until_unix_ns,
+        reason: &d.reason,
     }
 }
 
@@ -206,13 +247,21 @@ impl ControlService for Service {
         Err(Status::not_found("no such session"))
     }
 
-    async fn list_reviews(&self, _: Request<ListReviewsRequest>) -> Result<Response<ListReviewsReply>, Status> {
-        Ok(Response::new(ListReviewsReply { reviews: vec![review()], log_size: 9 }))
+    async fn list_reviews(&self, r: Request<ListReviewsRequest>) -> Result<Response<ListReviewsReply>, Status> {
+        let reviews = match r.get_ref().session_id.as_str() {
+            "S" => CRITICAL.map(critical).to_vec(),
+            _ => vec![review()],
+        };
+        Ok(Response::new(ListReviewsReply { reviews, log_size: 9 }))
     }
 
     async fn get_review(&self, r: Request<GetReviewRequest>) -> Result<Response<Review>, Status> {
         match r.get_ref().request_id.as_str() {
-            REQUEST => Ok(Response::new(review())),
+            REQUEST => {
+                let acting_for = self.delegated.lock().expect("lock").clone();
+                Ok(Response::new(Review { acting_for, ..review() }))
+            }
+            id if CRITICAL.contains(&id) => Ok(Response::new(critical(id))),
             id => Err(Status::not_found(format!("no request `{id}`"))),
         }
     }
@@ -273,6 +322,27 @@ impl ControlService for Service {
 
     async fn erase_blob(&self, _: Request<EraseBlobRequest>) -> Result<Response<EraseBlobReply>, Status> {
         Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn delegate(&self, r: Request<DelegateRequest>) -> Result<Response<DelegateReply>, Status> {
+        *self.delegated.lock().expect("lock") = r.into_inner().delegation;
+        Ok(Response::new(DelegateReply { leaf: 79 }))
+    }
+
+    async fn undelegate(&self, r: Request<UndelegateRequest>) -> Result<Response<UndelegateReply>, Status> {
+        match &*self.delegated.lock().expect("lock") {
+            Some(d) if d.id == r.get_ref().id => Ok(Response::new(UndelegateReply { leaf: 80 })),
+            _ => Err(Status::not_found("no such delegation")),
+        }
+    }
+
+    async fn list_delegations(
+        &self,
+        _: Request<ListDelegationsRequest>,
+    ) -> Result<Response<ListDelegationsReply>, Status> {
+        let delegated = self.delegated.lock().expect("lock").clone();
+        let state = |d| DelegationState { delegation: Some(d), leaf: 79 };
+        Ok(Response::new(ListDelegationsReply { delegations: delegated.map(state).into_iter().collect() }))
     }
 
     async fn create_join_token(

@@ -11,9 +11,10 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::state::{CRITICAL_RISK, Detail, Form, Mood, State, id, is_critical, risk, words};
+use super::state::{Detail, Form, Mood, State};
 use crate::duration;
 use crate::record::command;
+use crate::review::critical::{CRITICAL_RISK, id, is_critical, risk, words};
 use crate::review::{show, time_left};
 use crate::table::{Cell, Tone};
 use crate::text::escape_str;

@@ -8,19 +8,14 @@ use guard_proto::v1::Review;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 
 use crate::exit::Result;
+use crate::review::critical::{PAUSE_NS, confirms, id, is_critical, words};
 use crate::review::decide::Choice;
-use crate::text::{escape, escape_str, is_hidden};
+use crate::text::{escape_str, is_hidden};
 
-/// From this risk on an approval takes a pause, the whole request, and a typed word.
-pub const CRITICAL_RISK: u32 = 80;
-/// How long a request of critical risk has to have been shown before it can be approved.
-const PAUSE_NS: i64 = 10_000_000_000;
 /// Longest reason that can be typed; the collector takes 2,000 bytes.
 const REASON_MAX: usize = 400;
 /// Execs that an approval with scope root covers.
 const ROOT_EXECS: u32 = 20;
-/// The word that is typed where the program's name cannot be.
-const WORD: &str = "approve";
 
 /// What has to be done outside.
 #[derive(Debug, PartialEq)]
@@ -110,31 +105,6 @@ pub struct State {
     pub notice: Option<(Mood, String)>,
     /// The collector does not answer.
     pub lost: Option<String>,
-}
-
-/// The id of a review's request.
-pub fn id(review: &Review) -> &str {
-    review.request.as_ref().map_or("", |r| r.request_id.as_str())
-}
-
-/// Its risk; what is not known is the highest.
-pub fn risk(review: &Review) -> u32 {
-    review.request.as_ref().and_then(|r| r.verdict.as_ref()).map_or(100, |v| v.risk)
-}
-
-/// Whether it is critical.
-pub fn is_critical(review: &Review) -> bool {
-    risk(review) >= CRITICAL_RISK
-}
-
-/// The words that confirm: the program's name if it can be typed, or `approve`.
-pub fn words(review: &Review) -> Vec<String> {
-    let facts = review.request.as_ref().and_then(|r| r.facts.as_ref());
-    let program = facts.and_then(|f| f.files.iter().find(|f| f.role == "program"));
-    let name = program.and_then(|f| f.path.rsplit(|b| *b == b'/').next()).unwrap_or_default();
-    let typable = !name.is_empty() && name.iter().all(|b| b.is_ascii_graphic() && *b != b'\\');
-    let name = typable.then(|| escape(name));
-    name.into_iter().chain([WORD.to_owned()]).collect()
 }
 
 // === impl Detail ===
@@ -399,7 +369,7 @@ impl State {
         }
         if form.approve && is_critical(&detail.review) {
             let typed = form.word.as_deref().unwrap_or_default();
-            if !words.iter().any(|word| word == typed) || detail.pause(now_ns).is_some() {
+            if !confirms(&detail.review, 1, typed) || detail.pause(now_ns).is_some() {
                 if let Some(form) = &mut detail.form {
                     form.word = Some(String::new());
                 }
