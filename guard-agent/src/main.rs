@@ -32,6 +32,7 @@ mod fixed;
 mod flood;
 mod frame;
 mod hold;
+mod inside;
 mod join;
 mod judge;
 mod kept;

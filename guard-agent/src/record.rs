@@ -46,6 +46,8 @@ pub fn chain(identity: &Identity) -> Identity {
         rights_digest: identity.rights_digest.clone(),
         started_by: identity.started_by.clone(),
         roles_digest: identity.roles_digest.clone(),
+        parent_session_id: identity.parent_session_id.clone(),
+        max_risk: identity.max_risk,
     }
 }
 

@@ -144,7 +144,8 @@ fn identity(identity: &Option<Identity>) -> Value {
     identity.as_ref().map_or(Value::Null, |i| {
         json!({"session": i.session_id, "agent": i.agent, "instance": i.instance, "initiator": i.initiator,
             "initiator_uid": i.initiator_uid, "started_by": some(&i.started_by), "categories": (!i.categories.is_empty()).then_some(&i.categories),
-            "rights_digest": hex::encode(&i.rights_digest), "roles_digest": some(&i.roles_digest)})
+            "rights_digest": hex::encode(&i.rights_digest), "roles_digest": some(&i.roles_digest),
+            "parent": some(&i.parent_session_id), "max_risk": i.max_risk})
     })
 }
 

@@ -238,7 +238,11 @@ fn unix(seconds: i64) -> String {
 fn session_start(b: &guard_proto::v1::SessionStart) -> String {
     let identity = b.identity.clone().unwrap_or_default();
     let (agent, initiator) = (escape_str(&identity.agent), escape_str(&identity.initiator));
-    format!("{agent} for {initiator}: {}", command_line(&b.argv))
+    let parent = match identity.parent_session_id.as_str() {
+        "" => String::new(),
+        parent => format!(", child of {}", escape_str(parent)),
+    };
+    format!("{agent} for {initiator}{parent}: {}", command_line(&b.argv))
 }
 
 fn renewed(b: &SessionRenewed) -> String {
