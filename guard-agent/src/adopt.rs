@@ -205,8 +205,11 @@ pub type Adopted = (Arc<Session>, Option<View>, Option<Door>);
 
 /// Makes open sessions of those that go on. Their execs are held from here on, and answered once [`go_on`] was called.
 pub fn take_over(node: &Arc<Node>, heirs: Vec<Heir>) -> Result<Vec<Adopted>, Failure> {
-    let adopted: Vec<Adopted> =
-        heirs.into_iter().map(|heir| take_over_one(node, heir)).collect::<Result<_, _>>().map_err(failed(Code::Unavailable))?;
+    let adopted: Vec<Adopted> = heirs
+        .into_iter()
+        .map(|heir| take_over_one(node, heir))
+        .collect::<Result<_, _>>()
+        .map_err(failed(Code::Unavailable))?;
     // One whose parent was ended meanwhile, before it was known itself.
     for (session, ..) in adopted.iter().filter(|(session, ..)| session.is_child()) {
         let parent = &session.identity.parent_session_id;

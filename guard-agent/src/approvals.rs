@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    Decision, DecisionFinding, Disposition, ExecDecision, ExecFacts, ExecRequest, PendingRequest, SessionMessage, Verdict,
+    Decision, DecisionFinding, Disposition, ExecDecision, ExecFacts, ExecRequest, PendingRequest, SessionMessage,
+    Verdict,
 };
 use prost::Message;
 use sha2::{Digest, Sha256};

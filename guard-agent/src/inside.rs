@@ -352,10 +352,14 @@ mod tests {
     #[test]
     fn a_cgroup_is_known_by_guards_folder_and_the_sessions() {
         let dir = Path::new("/sys/fs/cgroup/guard/s-1");
-        for inside in ["0::/guard/s-1\n", "0::/guard/s-1/below\n", "12:pids:/x\n0::/outer/guard/s-1\n", "0::/../guard/s-1\n"] {
+        for inside in
+            ["0::/guard/s-1\n", "0::/guard/s-1/below\n", "12:pids:/x\n0::/outer/guard/s-1\n", "0::/../guard/s-1\n"]
+        {
             assert!(named(inside, dir), "{inside}");
         }
-        for outside in ["0::/guard/s-2\n", "0::/guard\n", "0::/s-1\n", "0::/user/s-1/guard\n", "12:pids:/guard/s-1\n", ""] {
+        for outside in
+            ["0::/guard/s-2\n", "0::/guard\n", "0::/s-1\n", "0::/user/s-1/guard\n", "12:pids:/guard/s-1\n", ""]
+        {
             assert!(!named(outside, dir), "{outside}");
         }
     }

@@ -99,7 +99,10 @@ fn before_parents_end(node: &Node, session: &Session, boot_ns: u64) -> Result<()
         Some(end) if boot_ns <= end => Ok(()),
         Some(_) => Err(error(
             "denied",
-            format!("session {} is a child of {}, which ends before that", session.id, session.identity.parent_session_id),
+            format!(
+                "session {} is a child of {}, which ends before that",
+                session.id, session.identity.parent_session_id
+            ),
             "renew that one first, or ask for a shorter --ttl",
         )),
         None => Err(error("not_found", "the session that it is a child of is ending", "")),

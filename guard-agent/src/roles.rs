@@ -115,10 +115,13 @@ fn limit_child(identity: &Identity, verdict: &mut Verdict) {
     let mut reasons: Vec<Reason> = parts(verdict)
         .iter()
         .filter(lacking)
-        .map(|c| said(CHILD, format!("the child session may not request {c}: session {parent} did not give it"), c.clone()))
+        .map(|c| {
+            said(CHILD, format!("the child session may not request {c}: session {parent} did not give it"), c.clone())
+        })
         .collect();
     if let Some(most) = identity.max_risk.filter(|most| verdict.risk > *most) {
-        let text = format!("a risk of {} is above the {most} that session {parent} gave the child session", verdict.risk);
+        let text =
+            format!("a risk of {} is above the {most} that session {parent} gave the child session", verdict.risk);
         reasons.push(said(CHILD_RISK, text, verdict.risk.to_string()));
     }
     refuse(verdict, reasons);

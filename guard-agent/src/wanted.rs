@@ -14,8 +14,8 @@ use sha2::{Digest, Sha256};
 
 use crate::config::SessionConfig;
 use crate::control::error;
-use crate::inside::child;
 use crate::credentials;
+use crate::inside::child;
 use crate::kept::{Owner, ProcessId};
 use crate::kernel::proc::{self, User};
 use crate::kernel::time;
@@ -128,8 +128,7 @@ pub fn child(node: &Node, parent: &Session, asker: Asker, wish: StartChild) -> R
     renewal::still_entitled(node, &parent.identity, &categories)?;
     let max_risk = child::max_risk(wish.max_risk)?;
     let now = time::boot_ns();
-    let not_after_boot_ns =
-        child::end(parent.life.until().boot_ns, now, wish.ttl_seconds, config.default_ttl_seconds)?;
+    let not_after_boot_ns = child::end(parent.life.until().boot_ns, now, wish.ttl_seconds, config.default_ttl_seconds)?;
     let found = user(parent.rights.uid)?;
     if !parent.rights.groups.contains(&found.gid) {
         return Err(error("denied", format!("group {} is not one of the session's", found.gid), ""));

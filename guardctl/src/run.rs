@@ -15,7 +15,9 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use guard_proto::v1::{AttachSession, ForwardSignal, SessionMessage, StartChild, StartSession, local_reply, local_request};
+use guard_proto::v1::{
+    AttachSession, ForwardSignal, SessionMessage, StartChild, StartSession, local_reply, local_request,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -68,11 +70,8 @@ async fn converse(
     }
     socket.set_nonblocking(true).map_err(|e| local::lost(&e))?;
     let socket = UnixStream::from_std(socket).map_err(|e| local::lost(&e))?;
-    let conversation = Conversation {
-        line: Line { path, socket: Some(socket), buffer: Vec::new() },
-        json,
-        started: None,
-    };
+    let conversation =
+        Conversation { line: Line { path, socket: Some(socket), buffer: Vec::new() }, json, started: None };
     let outcome = conversation.drive(&mut relay, &mut signals).await;
     relay.finish().await;
     outcome

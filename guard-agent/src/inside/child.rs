@@ -63,8 +63,7 @@ pub fn start(
     unconfined(node, parent, peer)?;
     let mut all = parent.inside.children.0.lock().unwrap_or_else(PoisonError::into_inner);
     if left(node.children_of(&parent.identity.session_id).len(), *all) == 0 {
-        let text =
-            format!("a session has at most {OPEN_MAX} child sessions at the same time and {ALL_MAX} in all");
+        let text = format!("a session has at most {OPEN_MAX} child sessions at the same time and {ALL_MAX} in all");
         return Err(error("unavailable", text, "wait for one of them to end"));
     }
     let wanted = wanted::child(node, parent, asker, wish)?;
@@ -82,7 +81,11 @@ pub fn start(
 /// Whether a session may have children at all, now.
 fn able(parent: &Session) -> Result<(), LocalError> {
     if parent.is_child() {
-        return Err(error("denied", "a child session starts no child sessions", "ask in the session that it belongs to"));
+        return Err(error(
+            "denied",
+            "a child session starts no child sessions",
+            "ask in the session that it belongs to",
+        ));
     }
     if parent.rights.uid == 0 {
         return Err(error("denied", "sessions of root start no child sessions", ""));

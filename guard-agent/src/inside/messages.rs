@@ -144,7 +144,8 @@ mod tests {
     fn followers_are_woken_and_told_the_end() {
         let all = std::sync::Arc::new(Messages::default());
         let other = std::sync::Arc::clone(&all);
-        let follower = std::thread::spawn(move || other.wait_from(1, Duration::from_secs(20)).map(|m| m.messages.len()));
+        let follower =
+            std::thread::spawn(move || other.wait_from(1, Duration::from_secs(20)).map(|m| m.messages.len()));
         all.add(said("no"));
         assert_eq!(follower.join().unwrap(), Some(1));
         assert_eq!(all.wait_from(2, Duration::from_millis(1)).map(|m| m.next), Some(2));

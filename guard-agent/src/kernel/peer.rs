@@ -74,7 +74,8 @@ mod tests {
         let _own = UnixStream::connect(&path).unwrap();
         let peer = Peer::of(&listener.accept().unwrap().0).unwrap();
         assert_eq!((peer.pid, peer.lives()), (std::process::id(), true));
-        let script = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); time.sleep(30)";
+        let script =
+            "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); time.sleep(30)";
         let mut child = Command::new("python3").args(["-c", script]).arg(&path).spawn().unwrap();
         let peer = Peer::of(&listener.accept().unwrap().0).unwrap();
         assert_eq!((peer.pid, peer.lives()), (child.id(), true));

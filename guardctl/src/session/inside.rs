@@ -213,7 +213,11 @@ mod tests {
 
     #[test]
     fn status_and_messages_have_a_stable_json_form() {
-        insta::assert_snapshot!(testing::pretty(&json!([status_json(&own()), messages_json(&told()), follow_json(&told())])));
+        insta::assert_snapshot!(testing::pretty(&json!([
+            status_json(&own()),
+            messages_json(&told()),
+            follow_json(&told())
+        ])));
     }
 
     #[test]

@@ -24,8 +24,7 @@ roles:
 people: {alice: [developer], root: [developer], bob: [reviewer]}
 agents: {coder: [tool]}
 ";
-const SETTINGS: &str =
-    "long_lived = \"strip\"\nenv_keep = [\"PATH\", \"LANG\", \"DEPLOY_TOKEN\"]\non_expiry = \"kill\"\nexpiry_grace_seconds = 1";
+const SETTINGS: &str = "long_lived = \"strip\"\nenv_keep = [\"PATH\", \"LANG\", \"DEPLOY_TOKEN\"]\non_expiry = \"kill\"\nexpiry_grace_seconds = 1";
 /// Of the child that lives for long.
 const LOG: &str = "/tmp/child-live.log";
 const SOCKET: &str = "/run/guard/session/socket";
@@ -213,8 +212,11 @@ fn never_more(agent: &mut Agent) -> Result<()> {
         program = struct.pack('HxxxxxxP', 1, ctypes.addressof(code)); \
         assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0; \
         os.execv(sys.argv[1], sys.argv[1:])";
-    let confined: Vec<String> =
-        ["/usr/bin/python3", "-c", filter].iter().map(|s| (*s).to_owned()).chain(guardctl(&wish(&["--categories", "fs.read"]))).collect();
+    let confined: Vec<String> = ["/usr/bin/python3", "-c", filter]
+        .iter()
+        .map(|s| (*s).to_owned())
+        .chain(guardctl(&wish(&["--categories", "fs.read"])))
+        .collect();
     agent.tell(&json!({"run": confined}))?;
     if let Ok(request) = ctl::pending(&agent.session.id) {
         ctl::approve(&request, &["--scope", "root"])?;
@@ -353,6 +355,7 @@ fn keys_are_stripped() -> Result<()> {
     let (text, said) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     ensure(text.trim() == "no key", format!("stripped: {text}{said}"))?;
     let records = ctl::records(&started(&json!({"err": said}))?)?;
-    let found = ctl::of_kind(&records, "long_lived_found").first().map(|r| r["body"].clone()).context("not recorded")?;
+    let found =
+        ctl::of_kind(&records, "long_lived_found").first().map(|r| r["body"].clone()).context("not recorded")?;
     ensure(found["action"] == "strip" && found["variables"] == json!(["DEPLOY_TOKEN"]), found)
 }
