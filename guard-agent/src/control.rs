@@ -24,7 +24,7 @@ use rustix::net::UCred;
 use crate::config::ControlConfig;
 use crate::credentials::Handed;
 use crate::kept::{Owner, ProcessId};
-use crate::kernel::{proc, time};
+use crate::kernel::proc;
 use crate::node::Node;
 use crate::policies;
 use crate::session::{self, Session, Started, Wanted};

@@ -35,7 +35,7 @@ mod start;
 
 pub use end::EntryEnd;
 use start::makes_mounts;
-pub use start::{Wanted, mark_mounts, start};
+pub use start::{Started, Wanted, mark_mounts, start};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -134,6 +134,7 @@ fn messages_are_lines_on_stderr_that_cannot_be_forged() {
         kind: "review".into(),
         text: "git commit waits for review\nsecond \x1b[2Kline".into(),
         request_id: "01KG9F6R00ABCDEFGHJKMNPQRS".into(),
+        ..SessionMessage::default()
     };
     let daemon = Daemon::start(Script::Say(message));
     let output = guardctl(&daemon, &run_arguments(&["true"])).stdin(Stdio::null()).output().expect("runs");
