@@ -11,12 +11,14 @@ use std::time::Duration;
 use std::{io, thread};
 
 use guard_common::{ABI_VERSION, entered_boot_ns, session_flags};
+use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{SessionEnd, SessionExited};
 
 use crate::config::Config;
 use crate::exit::{Code, Failure, failed};
 use crate::files::Kept;
+use crate::inside::{self, Door};
 use crate::kept::{self, Former, Notes, State};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
@@ -65,7 +67,7 @@ pub fn plan(config: &Config, kernel: &Kernel, boot_id: &str, found: Vec<Former>)
             Err(why) => plan.ended.push((former, why)),
         }
     }
-    plan
+    plan.without_orphans()
 }
 
 /// Whether disk, kernel and host say the same of a session.
@@ -121,6 +123,22 @@ fn agreed(
 }
 
 impl Plan {
+    /// A child session goes on with its parent or not at all.
+    fn without_orphans(mut self) -> Self {
+        let known = self.adopted();
+        let (stay, orphans): (Vec<Heir>, Vec<Heir>) = std::mem::take(&mut self.heirs).into_iter().partition(|heir| {
+            let parent = &heir.former.identity.parent_session_id;
+            parent.is_empty() || known.contains(parent)
+        });
+        self.heirs = stay;
+        for Heir { mut former, state, .. } in orphans {
+            let why = format!("session {} does not go on", former.identity.parent_session_id);
+            former.state = Ok(Box::new(state));
+            self.ended.push((former, ("parent_ended", why)));
+        }
+        self
+    }
+
     /// Ids of those that go on.
     pub fn adopted(&self) -> Vec<String> {
         self.heirs.iter().map(|h| h.former.identity.session_id.clone()).collect()
@@ -182,12 +200,35 @@ pub fn exited(why: &Why) -> SessionExited {
     SessionExited { status: libc::SIGKILL.cast_unsigned(), reason: why.0.into(), execs: 0, denied: 0 }
 }
 
-/// A session that was taken over, and the sight of its mounts, if anything of it lives.
-pub type Adopted = (Arc<Session>, Option<View>);
+/// A session that was taken over, the sight of its mounts, if anything of it lives, and its own socket.
+pub type Adopted = (Arc<Session>, Option<View>, Option<Door>);
 
 /// Makes open sessions of those that go on. Their execs are held from here on, and answered once [`go_on`] was called.
 pub fn take_over(node: &Arc<Node>, heirs: Vec<Heir>) -> Result<Vec<Adopted>, Failure> {
-    heirs.into_iter().map(|heir| take_over_one(node, heir).map_err(failed(Code::Unavailable))).collect()
+    let adopted: Vec<Adopted> = heirs
+        .into_iter()
+        .map(|heir| take_over_one(node, heir))
+        .collect::<Result<_, _>>()
+        .map_err(failed(Code::Unavailable))?;
+    // One whose parent was ended meanwhile, before it was known itself.
+    for (session, ..) in adopted.iter().filter(|(session, ..)| session.is_child()) {
+        let parent = &session.identity.parent_session_id;
+        if node.session_by_id(parent).is_none_or(|parent| parent.is_ending()) {
+            session.request_end(node, "parent_ended", format!("session {parent} does not go on"));
+        }
+    }
+    Ok(adopted)
+}
+
+/// The session's socket anew, in the folder that it has mounted. It can do without.
+fn door(session: SessionId) -> Option<Door> {
+    match Door::bind(session) {
+        Ok(door) => Some(door),
+        Err(error) => {
+            tracing::error!(%session, %error, "the socket inside a session cannot be made again");
+            None
+        }
+    }
 }
 
 fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
@@ -202,7 +243,9 @@ fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
         None => (Group::new()?, None, None),
     };
     let observe = if node.observes() { session_flags::OBSERVE } else { 0 };
-    let known = guard_common::Session { flags: known.flags & !session_flags::OBSERVE | observe, ..known };
+    let door = door(former.id);
+    let socket = door.as_ref().map(|door| door.key).unwrap_or_default();
+    let known = guard_common::Session { flags: known.flags & !session_flags::OBSERVE | observe, socket, ..known };
     node.kernel.shares.open(former.key).map_err(io::Error::other)?;
     node.kernel.open_session(former.key, &known).map_err(io::Error::other)?;
     let entry_end = EntryEnd::adopted(handle);
@@ -220,7 +263,10 @@ fn take_over_one(node: &Arc<Node>, heir: Heir) -> io::Result<Adopted> {
     if let Some(why) = failed.filter(|_| !session.entry_end.is_over()) {
         session.request_end(node, "failed", format!("it could not be adopted: {why}"));
     }
-    Ok((session, view))
+    if let Some(Err(error)) = door.as_ref().map(Door::open) {
+        tracing::error!(session = %session.id, %error, "the socket inside a session cannot be opened again");
+    }
+    Ok((session, view, door))
 }
 
 /// New marks on every mount of the session's namespace, seen through a process that is in it: the entry process, or another
@@ -255,12 +301,15 @@ pub fn find_images(node: &Node, session: &Session) {
 }
 
 /// Answers held execs again, and sees the session to its end.
-pub fn go_on(node: &Arc<Node>, (session, view): Adopted) -> io::Result<()> {
+pub fn go_on(node: &Arc<Node>, (session, view, door): Adopted) -> io::Result<()> {
     if session.entry_end.is_over() {
         // Before the clock looks: it ended first, whatever came after.
         session.entry_gone(node);
     }
     hold::start(node, &session)?;
+    if let Some(door) = door {
+        inside::serve(node, &session, door)?;
+    }
     if let Some(view) = view {
         mounts::start(node, &session, view)?;
         // Namespaces that it made, where it may.

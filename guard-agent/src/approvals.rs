@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Decision, DecisionFinding, Disposition, ExecDecision, ExecFacts, ExecRequest, Verdict};
+use guard_proto::v1::{
+    Decision, DecisionFinding, Disposition, ExecDecision, ExecFacts, ExecRequest, PendingRequest, SessionMessage,
+    Verdict,
+};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -43,6 +46,8 @@ struct Waiter {
 
 struct Pending {
     session: Arc<Session>,
+    /// What is asked about, masked and short.
+    command: String,
     digest: [u8; 32],
     ballot: Ballot,
     first_exec: u64,
@@ -95,6 +100,29 @@ impl Approvals {
     /// Open requests of one session.
     pub fn open_of(&self, session_key: u64) -> usize {
         lock(&self.pending).values().filter(|p| p.session.key == session_key).count()
+    }
+
+    /// What waits for a reviewer in one session, for the session's own eyes.
+    pub fn waiting_of(&self, session_key: u64) -> Vec<PendingRequest> {
+        const SHOWN_MAX: usize = 64;
+        let now = time::boot_ns();
+        let pending = lock(&self.pending);
+        let mut waiting: Vec<PendingRequest> = pending
+            .iter()
+            .filter(|(_, p)| p.session.key == session_key)
+            .map(|(id, p)| PendingRequest {
+                request_id: id.clone(),
+                command: p.command.clone(),
+                category: p.category.clone(),
+                left_ns: p.deadline_boot_ns.saturating_sub(now),
+                held: !p.waiters.is_empty(),
+            })
+            .collect();
+        drop(pending);
+        // Ids are in the order in which they were asked.
+        waiting.sort_by(|a, b| a.request_id.cmp(&b.request_id));
+        waiting.truncate(SHOWN_MAX);
+        waiting
     }
 
     /// Held execs of one session.
@@ -157,11 +185,13 @@ impl Approvals {
             digest: digest.to_vec(),
             timing: Some(waiter.judged.timing),
         };
-        let text = format!("waits for review: {}", judge::command(&waiter.facts));
+        let command = judge::command(&waiter.facts);
+        let text = format!("waits for review: {command}");
         waiter.judged.requested = true;
         let (tid, exec) = (waiter.facts.attempt.tid, waiter.facts.attempt.exec);
         let pending = Pending {
             session: Arc::clone(session),
+            command,
             digest,
             ballot: Ballot::default(),
             first_exec: waiter.facts.attempt.exec,
@@ -240,6 +270,7 @@ impl Approvals {
         let text = verdict.reasons.first().map(|r| r.text.clone()).unwrap_or_default();
         let pending = Pending {
             session: Arc::clone(session),
+            command: text.clone(),
             digest,
             ballot: Ballot::default(),
             first_exec: facts.exec_id,
@@ -390,7 +421,7 @@ impl Approvals {
 
     /// A denial denies whoever made it; whether its reviewer's key says so stands in the record.
     fn denied(&self, node: &Arc<Node>, decision: &Decision, key: Option<[u8; 32]>, session: &Session) {
-        let (in_force, _) = node.policies.of(&session.identity.agent);
+        let in_force = node.policies.of(&session.identity.agent).counts;
         let by = DeniedBy {
             reviewer: &decision.reviewer,
             key,
@@ -518,7 +549,17 @@ impl Approvals {
             _ if by.unsigned => format!("denied by {reviewer}, as the collector says (not signed): {why}"),
             _ => format!("denied by {reviewer}: {why}"),
         };
-        session.say("denied", said, id);
+        let of = pending.waiters.iter().find(|_| pending.first_held);
+        session.tell(SessionMessage {
+            kind: "denied".into(),
+            text: said,
+            request_id: id.into(),
+            pid: of.map_or(0, |waiter| waiter.facts.attempt.tgid),
+            rules: of.map_or_else(Vec::new, |waiter| {
+                waiter.judged.verdict.reasons.iter().map(|reason| reason.rule_id.clone()).collect()
+            }),
+            ..SessionMessage::default()
+        });
         let recorded = Closing::of(node, id);
         match node.append(session.id, Body::ExecDecision(record)) {
             Ok(ticket) => ticket.on_done(move |done| {

@@ -16,20 +16,20 @@ use guard_proto::LOCAL_MESSAGE_MAX;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
     Done, EmergencyStop, LocalError, LocalReply, LocalRequest, LocalSession, LocalSessions, LocalStatus,
-    SessionStarted, local_reply::Reply, local_request::Request,
+    local_reply::Reply, local_request::Request,
 };
 use prost::Message;
 use rustix::net::UCred;
 
 use crate::config::ControlConfig;
-use crate::frame;
+use crate::credentials::Handed;
 use crate::kept::{Owner, ProcessId};
-use crate::kernel::{proc, time};
+use crate::kernel::proc;
 use crate::node::Node;
 use crate::policies;
-use crate::session::{self, Session};
+use crate::session::{self, Session, Started, Wanted};
 use crate::voice::Voice;
-use crate::{renewal, status, wanted};
+use crate::{frame, inside, renewal, status, wanted};
 
 /// Connections at the same time.
 const CONNECTIONS_MAX: usize = 256;
@@ -125,11 +125,29 @@ fn serve(node: &Arc<Node>, stream: UnixStream) {
     }
 }
 
-fn reply_to(stream: &UnixStream, reply: Reply) {
-    let bytes = LocalReply { reply: Some(reply) }.encode_to_vec();
-    if let Err(error) = frame::send(stream, &bytes, &[]) {
+/// Sends a reply.
+pub fn send(stream: &UnixStream, reply: Reply) -> io::Result<()> {
+    frame::send(stream, &LocalReply { reply: Some(reply) }.encode_to_vec(), &[])
+}
+
+/// Sends the last reply of a connection.
+pub fn reply_to(stream: &UnixStream, reply: Reply) {
+    if let Err(error) = send(stream, reply) {
         tracing::debug!(%error, "a peer went away before its answer");
     }
+}
+
+/// Parses a request.
+pub fn decode(bytes: &[u8]) -> Result<Request, LocalError> {
+    let request = LocalRequest::decode(bytes).map_err(|e| error("usage", format!("not a LocalRequest: {e}"), ""))?;
+    let unknown = || {
+        error(
+            "usage",
+            "a request of a kind that this guard-agent does not know",
+            "are guardctl and guard-agent of the same version?",
+        )
+    };
+    request.request.ok_or_else(unknown)
 }
 
 fn answer(
@@ -142,15 +160,7 @@ fn answer(
     if governed(node, peer) {
         return Err(error("denied", "governed tasks may not use the control socket", ""));
     }
-    let request = LocalRequest::decode(bytes).map_err(|e| error("usage", format!("not a LocalRequest: {e}"), ""))?;
-    let unknown = || {
-        error(
-            "usage",
-            "a request of a kind that this guard-agent does not know",
-            "are guardctl and guard-agent of the same version?",
-        )
-    };
-    match request.request.ok_or_else(unknown)? {
+    match decode(bytes)? {
         Request::StartSession(wish) => run_session(node, stream, peer, wish, fds).map(|()| None),
         Request::EndSession(end) => {
             let session = own_session(node, peer, &end.session_id)?;
@@ -176,6 +186,10 @@ fn answer(
         }
         Request::AttachSession(attach) => attach_session(node, stream, peer, &attach.session_id),
         Request::Signal(_) => Err(error("usage", "signals belong to the connection that started a session", "")),
+        Request::OwnStatus(_) | Request::Messages(_) | Request::StartChild(_) => {
+            let text = "that is for processes of a session, on the socket inside it";
+            Err(error("usage", text, "`guardctl session list` and `show` tell about sessions"))
+        }
     }
 }
 
@@ -236,12 +250,8 @@ fn list(node: &Node) -> LocalSessions {
         execs: s.execs.load(Ordering::Relaxed),
         held: u32::try_from(node.approvals.held_of(&s.identity.session_id)).unwrap_or(u32::MAX),
         processes: u32::try_from(s.cgroup.processes()).unwrap_or(u32::MAX),
-        state: match (s.life.is_expired(time::boot_ns()), s.cgroup.is_frozen()) {
-            (false, _) => "",
-            (true, false) => "expired",
-            (true, true) => "frozen",
-        }
-        .into(),
+        state: s.state().into(),
+        parent_session_id: s.identity.parent_session_id.clone(),
     };
     LocalSessions { sessions: node.sessions().iter().map(row).collect() }
 }
@@ -283,16 +293,31 @@ fn run_session(
     let stdio: [OwnedFd; 3] = fds.try_into().map_err(|_| error("usage", "three descriptors are needed", ""))?;
     wanted::check_stdio(&stdio, wish.tty)?;
     let wanted = wanted::check(node, peer, wish)?;
-    let copy = stream.try_clone().map_err(|e| error("internal", e.to_string(), ""))?;
-    let internal = |e: String| error("internal", e, "the daemon's log has more (journalctl -u guard-agent)");
     let handed = node.credentials.issue(&wanted)?;
-    let started = session::start(node, &wanted, &stdio, copy, handed.as_ref()).map_err(|why| {
-        node.credentials.abandon(wanted.id);
-        internal(why)
-    })?;
+    let started = session_started(node, stream, &wanted, &stdio, handed.as_ref())
+        .inspect_err(|_| node.credentials.abandon(wanted.id))?;
     drop((stdio, handed));
+    see_through(node, stream, started);
+    Ok(())
+}
+
+/// Makes a session whose entry process waits; its replies go to `stream`.
+pub fn session_started<'a>(
+    node: &'a Arc<Node>,
+    stream: &UnixStream,
+    wanted: &Wanted,
+    stdio: &[OwnedFd; 3],
+    handed: Option<&Handed>,
+) -> Result<Started<'a>, LocalError> {
+    let copy = stream.try_clone().map_err(|e| error("internal", e.to_string(), ""))?;
+    session::start(node, wanted, stdio, copy, handed)
+        .map_err(|e| error("internal", e, "the daemon's log has more (journalctl -u guard-agent)"))
+}
+
+/// Lets a started session go, and returns when it has ended.
+pub fn see_through(node: &Arc<Node>, stream: &UnixStream, started: Started<'_>) {
     let session = Arc::clone(&started.session);
-    session.reply(started_reply(&session));
+    session.reply(inside::started(&session));
     tracing::info!(session = %session.id, agent = session.identity.agent, initiator = session.identity.initiator, "session started");
     if let Err(why) = started.go() {
         session.request_end(node, "failed", why);
@@ -302,15 +327,6 @@ fn run_session(
     }
     let ended = session.wait(node);
     tracing::info!(session = %session.id, reason = ended.reason, "session ended");
-    Ok(())
-}
-
-fn started_reply(session: &Session) -> Reply {
-    Reply::Started(SessionStarted {
-        session_id: session.identity.session_id.clone(),
-        instance: session.identity.instance.clone(),
-        expires_unix_ns: session.life.until().unix_ns,
-    })
 }
 
 /// The guardctl that started a session comes again after its daemon was lost. Nobody else may: another process of the same
@@ -319,13 +335,24 @@ fn attach_session(node: &Arc<Node>, stream: &UnixStream, peer: UCred, id: &str) 
     let process = ProcessId::of(peer.pid.as_raw_nonzero().get().unsigned_abs());
     let process = process.map_err(|e| error("usage", format!("reading the caller's start: {e}"), ""))?;
     let owner = Owner { uid: uid(peer), process };
-    let Some(session) = node.session_by_id(id) else { return exited(node, owner, id).map(Some) };
+    attach(node, stream, owner, node.session_by_id(id), id)
+}
+
+/// Gives the connection of a session's owner back to it.
+pub fn attach(
+    node: &Arc<Node>,
+    stream: &UnixStream,
+    owner: Owner,
+    session: Option<Arc<Session>>,
+    id: &str,
+) -> Result<Option<Reply>, LocalError> {
+    let Some(session) = session else { return exited(node, owner, id).map(Some) };
     if session.owner != owner {
         return Err(error("denied", format!("session {id} belongs to another guardctl"), ""));
     }
     let internal = |e: io::Error| error("internal", e.to_string(), "");
     let voice = Voice::new(stream.try_clone().map_err(internal)?).map_err(internal)?;
-    if !session.attach(voice, started_reply(&session)) {
+    if !session.attach(voice, inside::started(&session)) {
         return exited(node, owner, id).map(Some);
     }
     tracing::info!(session = %session.id, "its guardctl has come again");

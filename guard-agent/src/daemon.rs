@@ -34,7 +34,7 @@ use crate::protect::{self, Protected};
 use crate::reach::{self, Reach};
 use crate::seen::Seen;
 use crate::supervisor::{Heart, LEAVE_SIGNAL, SIGNALS};
-use crate::{control, preflight, requests, ship, watch};
+use crate::{control, inside, preflight, requests, ship, watch};
 
 const BEAT: Duration = Duration::from_millis(500);
 /// Part of the journal that only gaps, ends and repairs may use.
@@ -118,6 +118,7 @@ fn start(config: &Config, forked: Forked, heart: &Heart) -> Result<Arc<Node>, Fa
     }
     heart.step();
     record_start(&node, &opened, plan.adopted())?;
+    inside::door::keep_only(&plan.adopted());
     succeed(&node, plan, empty)?;
     ship::spawn(&node).map_err(failed(Code::Internal))?;
     reach::spawn(&node).map_err(failed(Code::Internal))?;
@@ -286,11 +287,11 @@ fn succeed(node: &Arc<Node>, plan: Plan, empty: bool) -> Result<(), Failure> {
         }
     }
     requests::close_former(node).map_err(failed(Code::Unavailable))?;
-    adopted.iter().for_each(|(session, _)| adopt::find_images(node, session));
+    adopted.iter().for_each(|(session, ..)| adopt::find_images(node, session));
     outcomes.spawn(reader).map_err(failed(Code::Internal))?;
-    for (session, view) in adopted {
-        tracing::info!(session = %session.id, "a session of an earlier daemon goes on");
-        adopt::go_on(node, (session, view)).map_err(failed(Code::Internal))?;
+    for session in adopted {
+        tracing::info!(session = %session.0.id, "a session of an earlier daemon goes on");
+        adopt::go_on(node, session).map_err(failed(Code::Internal))?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use rustix::net::{
 };
 
 /// Most descriptors in one message.
-pub const FDS_MAX: usize = 4;
+pub const FDS_MAX: usize = 5;
 
 /// Sends one message.
 pub fn send(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {

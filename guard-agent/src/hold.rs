@@ -13,7 +13,7 @@ use std::{io, thread};
 use guard_common::{Attempt, FileStamp, GRANT_FILES, GrantSet};
 use guard_log::journal::{Appended, JournalError};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, ExecUnjudged};
+use guard_proto::v1::{Disposition, ExecUnjudged, SessionMessage};
 use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
@@ -180,7 +180,12 @@ pub fn record_overdue(node: &Node, session: &Session, attempt: &Attempt) {
         parent_exec_id: attempt.parent_exec,
         ..ExecUnjudged::default()
     };
-    session.say("denied", format!("denied: {}", body.reason), "");
+    session.tell(SessionMessage {
+        kind: "killed".into(),
+        text: format!("killed: {}", body.reason),
+        pid: attempt.tgid,
+        ..SessionMessage::default()
+    });
     node.keep(session.id, Body::ExecUnjudged(body));
 }
 
@@ -220,7 +225,12 @@ fn refuse_unjudged(
         parent_exec_id: attempt.map_or(0, |a| a.parent_exec),
         ..ExecUnjudged::default()
     };
-    session.say("denied", format!("denied: {}: {}", String::from_utf8_lossy(&body.path), body.reason), "");
+    session.tell(SessionMessage {
+        kind: "denied".into(),
+        text: format!("denied: {}: {}", String::from_utf8_lossy(&body.path), body.reason),
+        pid: body.pid,
+        ..SessionMessage::default()
+    });
     if let Some(attempt) = attempt {
         let _ = session.begin_attempt(attempt.exec, attempt.tid);
         session.set_stage(attempt.exec, Stage::Denied);

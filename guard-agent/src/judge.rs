@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use guard_policy::{Tier, secrets};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, Exec, Reason, Shadow, Timing, Verdict};
+use guard_proto::v1::{Disposition, Exec, Reason, SessionMessage, Shadow, Timing, Verdict};
 
 use crate::deletes;
 use crate::facts::{Facts, ForRecord};
@@ -103,7 +103,8 @@ fn keep_blob(node: &Node, session: &Session, facts: &Facts, judged: &mut Judged)
 
 fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
     let Judges { counts: in_force, beside, observed } = node.policies.of(&session.identity.agent);
-    let entry = facts.is_entry(session.entry_pid);
+    // The command of a child session was named by an agent, not by the initiator: it is an exec like any other.
+    let entry = facts.is_entry(session.entry_pid) && !session.is_child();
     let refs = facts.file_refs();
     let asked = guard_policy::Facts {
         argv: &facts.argv,
@@ -315,7 +316,14 @@ pub fn deny(
         ("", Some(reason)) => format!("{} [{}]", reason.text, reason.rule_id),
         (detail, _) => detail.into(),
     };
-    session.say("denied", format!("denied: {}: {why}", command(facts)), request_id);
+    session.tell(SessionMessage {
+        kind: "denied".into(),
+        text: format!("denied: {}: {why}", command(facts)),
+        request_id: request_id.into(),
+        pid: facts.attempt.tgid,
+        rules: judged.verdict.reasons.iter().map(|reason| reason.rule_id.clone()).collect(),
+        ..SessionMessage::default()
+    });
     let (of, waiting, blob) = (Arc::clone(node), Arc::clone(session), judged.own_blob());
     node.keep_then(session.id, Body::Exec(record), move |kept| {
         if !kept {

@@ -4,6 +4,7 @@
 //! It must not decide anything. Fails: each call returns an error that names what was being done.
 
 pub mod addresses;
+pub mod bind;
 pub mod btf;
 pub mod budget;
 pub mod canary;
@@ -18,6 +19,7 @@ pub mod mounts;
 pub mod object;
 pub mod offsets;
 pub mod paths;
+pub mod peer;
 pub mod proc;
 pub mod programs;
 pub mod shares;

@@ -48,8 +48,8 @@ pub struct StartSpec {
     pub limits: Vec<(u64, u64)>,
     /// The descriptors are a terminal.
     pub tty: bool,
-    /// Where the file system of the fourth descriptor is mounted, in that namespace only.
-    pub credentials: Option<PathBuf>,
+    /// Where the mounts of the descriptors after the third are put, in that namespace only.
+    pub mounts: Vec<PathBuf>,
     /// A private mount namespace.
     pub namespace: bool,
     /// No new privileges by exec.
@@ -181,12 +181,12 @@ impl Launcher {
         &self,
         spec: &StartSpec,
         stdio: [BorrowedFd<'_>; 3],
-        credentials: Option<BorrowedFd<'_>>,
+        mounts: &[BorrowedFd<'_>],
     ) -> io::Result<Waiting<'_>> {
         let bytes = serde_json::to_vec(&Request::Start(Box::new(spec.clone())))?;
         // The socket stays locked until the answer is here, so that answers cannot be mixed up.
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let fds: Vec<BorrowedFd<'_>> = stdio.into_iter().chain(credentials).collect();
+        let fds: Vec<BorrowedFd<'_>> = stdio.into_iter().chain(mounts.iter().copied()).collect();
         frame::send(&socket, &bytes, &fds)?;
         let guard = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut guard, _) = self
@@ -301,18 +301,16 @@ fn report_ended(socket: &UnixStream, running: &mut HashMap<i32, Running>) -> io:
 }
 
 fn start(spec: &StartSpec, fds: &[OwnedFd]) -> io::Result<spawn::Child> {
-    let (stdin, stdout, stderr, credentials) = match (fds, &spec.credentials) {
-        ([stdin, stdout, stderr], None) => (stdin, stdout, stderr, None),
-        ([stdin, stdout, stderr, mount], Some(place)) => {
-            (stdin, stdout, stderr, Some((mount.as_fd(), CString::new(place.as_os_str().as_bytes())?)))
-        }
-        _ => {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "three descriptors are needed, and one for credentials",
-            ));
-        }
+    let [stdin, stdout, stderr, mounted @ ..] = fds else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "three descriptors are needed"));
     };
+    if mounted.len() != spec.mounts.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor is needed for each mount"));
+    }
+    let mut mounts = Vec::new();
+    for (mount, place) in mounted.iter().zip(&spec.mounts) {
+        mounts.push((mount.as_fd(), CString::new(place.as_os_str().as_bytes())?));
+    }
     let plan = Plan {
         paths: candidates(spec)?,
         argv: strings(&spec.argv)?,
@@ -325,7 +323,7 @@ fn start(spec: &StartSpec, fds: &[OwnedFd]) -> io::Result<spawn::Child> {
         limits: spec.limits.clone(),
         tty: spec.tty,
         namespace: spec.namespace,
-        credentials,
+        mounts,
         no_new_privs: spec.no_new_privs,
     };
     let cgroup = std::fs::File::open(&spec.cgroup)?;

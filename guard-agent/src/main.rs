@@ -33,6 +33,7 @@ mod flood;
 mod frame;
 mod fresh;
 mod hold;
+mod inside;
 mod join;
 mod judge;
 mod kept;

@@ -275,6 +275,11 @@ impl Node {
         lock(&self.sessions).values().find(|s| s.identity.session_id == id).cloned()
     }
 
+    /// Open child sessions of one.
+    pub fn children_of(&self, id: &str) -> Vec<Arc<Session>> {
+        lock(&self.sessions).values().filter(|s| s.is_child() && s.identity.parent_session_id == id).cloned().collect()
+    }
+
     /// All open sessions.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
         lock(&self.sessions).values().cloned().collect()

@@ -14,7 +14,7 @@ use guard_common::{
 };
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, Identity};
+use guard_proto::v1::{Disposition, ExecOutcome, ExecUnjudged, Identity, SessionMessage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acts::{Acts, reason_name};
@@ -233,6 +233,12 @@ impl Outcomes {
         let Some(owner) = self.owner(event.header.session) else { return };
         if let Some(session) = &owner.session {
             self.end_attempt(session, event.exec);
+            session.tell(SessionMessage {
+                kind: "killed".into(),
+                text: format!("killed by the kernel: {}: {}", text(&event.path), reason_name(event.reason)),
+                pid: event.header.tgid,
+                ..SessionMessage::default()
+            });
         }
         let outcome = ExecOutcome {
             disposition: Disposition::Killed.into(),
@@ -248,6 +254,14 @@ impl Outcomes {
         let why = reason_name(event.reason);
         if stage == Some(Stage::Granted) {
             // It has its record as allowed; the kernel found something else than what was judged.
+            if let Some(session) = &owner.session {
+                session.tell(SessionMessage {
+                    kind: "denied".into(),
+                    text: format!("denied by the kernel: {}: {why}", text(&event.path)),
+                    pid: event.header.tgid,
+                    ..SessionMessage::default()
+                });
+            }
             let outcome = ExecOutcome {
                 disposition: Disposition::Failed.into(),
                 errno: libc::EPERM.cast_unsigned(),
@@ -263,7 +277,12 @@ impl Outcomes {
                 session.mounts.ask(event.header.tid);
             }
             session.denied.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            session.say("denied", format!("denied by the kernel: {}: {why}", text(&event.path)), "");
+            session.tell(SessionMessage {
+                kind: "denied".into(),
+                text: format!("denied by the kernel: {}: {why}", text(&event.path)),
+                pid: event.header.tgid,
+                ..SessionMessage::default()
+            });
         }
         let expired = event.reason == reason::SESSION_EXPIRED;
         let body = ExecUnjudged {

@@ -15,8 +15,9 @@ const OPEN: &str = "/proc/sys/fs/nr_open";
 const MARKS: &str = "/proc/sys/fs/fanotify/max_user_marks";
 /// Descriptors that the daemon needs beside its sessions: pins, journal, sockets, probes.
 const DESCRIPTORS: u64 = 256;
-/// Descriptors of one session beside its held execs: group, event descriptors, connection, namespaces.
-const PER_SESSION: u64 = 16;
+/// Descriptors of one session beside its held execs: group, event descriptors, connection, namespaces; the socket inside it
+/// with its connections.
+const PER_SESSION: u64 = 16 + 48;
 /// fanotify groups of root that are not Guard's, such as a virus scanner's.
 const OTHER_GROUPS: u64 = 16;
 

@@ -152,7 +152,8 @@ fn socket_files(config: &Config) -> (BTreeSet<SocketFile>, Vec<OwnedFd>) {
     (files, open)
 }
 
-fn socket_file(path: &Path) -> io::Result<(OwnedFd, FileKey)> {
+/// A socket's file, kept open, with its identity.
+pub fn socket_file(path: &Path) -> io::Result<(OwnedFd, FileKey)> {
     let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::Socket {
         return Err(io::ErrorKind::InvalidInput.into());

@@ -48,6 +48,8 @@ pub fn chain(identity: &Identity) -> Identity {
         roles_digest: identity.roles_digest.clone(),
         roles_serial: identity.roles_serial,
         roles_age_seconds: identity.roles_age_seconds,
+        parent_session_id: identity.parent_session_id.clone(),
+        max_risk: identity.max_risk,
     }
 }
 

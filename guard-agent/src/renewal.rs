@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{LocalError, LocalRenewed, SessionRenewed, local_reply::Reply};
+use guard_proto::v1::{Identity, LocalError, LocalRenewed, SessionRenewed, local_reply::Reply};
 
 use crate::config::SessionConfig;
 use crate::control::error;
@@ -35,9 +35,10 @@ pub fn renew(node: &Node, session: &Session, by: &By, asked_seconds: u64) -> Res
     if node.is_stopping() {
         return Err(error("unavailable", "the daemon is stopping", ""));
     }
-    still_entitled(node, session)?;
+    still_entitled(node, &session.identity, &session.identity.categories)?;
     let (old, now) = (session.life.until(), time::boot_ns());
     let boot_ns = later_end(&node.config.session, session.started_boot_ns, old.boot_ns, now, asked_seconds)?;
+    before_parents_end(node, session, boot_ns)?;
     // Wall time may have been set since: people are shown what it says now.
     let wall = i64::try_from(boot_ns.saturating_sub(now)).unwrap_or(i64::MAX);
     let new = Until { boot_ns, unix_ns: time::wall_unix_ns().saturating_add(wall) };
@@ -72,20 +73,40 @@ pub fn renew(node: &Node, session: &Session, by: &By, asked_seconds: u64) -> Res
     Ok(renewed)
 }
 
-/// Roles and policy are those of the session's start; but whoever has lost some of them since gets no more time for them.
-fn still_entitled(node: &Node, session: &Session) -> Result<(), LocalError> {
-    let who = &session.identity;
+/// Roles and policy are those of the session's start; but whoever has lost some of them since gets no more time for them, and no
+/// child session with them.
+pub fn still_entitled(node: &Node, who: &Identity, categories: &[String]) -> Result<(), LocalError> {
     let in_force = node.policies.of(&who.agent).counts;
     fresh::allows(node, &in_force, &who.agent)?;
     let rights = roles::rights(&in_force, &node.config, [&who.initiator, &who.agent, &who.started_by])
         .map_err(|why| error("denied", why, roles::HINT))?;
-    match who.categories.iter().find(|c| !rights.categories.contains(c)) {
+    match categories.iter().find(|c| !rights.categories.contains(c)) {
         None => Ok(()),
         Some(lost) => Err(error(
             "denied",
             format!("the session may request {lost}, which roles and policy in force no longer give it"),
             "start a new session",
         )),
+    }
+}
+
+/// A child session ends with its parent at the latest. That one's end only moves further away.
+fn before_parents_end(node: &Node, session: &Session, boot_ns: u64) -> Result<(), LocalError> {
+    if !session.is_child() {
+        return Ok(());
+    }
+    let parent = node.session_by_id(&session.identity.parent_session_id);
+    match parent.filter(|parent| !parent.is_ending()).map(|parent| parent.life.until().boot_ns) {
+        Some(end) if boot_ns <= end => Ok(()),
+        Some(_) => Err(error(
+            "denied",
+            format!(
+                "session {} is a child of {}, which ends before that",
+                session.id, session.identity.parent_session_id
+            ),
+            "renew that one first, or ask for a shorter --ttl",
+        )),
+        None => Err(error("not_found", "the session that it is a child of is ending", "")),
     }
 }
 

@@ -18,6 +18,9 @@ pub const HINT: &str =
     "roles are bound in the file that `[roles] file` in the daemon's configuration names (docs/roles.md)";
 /// The rule that refuses.
 const RULE: &str = "roles.category";
+/// The rules that refuse in a child session.
+const CHILD: &str = "session.child.category";
+const CHILD_RISK: &str = "session.child.risk";
 
 /// What a session may request, and why.
 #[derive(Debug, Default)]
@@ -96,22 +99,54 @@ fn spelled(name: &str, role: &Role) -> RoleRights {
     }
 }
 
-/// Denies what the session's roles do not allow, whatever policy says of it. Gives whether it did.
+/// Denies what the session's roles do not allow, or what a child session was not given, whatever policy says of it. Gives whether
+/// it did.
 pub fn limit(session: &Session, verdict: &mut Verdict) -> bool {
-    session.roles.as_ref().is_some_and(|snapshot| limit_to(&session.identity, snapshot, verdict))
+    if session.is_child() {
+        limit_child(&session.identity, verdict)
+    } else {
+        session.roles.as_ref().is_some_and(|snapshot| limit_to(&session.identity, snapshot, verdict))
+    }
 }
 
-fn limit_to(identity: &Identity, snapshot: &RoleSnapshot, verdict: &mut Verdict) -> bool {
+/// A child's categories are some of its parent's, and so of what roles allow.
+fn limit_child(identity: &Identity, verdict: &mut Verdict) -> bool {
+    let parent = &identity.parent_session_id;
     let lacking = |c: &&String| !identity.categories.contains(c);
-    // A verdict that names no parts is judged by the category that decided: naming none gives nothing.
-    let all = if verdict.categories.is_empty() { std::slice::from_ref(&verdict.category) } else { &verdict.categories };
-    let reasons: Vec<Reason> = all.iter().filter(lacking).map(|c| reason(identity, snapshot, c)).collect();
+    let said = |rule: &str, text: String, evidence: String| Reason { rule_id: rule.to_owned(), text, evidence };
+    let mut reasons: Vec<Reason> = parts(verdict)
+        .iter()
+        .filter(lacking)
+        .map(|c| {
+            said(CHILD, format!("the child session may not request {c}: session {parent} did not give it"), c.clone())
+        })
+        .collect();
+    if let Some(most) = identity.max_risk.filter(|most| verdict.risk > *most) {
+        let text =
+            format!("a risk of {} is above the {most} that session {parent} gave the child session", verdict.risk);
+        reasons.push(said(CHILD_RISK, text, verdict.risk.to_string()));
+    }
+    refuse(verdict, reasons)
+}
+
+/// A verdict that names no parts is judged by the category that decided: naming none gives nothing.
+fn parts(verdict: &Verdict) -> &[String] {
+    if verdict.categories.is_empty() { std::slice::from_ref(&verdict.category) } else { &verdict.categories }
+}
+
+fn refuse(verdict: &mut Verdict, reasons: Vec<Reason>) -> bool {
     if reasons.is_empty() {
         return false;
     }
     verdict.set_tier(Tier::Deny);
     verdict.reasons.splice(0..0, reasons);
     true
+}
+
+fn limit_to(identity: &Identity, snapshot: &RoleSnapshot, verdict: &mut Verdict) -> bool {
+    let lacking = |c: &&String| !identity.categories.contains(c);
+    let reasons: Vec<Reason> = parts(verdict).iter().filter(lacking).map(|c| reason(identity, snapshot, c)).collect();
+    refuse(verdict, reasons)
 }
 
 fn reason(identity: &Identity, snapshot: &RoleSnapshot, category: &str) -> Reason {
@@ -214,6 +249,26 @@ mod tests {
         assert_eq!(rights.categories, open.policy.categories());
         assert!(rights.snapshot.is_none());
         assert!(describe(&config(), None).starts_with("none are in force"));
+    }
+
+    #[test]
+    fn a_child_session_is_bound_by_what_it_was_given_whatever_policy_says() {
+        let identity = Identity {
+            categories: vec!["vcs.read".into(), "fs.read".into()],
+            parent_session_id: "01P".into(),
+            max_risk: Some(30),
+            ..Identity::default()
+        };
+        let judged = |tier, categories: &[&str], risk| {
+            let mut verdict = Verdict { risk, ..verdict(tier, categories) };
+            limit_child(&identity, &mut verdict);
+            (verdict.tier(), verdict.reasons.into_iter().map(|r| r.rule_id).collect::<Vec<_>>())
+        };
+        assert_eq!(judged(Tier::Allow, &["vcs.read"], 30), (Tier::Allow, vec![]));
+        assert_eq!(judged(Tier::Review, &["fs.read", "vcs.read"], 0), (Tier::Review, vec![]));
+        assert_eq!(judged(Tier::Allow, &["vcs.read"], 31), (Tier::Deny, vec![CHILD_RISK.to_owned()]));
+        assert_eq!(judged(Tier::Allow, &["vcs.read", "net.fetch"], 0), (Tier::Deny, vec![CHILD.to_owned()]));
+        assert_eq!(judged(Tier::Review, &[], 0), (Tier::Deny, vec![CHILD.to_owned()]));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::capabilities::Capabilities;
 use crate::deletes::Deletes;
 use crate::files::{Kept, Rights};
 use crate::fixed::Fixed;
+use crate::inside::Inside;
 use crate::kept::{self, Notes, Owner, ProcessId};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
@@ -34,7 +35,7 @@ mod start;
 
 pub use end::EntryEnd;
 use start::makes_mounts;
-pub use start::{Wanted, mark_mounts, start};
+pub use start::{Started, Wanted, mark_mounts, start};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -166,6 +167,8 @@ pub struct Session {
     pub adopts: bool,
     /// The session could mount any file anywhere: names alone say nothing of a file.
     pub makes_mounts: bool,
+    /// What belongs to the socket inside it.
+    pub inside: Inside,
     /// Becomes readable when the session ends.
     pub stop: OwnedFd,
     /// Execs so far.
@@ -266,6 +269,7 @@ impl Session {
                 parts.known.flags & session_flags::ADOPT_NAMESPACES != 0,
                 Capabilities(!parts.known.caps_denied),
             ),
+            inside: Inside::default(),
             stop: hold::stop_signal()?,
             execs: AtomicU32::new(execs),
             denied: AtomicU32::new(denied),
@@ -452,10 +456,34 @@ impl Session {
         Some(approval.clone())
     }
 
-    /// Says something to the person who started the session. Best effort: a terminal that is gone loses nothing.
+    /// Whether another session started it.
+    pub fn is_child(&self) -> bool {
+        !self.identity.parent_session_id.is_empty()
+    }
+
+    /// In one word; empty while it runs.
+    pub fn state(&self) -> &'static str {
+        match (self.life.is_expired(time::boot_ns()), self.cgroup.is_frozen()) {
+            (false, _) => "",
+            (true, false) => "expired",
+            (true, true) => "frozen",
+        }
+    }
+
+    /// Says something to the person who started the session, and to its own processes. Best effort: a terminal that is gone
+    /// loses nothing.
     pub fn say(&self, kind: &str, text: String, request_id: &str) {
-        let message = SessionMessage { kind: kind.into(), text, request_id: request_id.into() };
-        self.reply(local_reply::Reply::Message(message));
+        self.tell(SessionMessage {
+            kind: kind.into(),
+            text,
+            request_id: request_id.into(),
+            ..SessionMessage::default()
+        });
+    }
+
+    /// The same, of a message that says more.
+    pub fn tell(&self, message: SessionMessage) {
+        self.reply(local_reply::Reply::Message(self.inside.messages.add(message)));
     }
 
     /// Sends a reply to the guardctl that the session answers to. Never waits: holds and the journal call this.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guard_log::record::SessionId;
 use guard_policy::roles::{Right, Roles, Subject};
-use guard_proto::v1::{Identity, LocalError, StartSession};
+use guard_proto::v1::{Identity, LocalError, StartChild, StartSession};
 use rustix::fs::FileType;
 use rustix::net::UCred;
 use sha2::{Digest, Sha256};
@@ -16,12 +16,15 @@ use crate::config::SessionConfig;
 use crate::control::error;
 use crate::credentials;
 use crate::fresh;
+use crate::inside::child;
 use crate::kept::{Owner, ProcessId};
 use crate::kernel::proc::{self, User};
+use crate::kernel::time;
 use crate::longlived::{self, Found, OnLongLived};
 use crate::node::Node;
+use crate::renewal;
 use crate::roles::{self, Rights};
-use crate::session::Wanted;
+use crate::session::{Session, Wanted};
 
 const NAME_MAX: usize = 64;
 const PURPOSE_MAX: usize = 2000;
@@ -52,12 +55,7 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
     check_text("purpose", &wish.purpose, PURPOSE_MAX)?;
     check_text("ticket", &wish.ticket, REFERENCE_MAX)?;
     check_text("job", &wish.job, REFERENCE_MAX)?;
-    if wish.argv.is_empty() || wish.argv.iter().any(|a| a.contains(&0)) {
-        return Err(error("usage", "a command is needed, without NUL bytes", "guardctl run --agent NAME -- COMMAND"));
-    }
-    if wish.cwd.first() != Some(&b'/') || wish.cwd.contains(&0) {
-        return Err(error("usage", "the working folder must be an absolute path", ""));
-    }
+    check_command(&wish.argv, &wish.cwd)?;
     let gone = |e: std::io::Error| error("usage", format!("reading the caller's limits: {e}"), "");
     let process = peer.pid.as_raw_nonzero().get().unsigned_abs();
     let limits = proc::limits(process).map_err(gone)?;
@@ -114,7 +112,97 @@ pub fn check(node: &Node, peer: UCred, wish: StartSession) -> Result<Wanted, Loc
         limits,
         owner,
         credentials: wish.credentials,
+        not_after_boot_ns: u64::MAX,
     })
+}
+
+/// The process that asks for a child session.
+pub struct Asker {
+    /// Its limits.
+    pub limits: Vec<(u64, u64)>,
+    /// It answers for the child.
+    pub owner: Owner,
+}
+
+/// Checks a wish to start a child session: what the parent has, or less of it, as things are now.
+pub fn child(node: &Node, parent: &Session, asker: Asker, wish: StartChild) -> Result<Wanted, LocalError> {
+    let config = &node.config.session;
+    check_text("purpose", &wish.purpose, PURPOSE_MAX)?;
+    check_command(&wish.argv, &wish.cwd)?;
+    let categories = child::categories(parent, &wish.categories)?;
+    renewal::still_entitled(node, &parent.identity, &categories)?;
+    let max_risk = child::max_risk(wish.max_risk)?;
+    let now = time::boot_ns();
+    let not_after_boot_ns = child::end(parent.life.until().boot_ns, now, wish.ttl_seconds, config.default_ttl_seconds)?;
+    let found = user(parent.rights.uid)?;
+    if !parent.rights.groups.contains(&found.gid) {
+        return Err(error("denied", format!("group {} is not one of the session's", found.gid), ""));
+    }
+    let user = User { name: parent.identity.initiator.clone(), groups: parent.rights.groups.clone(), ..found };
+    let id = SessionId(u128::from(ulid::Ulid::generate()).to_be_bytes());
+    let of = &parent.identity;
+    let judges = node.policies.of(&of.agent);
+    let in_force = judges.counts;
+    let identity = Identity {
+        session_id: id.to_string(),
+        instance: format!("spiffe://{}/agent/{}/{id}", node.config.node.name, of.agent),
+        agent: of.agent.clone(),
+        initiator: of.initiator.clone(),
+        initiator_uid: of.initiator_uid,
+        rights_digest: child_digest(&of.session_id, &categories, max_risk, &in_force.digest, &of.roles_digest),
+        categories,
+        started_by: of.started_by.clone(),
+        roles_digest: of.roles_digest.clone(),
+        roles_serial: of.roles_serial,
+        parent_session_id: of.session_id.clone(),
+        max_risk,
+        ..Identity::default()
+    };
+    let mut env = environment(config, &user, &wish.env);
+    let found = long_lived(config, &mut env, &user)?;
+    Ok(Wanted {
+        id,
+        identity,
+        roles: parent.roles.clone(),
+        observed: judges.observed && parent.began_observed,
+        env,
+        found,
+        user,
+        ttl: Duration::from_nanos(not_after_boot_ns.saturating_sub(now)),
+        argv: wish.argv,
+        cwd: wish.cwd,
+        purpose: wish.purpose,
+        ticket: String::new(),
+        job: String::new(),
+        tty: wish.tty,
+        umask: wish.umask & 0o777,
+        limits: asker.limits,
+        owner: asker.owner,
+        credentials: Vec::new(),
+        not_after_boot_ns,
+    })
+}
+
+fn check_command(argv: &[Vec<u8>], cwd: &[u8]) -> Result<(), LocalError> {
+    if argv.is_empty() || argv.iter().any(|a| a.contains(&0)) {
+        return Err(error("usage", "a command is needed, without NUL bytes", "guardctl run --agent NAME -- COMMAND"));
+    }
+    if cwd.first() != Some(&b'/') || cwd.contains(&0) {
+        return Err(error("usage", "the working folder must be an absolute path", ""));
+    }
+    Ok(())
+}
+
+/// SHA-256 over what a child session may request, as a part of which session, under which policy and which roles.
+fn child_digest(parent: &str, categories: &[String], max_risk: Option<u32>, policy: &str, roles: &str) -> Vec<u8> {
+    let mut hasher = Sha256::new();
+    hasher.update(b"guard child rights v1\0");
+    let risk = max_risk.map(|risk| risk.to_string()).unwrap_or_default();
+    for part in [parent, &risk, policy, roles].into_iter().chain(categories.iter().map(String::as_str)) {
+        hasher.update(part.as_bytes());
+        hasher.update([0]);
+    }
+    hasher.finalize().to_vec()
 }
 
 fn check_name(name: &str) -> Result<(), LocalError> {

@@ -246,7 +246,9 @@ impl ControlService for Control {
     async fn list_sessions(&self, r: Request<ListSessionsRequest>) -> Result<Response<ListSessionsReply>, Status> {
         self.reader(&r)?;
         let r = r.into_inner();
-        short(&[("agent", &r.agent), ("initiator", &r.initiator), ("page_token", &r.page_token)])?;
+        let texts =
+            [("agent", &r.agent), ("initiator", &r.initiator), ("parent", &r.parent), ("page_token", &r.page_token)];
+        short(&texts.map(|(name, text)| (name, text.as_str())))?;
         let below = match r.page_token.as_str() {
             "" => None,
             token => Some(token.parse().map_err(|_| Status::invalid_argument("page_token: not one of an answer"))?),
@@ -255,6 +257,7 @@ impl ControlService for Control {
             open_only: r.open_only,
             agent: r.agent,
             initiator: r.initiator,
+            parent: r.parent,
             below,
             limit: limit(r.limit, LIST_DEFAULT, LIST_MAX),
         };

@@ -44,7 +44,7 @@ const READERS: usize = 4;
 /// Parts that one reader keeps open.
 const OPEN_PARTS: usize = 16;
 /// Changes with every change of the tables or of what is written into them.
-const SCHEMA: i64 = 5;
+const SCHEMA: i64 = 6;
 /// Memory of SQLite for the pages of one writing connection, in KiB.
 const CACHE_KIB: i64 = 24 << 10;
 /// Pages of the write-ahead file that are moved into the database together.
@@ -58,8 +58,9 @@ CREATE TABLE names (id INTEGER PRIMARY KEY, text BLOB NOT NULL UNIQUE);
 CREATE TABLE hosts (host BLOB PRIMARY KEY, node TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE sessions (leaf INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, host BLOB NOT NULL, agent TEXT NOT NULL,
     instance TEXT NOT NULL, initiator TEXT NOT NULL, started INTEGER NOT NULL, ended INTEGER NOT NULL,
-    expires INTEGER NOT NULL, end_reason TEXT NOT NULL, purpose TEXT NOT NULL, start BLOB);
+    expires INTEGER NOT NULL, end_reason TEXT NOT NULL, purpose TEXT NOT NULL, parent TEXT NOT NULL, start BLOB);
 CREATE INDEX sessions_open ON sessions (ended, leaf);
+CREATE INDEX sessions_parent ON sessions (parent, leaf) WHERE parent != '';
 CREATE TABLE execs (session INTEGER NOT NULL, exec INTEGER NOT NULL, leaf INTEGER NOT NULL, facts INTEGER NOT NULL,
     disposition INTEGER NOT NULL, request TEXT, PRIMARY KEY (session, exec, leaf)) WITHOUT ROWID;
 CREATE INDEX execs_request ON execs (session, request, leaf) WHERE request IS NOT NULL;

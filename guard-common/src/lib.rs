@@ -10,7 +10,7 @@
 pub mod path;
 
 /// Version of every layout in this crate. The daemon refuses pinned maps that were made for another version.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Folder below the BPF file system in which links and maps are pinned.
 pub const PIN_DIR: &str = "/sys/fs/bpf/guard";
@@ -141,6 +141,8 @@ pub struct Session {
     pub profile: u32,
     /// Zero.
     pub reserved: u32,
+    /// The daemon's socket inside the session, the only one of the daemon that it may connect to; zero: there is none.
+    pub socket: FileKey,
 }
 
 /// What one session has put into the ring, and what found no room. Kernel programs add to it, nobody else writes it.
@@ -798,7 +800,7 @@ mod layout {
     }
     const _: () = check::<FileKey>(16);
     const _: () = check::<FileStamp>(56);
-    const _: () = check::<Session>(40);
+    const _: () = check::<Session>(56);
     const _: () = check::<Share>(32);
     const _: () = check::<SocketFile>(24);
     const _: () = check::<SocketName>(8 + SOCKET_NAME);

@@ -2,7 +2,8 @@
 //! reach neither.
 //!
 //! Who made the other socket is told by the cgroup that the kernel keeps in it. What a profile names is compared by the
-//! socket's file and by the name that its listener has bound: neither alone can be moved by a session. Addresses are
+//! socket's file and by the name that its listener has bound: neither alone can be moved by a session. The daemon's socket
+//! for a session is known by its file, which stands in that session's own entry, and by its listener, the living daemon. Addresses are
 //! looked up by longest prefix; what cannot be read or is not spoken about is refused. The same hooks see `io_uring`.
 
 use aya_ebpf::helpers::{bpf_probe_read_kernel, bpf_probe_read_kernel_buf};
@@ -150,6 +151,9 @@ fn judge_unix(mark: &Mark, peer: *const u8, operation: u32) -> i32 {
         return 0;
     }
     let file = file_of(peer);
+    if operation == socket_detail::CONNECT && own_socket(&session, peer, file) {
+        return 0;
+    }
     let mut name = SocketName { profile: session.profile, length: 0, name: [0; SOCKET_NAME] };
     let place = read_name(peer, &mut name);
     if named(&name, file) {
@@ -185,6 +189,14 @@ fn made_inside(peer: *const u8, cgroup: u64) -> bool {
     let Some(ancestor) = peek::<*const u8>(place, &OFF_CGROUP_ANCESTORS) else { return false };
     let Some(node) = peek::<*const u8>(ancestor, &OFF_CGROUP_KN) else { return false };
     cgroup != 0 && peek::<u64>(node, &OFF_KN_ID) == Some(cgroup)
+}
+
+/// Whether this is the daemon's socket for the session: the file that it bound, with the daemon listening. A file whose number
+/// was given to another socket after the daemon's death has another listener.
+#[inline(always)]
+fn own_socket(session: &Session, peer: *const u8, file: FileKey) -> bool {
+    let daemon = runtime().daemon_tgid;
+    session.socket.ino != 0 && file == session.socket && daemon != 0 && listener(peer) == daemon
 }
 
 /// The socket's file; zero for one that has none.

@@ -283,6 +283,50 @@ pub enum SessionCommand {
     Renew(SessionRenewArgs),
     /// End an open session on this host, through the daemon
     End(SessionEndArgs),
+    /// Inside a session: how it stands, what it may request, what waits for a reviewer
+    Status,
+    /// Inside a session: what it was told, such as why an exec was denied
+    Messages(SessionMessagesArgs),
+    /// Inside a session: run a command in a child session that may request less
+    Child(SessionChildArgs),
+}
+
+impl SessionCommand {
+    /// Whether it speaks to the session's own socket, and needs no configuration.
+    pub fn is_inside(&self) -> bool {
+        matches!(self, Self::Status | Self::Messages(_) | Self::Child(_))
+    }
+}
+
+/// Arguments of `session messages`.
+#[derive(Debug, Args)]
+pub struct SessionMessagesArgs {
+    /// Go on with those that are still to come; with --output json one message a line
+    #[arg(long, short)]
+    pub follow: bool,
+    /// Only messages of this number and later ones
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub from: u64,
+}
+
+/// Arguments of `session child`.
+#[derive(Debug, Args)]
+pub struct SessionChildArgs {
+    /// What it may request: categories of this session, with commas between them
+    #[arg(long, value_name = "LIST", required = true, value_delimiter = ',')]
+    pub categories: Vec<String>,
+    /// How long it may last [default: the host's setting, as far as this session lives]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    pub ttl: Option<Duration>,
+    /// Deny what is riskier than this
+    #[arg(long, value_name = "0-100", value_parser = clap::value_parser!(u32).range(..=100))]
+    pub max_risk: Option<u32>,
+    /// What the session is for; shown to reviewers as untrusted text
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub purpose: String,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
 }
 
 /// Arguments of `session list`.
@@ -297,6 +341,9 @@ pub struct SessionListArgs {
     /// Only sessions of this initiator
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     pub initiator: String,
+    /// Only child sessions of this session
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    pub parent: String,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,

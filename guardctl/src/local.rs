@@ -63,8 +63,18 @@ pub fn send_with_fds(stream: &UnixStream, frame: &[u8], fds: &[BorrowedFd<'_>]) 
 
 /// One request and its one reply.
 pub fn call(path: &Path, request: local_request::Request) -> Result<local_reply::Reply> {
+    receive(&ask(path, request)?)
+}
+
+/// Sends one request; the replies are to be received.
+pub fn ask(path: &Path, request: local_request::Request) -> Result<UnixStream> {
     let mut stream = connect(path)?;
     stream.write_all(&frame(request)?).map_err(|e| lost(&e))?;
+    Ok(stream)
+}
+
+/// The next reply.
+pub fn receive(mut stream: &UnixStream) -> Result<local_reply::Reply> {
     let mut length = [0u8; 4];
     stream.read_exact(&mut length).map_err(|e| lost(&e))?;
     let mut body = vec![0u8; checked_length(length)?];

@@ -57,7 +57,10 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: &Cli) -> Result<u8> {
-    let config = Config::load(cli.config.as_deref())?;
+    let config = match &cli.command {
+        Command::Session(command) if command.is_inside() => Config::default(),
+        _ => Config::load(cli.config.as_deref())?,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -72,7 +75,7 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
     let out = Out::new(cli.output);
     match &cli.command {
         Command::Run(args) => return run::run(args, config, out.is_json()).await,
-        Command::Session(command) => session::run(command, config, &out).await?,
+        Command::Session(command) => return session::run(command, config, &out).await,
         Command::Tail(args) => stream::tail(args, config, &out).await?,
         Command::Query(args) => stream::query(args, config, &out).await?,
         Command::Review { command } => review::run(command.as_ref(), config, &out).await?,

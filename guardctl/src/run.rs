@@ -15,12 +15,14 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use guard_proto::v1::{AttachSession, ForwardSignal, SessionMessage, StartSession, local_reply, local_request};
+use guard_proto::v1::{
+    AttachSession, ForwardSignal, SessionMessage, StartChild, StartSession, local_reply, local_request,
+};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::args::RunArgs;
+use crate::args::{RunArgs, SessionChildArgs};
 use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
 use crate::local;
@@ -41,36 +43,67 @@ const AFTER_EXPIRY_NS: i64 = 60_000_000_000;
 
 /// Runs the command and returns the code to exit with.
 pub async fn run(args: &RunArgs, config: &Config, json: bool) -> Result<u8> {
-    let socket = local::connect(&config.socket_path())?;
+    let request = |tty| Ok(local_request::Request::StartSession(start_session(args, tty)?));
+    converse(config.socket_path(), request, json).await
+}
+
+/// Runs the command in a child session of the one that this process is in, and returns the code to exit with.
+pub async fn child(args: &SessionChildArgs, socket: PathBuf, json: bool) -> Result<u8> {
+    let request = |tty| Ok(local_request::Request::StartChild(start_child(args, tty)?));
+    converse(socket, request, json).await
+}
+
+/// Asks for a session, which may be told that its descriptors are a terminal, and sees it to its end.
+async fn converse(
+    path: PathBuf,
+    request: impl FnOnce(bool) -> Result<local_request::Request>,
+    json: bool,
+) -> Result<u8> {
+    let socket = local::connect(&path)?;
     // From here on signals belong to the session.
     let mut signals = Signals::new()?;
     let mut relay = Relay::new()?;
-    let request = local::frame(local_request::Request::StartSession(start_session(args, relay.is_terminal())?))?;
+    let request = local::frame(request(relay.is_terminal())?)?;
     {
         let fds = relay.take_session_side()?;
         local::send_with_fds(&socket, &request, &[fds[0].as_fd(), fds[1].as_fd(), fds[2].as_fd()])?;
     }
     socket.set_nonblocking(true).map_err(|e| local::lost(&e))?;
     let socket = UnixStream::from_std(socket).map_err(|e| local::lost(&e))?;
-    let conversation = Conversation {
-        line: Line { path: config.socket_path(), socket: Some(socket), buffer: Vec::new() },
-        json,
-        started: None,
-    };
+    let conversation =
+        Conversation { line: Line { path, socket: Some(socket), buffer: Vec::new() }, json, started: None };
     let outcome = conversation.drive(&mut relay, &mut signals).await;
     relay.finish().await;
     outcome
 }
 
+fn current_folder() -> Result<Vec<u8>> {
+    let cwd = env::current_dir();
+    let cwd = cwd.map_err(|e| CliError::new(Exit::Usage, format_args!("cannot tell the current folder: {e}")))?;
+    Ok(cwd.into_os_string().into_vec())
+}
+
+fn start_child(args: &SessionChildArgs, tty: bool) -> Result<StartChild> {
+    Ok(StartChild {
+        categories: args.categories.clone(),
+        ttl_seconds: args.ttl.map_or(0, |t| t.as_secs()),
+        max_risk: args.max_risk,
+        argv: args.command.iter().map(|a| a.as_bytes().to_vec()).collect(),
+        env: env::vars_os().map(|(name, value)| env_entry(&name, value)).collect(),
+        cwd: current_folder()?,
+        purpose: args.purpose.clone(),
+        tty,
+        umask: signals::current_umask(),
+    })
+}
+
 fn start_session(args: &RunArgs, tty: bool) -> Result<StartSession> {
-    let cwd = env::current_dir()
-        .map_err(|e| CliError::new(Exit::Usage, format_args!("cannot tell the current folder: {e}")))?;
     Ok(StartSession {
         agent: args.agent.clone(),
         ttl_seconds: args.ttl.map_or(0, |t| t.as_secs()),
         argv: args.command.iter().map(|a| a.as_bytes().to_vec()).collect(),
         env: env::vars_os().map(|(name, value)| env_entry(&name, value)).collect(),
-        cwd: cwd.into_os_string().into_vec(),
+        cwd: current_folder()?,
         purpose: args.purpose.clone().unwrap_or_default(),
         tty,
         initiator: args.on_behalf_of.clone().unwrap_or_default(),
@@ -151,7 +184,7 @@ impl Conversation {
     }
 
     fn say_own(&self, kind: &str, text: &str) {
-        self.say(&SessionMessage { kind: kind.into(), text: text.into(), request_id: String::new() });
+        self.say(&SessionMessage { kind: kind.into(), text: text.into(), ..SessionMessage::default() });
     }
 
     fn on_reply(&mut self, reply: local_reply::Reply, relay: &mut Relay) -> Result<Option<u8>> {
@@ -194,7 +227,11 @@ impl Conversation {
             }
             local_reply::Reply::Error(error) => Err(local::refused(error)),
             // Answers to requests that this connection never makes.
-            local_reply::Reply::Status(_) | local_reply::Reply::Sessions(_) | local_reply::Reply::Done(_) => Ok(None),
+            local_reply::Reply::Status(_)
+            | local_reply::Reply::Sessions(_)
+            | local_reply::Reply::Done(_)
+            | local_reply::Reply::OwnStatus(_)
+            | local_reply::Reply::Messages(_) => Ok(None),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `guardctl session`: list, the five answers, renewing and ending one.
+//! `guardctl session`: list, the five answers, renewing and ending one; and what a session may ask about itself.
 //!
 //! It must not answer what the version cannot know: those answers read `not covered by this version`. Fails: see `client` and
 //! `local`.
@@ -23,6 +23,7 @@ use crate::time;
 
 mod answers;
 mod history;
+mod inside;
 
 pub use answers::{Answers, NOT_COVERED};
 pub use history::History;
@@ -31,13 +32,17 @@ pub use history::History;
 const PAGE: u32 = 1_000;
 
 /// Runs a subcommand.
-pub async fn run(command: &SessionCommand, config: &Config, out: &Out) -> Result<()> {
+pub async fn run(command: &SessionCommand, config: &Config, out: &Out) -> Result<u8> {
     match command {
-        SessionCommand::List(args) => list(args, config, out).await,
-        SessionCommand::Show(args) => show(args, config, out).await,
-        SessionCommand::Renew(args) => renew(args, config, out),
-        SessionCommand::End(args) => end(args, config, out),
+        SessionCommand::List(args) => list(args, config, out).await?,
+        SessionCommand::Show(args) => show(args, config, out).await?,
+        SessionCommand::Renew(args) => renew(args, config, out)?,
+        SessionCommand::End(args) => end(args, config, out)?,
+        SessionCommand::Status => inside::status(out)?,
+        SessionCommand::Messages(args) => inside::messages(args, out)?,
+        SessionCommand::Child(args) => return inside::child(args, out).await,
     }
+    Ok(Exit::Ok as u8)
 }
 
 async fn list(args: &SessionListArgs, config: &Config, out: &Out) -> Result<()> {
@@ -47,6 +52,7 @@ async fn list(args: &SessionListArgs, config: &Config, out: &Out) -> Result<()> 
         open_only: args.open,
         agent: args.agent.clone(),
         initiator: args.initiator.clone(),
+        parent: args.parent.clone(),
         limit: args.limit,
         ..Default::default()
     };
@@ -114,6 +120,7 @@ fn state(s: &SessionSummary) -> (String, Tone) {
 fn summary_json(s: &SessionSummary) -> Value {
     json!({
         "session": s.session_id, "agent": s.agent, "instance": s.instance, "initiator": s.initiator,
+        "parent": Some(&s.parent_session_id).filter(|p| !p.is_empty()),
         "host": hex::encode(&s.host), "host_name": s.host_name, "started": time::rfc3339(s.started_unix_ns),
         "ended": time::rfc3339(s.ended_unix_ns), "expires": time::rfc3339(s.expires_unix_ns),
         "open": s.ended_unix_ns == 0, "end_reason": Some(&s.end_reason).filter(|r| !r.is_empty()),

@@ -319,9 +319,18 @@ pub fn summaries() -> Vec<SessionSummary> {
         purpose: "fix the tests".into(),
         argv: bytes(&["bash", "/usr/share/guard/session.sh"]),
         expired: 0,
+        parent_session_id: String::new(),
+        children: vec!["01KG9F6Q00ABCDEFGHJKMNPQR1".into()],
     };
     let argv = bytes(&["bash", "-c", "for i in 1 2 3; do git log -1; done; echo \u{1b}[31mred; exec python3 agent.py"]);
-    let open = SessionSummary { ended_unix_ns: 0, end_reason: String::new(), argv, ..first.clone() };
+    let open = SessionSummary {
+        ended_unix_ns: 0,
+        end_reason: String::new(),
+        argv,
+        parent_session_id: "01KG9F6Q00ABCDEFGHJKMNPQR0".into(),
+        children: vec![],
+        ..first.clone()
+    };
     vec![first, open]
 }
 

@@ -51,6 +51,36 @@ fn pipes_carry_input_output_and_the_exit_code() {
 }
 
 #[test]
+fn a_child_session_is_asked_of_the_sessions_own_socket_without_a_configuration() {
+    let daemon = Daemon::start(Script::Run);
+    let arguments = ["session", "child", "--categories", "fs.read,vcs.read", "--ttl", "5m", "--max-risk", "30", "--"];
+    let output = Command::new(env!("CARGO_BIN_EXE_guardctl"))
+        .args(["--config", "/nowhere/guardctl.toml"])
+        .args(arguments)
+        .args(["sh", "-c", "cat; exit 3"])
+        .env("GUARD_SESSION_SOCKET", daemon.socket())
+        .stdin(Stdio::null())
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    let child = daemon.child();
+    assert_eq!(child.categories, ["fs.read", "vcs.read"]);
+    assert_eq!((child.ttl_seconds, child.max_risk, child.tty), (300, Some(30), false));
+}
+
+#[test]
+fn outside_a_session_there_is_no_socket_of_its_own() {
+    let output = Command::new(env!("CARGO_BIN_EXE_guardctl"))
+        .args(["session", "messages"])
+        .env("GUARD_SESSION_SOCKET", "/nowhere/socket")
+        .output()
+        .expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(said.contains("/nowhere/socket") && said.contains("inside a governed session"), "{said}");
+}
+
+#[test]
 fn megabytes_pass_unchanged() {
     let daemon = Daemon::start(Script::Run);
     let output = guardctl(&daemon, &run_arguments(&["sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x"]))
@@ -104,6 +134,7 @@ fn messages_are_lines_on_stderr_that_cannot_be_forged() {
         kind: "review".into(),
         text: "git commit waits for review\nsecond \x1b[2Kline".into(),
         request_id: "01KG9F6R00ABCDEFGHJKMNPQRS".into(),
+        ..SessionMessage::default()
     };
     let daemon = Daemon::start(Script::Say(message));
     let output = guardctl(&daemon, &run_arguments(&["true"])).stdin(Stdio::null()).output().expect("runs");

@@ -32,6 +32,8 @@ pub const JOIN_TOKEN: &str = "guard-join:1:";
 pub const CLOCK_SKEW_SECONDS: i64 = 600;
 /// Path of the control socket when the configuration names no other.
 pub const CONTROL_SOCKET: &str = "/run/guard/control.sock";
+/// Path of a session's own socket, inside that session.
+pub const SESSION_SOCKET: &str = "/run/guard/session/socket";
 
 /// The number of a body's kind: record headers carry it, and it is the body's field number in `RecordBody`.
 pub fn kind_number(body: &v1::record_body::Body) -> u16 {

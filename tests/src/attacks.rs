@@ -11,6 +11,7 @@ pub const DIR: &str = "/usr/local/share/guard-attacks";
 const FILES: &[(&str, &str)] = &[
     ("common.py", include_str!("../attacks/common.py")),
     ("worker.py", include_str!("../attacks/worker.py")),
+    ("inside.py", include_str!("../attacks/inside.py")),
     ("live.py", include_str!("../attacks/live.py")),
     ("argv_swap.py", include_str!("../attacks/argv_swap.py")),
     ("unmarked.py", include_str!("../attacks/unmarked.py")),

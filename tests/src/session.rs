@@ -70,8 +70,22 @@ pub fn as_user(user: &str, cwd: &str) -> Command {
 
 /// The command line of a session.
 pub fn command(start: &Start<'_>, argv: &[&str]) -> Command {
+    command_with(start, &[], argv)
+}
+
+/// The same, with more variables for guardctl.
+pub fn command_with(start: &Start<'_>, env: &[&str], argv: &[&str]) -> Command {
     let mut command = as_user(start.user, start.cwd);
-    command.args(["guardctl", "--config", "/etc/guard/guardctl.toml", "--output", "json", "run", "--agent", "coder"]);
+    command.args(env).args([
+        "guardctl",
+        "--config",
+        "/etc/guard/guardctl.toml",
+        "--output",
+        "json",
+        "run",
+        "--agent",
+        "coder",
+    ]);
     command.args(["--ttl", start.ttl]).args(start.options).arg("--").args(argv);
     command
 }

@@ -119,7 +119,7 @@ fn run(kernel: &Kernel, launcher: &Launcher, cgroup: &Cgroup, trial: &Trial) -> 
         cgroup: cgroup.dir.clone(),
         ..StartSpec::default()
     };
-    let waiting = launcher.start(&spec, [null.as_fd(), null.as_fd(), null.as_fd()], None).map_err(failed)?;
+    let waiting = launcher.start(&spec, [null.as_fd(), null.as_fd(), null.as_fd()], &[]).map_err(failed)?;
     let pid = waiting.pid();
     kernel.mark(pid, &Mark { session: SESSION, ..Mark::default() })?;
     if !matches!(trial, Trial::Ungranted) {

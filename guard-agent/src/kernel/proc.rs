@@ -55,6 +55,26 @@ pub fn process(pid: u32) -> io::Result<Process> {
     })
 }
 
+/// What keeps a process from more than its user may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Confinement {
+    /// Filters of system calls.
+    pub filters: u32,
+    /// No new privileges by exec.
+    pub no_new_privs: bool,
+}
+
+/// Reads that of one process.
+pub fn confinement(pid: u32) -> io::Result<Confinement> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok());
+    let missing = || io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/status says nothing of seccomp"));
+    Ok(Confinement {
+        filters: field("Seccomp_filters:").ok_or_else(missing)?,
+        no_new_privs: field("NoNewPrivs:").ok_or_else(missing)? != 0,
+    })
+}
+
 /// When a process started, in clock ticks since boot. Number and start together name one process of this boot.
 pub fn start_time(pid: u32) -> io::Result<u64> {
     const FIELDS_AFTER_NAME: usize = 19;
@@ -222,6 +242,21 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(start_time(child.id()).is_err());
+    }
+
+    #[test]
+    fn no_new_privileges_are_seen() {
+        let own = confinement(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("setpriv");
+        let mut child = child.args(["--no-new-privs", "sleep", "10"]).spawn().unwrap();
+        let seen = || confinement(child.id()).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !seen().no_new_privs && std::time::Instant::now() < end {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert_eq!(seen(), Confinement { no_new_privs: true, ..own });
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

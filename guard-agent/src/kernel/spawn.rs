@@ -32,8 +32,8 @@ pub struct Plan<'a> {
     pub tty: bool,
     /// Make a private mount namespace.
     pub namespace: bool,
-    /// A file system, and where it is mounted in that namespace.
-    pub credentials: Option<(BorrowedFd<'a>, CString)>,
+    /// Mounts, and where they are put in that namespace.
+    pub mounts: Vec<(BorrowedFd<'a>, CString)>,
     /// Forbid gaining privileges by exec.
     pub no_new_privs: bool,
 }
@@ -128,10 +128,10 @@ fn prepare(plan: &Plan<'_>, go: &OwnedFd, stdio: [BorrowedFd<'_>; 3]) -> Step {
             let flags = libc::MS_REC | libc::MS_SLAVE;
             let none = std::ptr::null();
             check("make mounts private", libc::mount(none, c"/".as_ptr(), none, flags, none.cast()))?;
-            if let Some((mount, place)) = &plan.credentials {
+            for (mount, place) in &plan.mounts {
                 let flags = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
                 rustix::mount::move_mount(mount, c"", rustix::fs::CWD, place, flags)
-                    .map_err(|e| ("credentials", e.into()))?;
+                    .map_err(|e| ("mount for the session", e.into()))?;
             }
         }
         for (from, to) in stdio.iter().zip(0..) {

@@ -96,6 +96,9 @@ impl Session {
             }
             *end = Some((reason, detail));
         }
+        for child in node.children_of(&self.identity.session_id) {
+            child.request_end(node, "parent_ended", format!("session {} has ended: {reason}", self.id));
+        }
         if let Err(error) = node.kernel.close_session(self.key) {
             tracing::error!(session = %self.id, %error, "closing a session in the kernel");
         }

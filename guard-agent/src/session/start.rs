@@ -3,7 +3,7 @@
 //! It must not decide whether a session may start (see `wanted`). Fails: each step says which one it was, and what came before
 //! it is undone.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
@@ -21,6 +21,7 @@ use crate::credentials::{self, Handed};
 use crate::deletes::Deletes;
 use crate::files::Rights;
 use crate::fixed::Fixed;
+use crate::inside::{Door, Inside};
 use crate::kept::{self, Notes, Owner, ProcessId};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::fanotify::Group;
@@ -35,7 +36,7 @@ use crate::processes::Processes;
 use crate::profile::Namespaces;
 use crate::readings::Readings;
 use crate::voice::Voice;
-use crate::{hold, mounts, record};
+use crate::{hold, inside, mounts, record};
 
 /// What a session is started with; checked by the control socket before.
 pub struct Wanted {
@@ -75,6 +76,8 @@ pub struct Wanted {
     pub credentials: Vec<String>,
     /// The guardctl that asks.
     pub owner: Owner,
+    /// Its end in boot time at the latest.
+    pub not_after_boot_ns: u64,
 }
 
 /// Starts a session. The entry process waits for [`Started::go`].
@@ -89,15 +92,18 @@ pub fn start<'a>(
     let id = wanted.id;
     let dir = node.config.kernel.cgroup.join(format!("s-{id}"));
     let cgroup = Cgroup::create(dir).map_err(|e| format!("making the session's cgroup: {e}"))?;
-    let mut undo = Undo { node, key, cgroup: cgroup.clone(), armed: true };
+    let mut undo = Undo { node, id, key, cgroup: cgroup.clone(), armed: true };
     let now = time::boot_ns();
     let ttl_ns = u64::try_from(wanted.ttl.as_nanos()).unwrap_or(u64::MAX);
-    let expires_boot_ns = now.saturating_add(ttl_ns);
+    let expires_boot_ns = now.saturating_add(ttl_ns).min(wanted.not_after_boot_ns);
+    let ttl_ns = expires_boot_ns.saturating_sub(now);
     let (profile_name, profile) = node.config.profile(&wanted.identity.agent);
     match undo.cgroup.limit_tasks(profile.max_processes) {
         Err(error) if !node.observes() => return Err(format!("limiting the session's processes: {error}")),
         _ => {}
     }
+    let door = Door::bind(id).map_err(|e| format!("making the socket inside the session: {e}"))?;
+    let place = door.mount().map_err(|e| format!("a mount for the socket inside the session: {e}"))?;
     let observe = if node.observes() { session_flags::OBSERVE } else { 0 };
     let uid = wanted.user.uid;
     let entry = KernelSession {
@@ -107,6 +113,7 @@ pub fn start<'a>(
         flags: observe | profile.flags(),
         uid,
         profile: crate::network::profile_number(&profile_name),
+        socket: door.key,
         ..KernelSession::default()
     };
     node.protected.session_starts(&node.kernel, &wanted.user.home).map_err(|e| e.to_string())?;
@@ -114,11 +121,13 @@ pub fn start<'a>(
     node.kernel.shares.open(key).map_err(|e| e.to_string())?;
     node.kernel.open_session(key, &entry).map_err(|e| e.to_string())?;
     node.kernel.bind_cgroup(cgroup.id, key).map_err(|e| e.to_string())?;
+    door.open().map_err(|e| format!("opening the socket inside the session: {e}"))?;
     let spec = spec(node, wanted, &cgroup, handed);
+    let mounts: Vec<BorrowedFd<'_>> = std::iter::once(place.as_fd()).chain(handed.map(|h| h.mount.as_fd())).collect();
     let [stdin, stdout, stderr] = stdio;
     let waiting = node
         .launcher
-        .start(&spec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], handed.map(|h| h.mount.as_fd()))
+        .start(&spec, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()], &mounts)
         .map_err(|e| format!("starting the entry process: {e}"))?;
     let pid = waiting.pid();
     node.kernel.mark(pid, &Mark { session: key, image: SETTING_UP, ..Mark::default() }).map_err(|e| e.to_string())?;
@@ -159,6 +168,7 @@ pub fn start<'a>(
         mounts: Requests::new().map_err(|e| format!("making an event descriptor: {e}"))?,
         adopts: profile.namespaces == Namespaces::Adopt,
         makes_mounts: makes_mounts(profile.namespaces == Namespaces::Adopt, profile.capabilities),
+        inside: Inside::default(),
         stop: hold::stop_signal().map_err(|e| format!("making an event descriptor: {e}"))?,
         execs: AtomicU32::new(0),
         denied: AtomicU32::new(0),
@@ -171,7 +181,7 @@ pub fn start<'a>(
         end: Mutex::new(None),
     });
     node.add_session(&session)?;
-    if let Err(why) = begin(node, &session, view, wanted, ttl_ns, handed) {
+    if let Err(why) = begin(node, &session, (view, door), wanted, ttl_ns, handed) {
         hold::stop(&session);
         node.remove_session(session.key);
         return Err(why);
@@ -224,6 +234,7 @@ fn record_credentials(node: &Node, session: &Session, handed: Option<&Handed>) -
 /// Takes back the first steps of a start that failed.
 struct Undo<'a> {
     node: &'a Arc<Node>,
+    id: SessionId,
     key: u64,
     cgroup: Cgroup,
     armed: bool,
@@ -239,6 +250,7 @@ impl Drop for Undo<'_> {
             let _ = self.node.kernel.unbind_cgroup(self.cgroup.id);
             let _ = self.cgroup.remove();
             let _ = kept::forget(&self.node.config.node.state_dir, self.key);
+            inside::door::remove(self.id);
         }
     }
 }
@@ -258,6 +270,7 @@ fn random_key() -> std::io::Result<u64> {
 fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, handed: Option<&Handed>) -> StartSpec {
     let mut env = wanted.env.clone();
     env.push(format!("GUARD_SESSION={}", wanted.id).into_bytes());
+    env.push(format!("GUARD_SESSION_SOCKET={}", guard_proto::SESSION_SOCKET).into_bytes());
     if handed.is_some() {
         env.push(format!("GUARD_CREDENTIALS={}", credentials::FOLDER).into_bytes());
     }
@@ -274,7 +287,7 @@ fn spec(node: &Node, wanted: &Wanted, cgroup: &Cgroup, handed: Option<&Handed>) 
         limits: wanted.limits.clone(),
         tty: wanted.tty,
         namespace: true,
-        credentials: handed.map(|_| credentials::FOLDER.into()),
+        mounts: std::iter::once(inside::door::place()).chain(handed.map(|_| credentials::FOLDER.into())).collect(),
         no_new_privs: node.config.session.no_new_privs,
     }
 }
@@ -295,13 +308,14 @@ pub fn mark_mounts(pid: u32) -> Result<(Group, View), String> {
 fn begin(
     node: &Arc<Node>,
     session: &Arc<Session>,
-    view: View,
+    (view, door): (View, Door),
     wanted: &Wanted,
     ttl_ns: u64,
     handed: Option<&Handed>,
 ) -> Result<(), String> {
     hold::start(node, session).map_err(|e| format!("starting the session's threads: {e}"))?;
     mounts::start(node, session, view).map_err(|e| format!("starting the session's threads: {e}"))?;
+    inside::serve(node, session, door).map_err(|e| format!("starting the session's threads: {e}"))?;
     record_start(node, session, wanted, ttl_ns)?;
     record_found(node, session, wanted)?;
     record_credentials(node, session, handed)

@@ -168,7 +168,7 @@ impl<'a> Fold<'a> {
         self.tables
             .prepare_cached(
                 "INSERT INTO sessions (leaf, session, host, agent, instance, initiator, started, ended, expires,
-                 end_reason, purpose) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, '', '')",
+                 end_reason, purpose, parent) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, '', '', '')",
             )?
             .execute((
                 sql(leaf),
@@ -230,7 +230,7 @@ impl<'a> Fold<'a> {
         self.tables
             .prepare_cached(
                 "UPDATE sessions SET agent = ?2, instance = ?3, initiator = ?4, started = ?5, expires = ?6, purpose = ?7,
-                 start = ?8 WHERE leaf = ?1",
+                 parent = ?8, start = ?9 WHERE leaf = ?1",
             )?
             .execute((
                 sql(leaf),
@@ -240,6 +240,7 @@ impl<'a> Fold<'a> {
                 at.header.wall_unix_ns,
                 b.expires_unix_ns,
                 &b.purpose,
+                &identity.parent_session_id,
                 // Only its argument vector is asked for.
                 SessionStart { argv: b.argv.clone(), ..SessionStart::default() }.encode_to_vec(),
             ))?;

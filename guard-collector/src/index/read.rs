@@ -15,6 +15,8 @@ use crate::reviews::undecided;
 
 type Result<T> = std::result::Result<T, IndexError>;
 
+/// Child sessions named with their parent.
+const CHILDREN_MAX: u32 = 1000;
 /// Execs shown with a request.
 const BEFORE: u32 = 5;
 
@@ -33,6 +35,8 @@ pub struct SessionFilter {
     pub agent: String,
     /// Of this initiator, unless empty.
     pub initiator: String,
+    /// Child sessions of this one, unless empty.
+    pub parent: String,
     /// Only sessions whose first leaf is below.
     pub below: Option<u64>,
     /// At most so many.
@@ -105,7 +109,7 @@ pub struct Found {
 
 const SESSION: &str =
     "SELECT s.leaf, s.session, s.host, s.agent, s.instance, s.initiator, s.started, s.ended, s.expires,
-    s.end_reason, s.purpose, s.start, coalesce(h.node, '') FROM sessions s LEFT JOIN hosts h ON h.host = s.host";
+    s.end_reason, s.purpose, s.start, coalesce(h.node, ''), s.parent FROM sessions s LEFT JOIN hosts h ON h.host = s.host";
 const REVIEW: &str = "SELECT r.host, coalesce(h.node, ''), r.leaf, r.session, r.opened, r.state, r.reviewer, r.reason,
     r.deadline FROM reviews r LEFT JOIN hosts h ON h.host = r.host";
 
@@ -125,9 +129,19 @@ fn summary(row: &Row<'_>) -> rusqlite::Result<(u64, SessionSummary)> {
         purpose: row.get(10)?,
         argv: start.argv,
         host_name: row.get(12)?,
+        parent_session_id: row.get(13)?,
         ..SessionSummary::default()
     };
     Ok((number(row.get(0)?), summary))
+}
+
+/// Ids of a session's children, oldest first. A host speaks of its own sessions only.
+fn children(tables: &Transaction<'_>, of: &SessionSummary) -> Result<Vec<String>> {
+    let mut find = tables.prepare_cached(
+        "SELECT session FROM sessions WHERE parent != '' AND parent = ?1 AND host = ?2 ORDER BY leaf LIMIT ?3",
+    )?;
+    let rows = find.query_map((&of.session_id, &of.host, CHILDREN_MAX), |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 fn count(tables: &Transaction<'_>, leaf: u64, s: &mut SessionSummary) -> Result<()> {
@@ -254,6 +268,7 @@ impl Index {
         }
         conditions.and_text("s.agent = ?", &filter.agent);
         conditions.and_text("s.initiator = ?", &filter.initiator);
+        conditions.and_text("s.parent != '' AND s.parent = ?", &filter.parent);
         if let Some(below) = filter.below {
             conditions.and("s.leaf < ?", sql(below));
         }
@@ -277,12 +292,13 @@ impl Index {
         })
     }
 
-    /// One session, and the first leaves of its records.
+    /// One session with the ids of its children, and the first leaves of its records.
     pub fn session(&self, id: &str, limit: u32) -> Result<(Option<SessionLeaves>, u64)> {
         self.answer(|asked| {
             let mut statement = asked.tables.prepare_cached(&format!("{SESSION} WHERE s.session = ?1"))?;
             let Some((leaf, mut session)) = statement.query_row([id], summary).optional()? else { return Ok(None) };
             count(&asked.tables, leaf, &mut session)?;
+            session.children = children(&asked.tables, &session)?;
             let wanted = Wanted { session: Some(leaf), leaves: leaf..u64::MAX, ..Wanted::default() };
             Ok(Some((session, asked.find(wanted, limit as usize)?)))
         })

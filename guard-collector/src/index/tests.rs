@@ -91,6 +91,45 @@ fn sealed(seq: u64, wall_unix_ns: i64, body: Body) -> Record {
 }
 
 #[test]
+fn child_sessions_are_found_by_their_parent_and_on_its_host_alone() {
+    let place = Place::new();
+    let start = |seq: u64, host: u8, id: u8, parent: String| {
+        let identity = Identity { parent_session_id: parent, ..Identity::default() };
+        let body = Body::SessionStart(SessionStart { identity: Some(identity), ..SessionStart::default() });
+        let header = Header {
+            version: 1,
+            kind: Kind(guard_proto::kind_number(&body)),
+            host: HostId([host; 16]),
+            epoch: Epoch([2; 16]),
+            seq,
+            prev: [0; 32],
+            boot_ns: 0,
+            wall_unix_ns: JANUARY,
+            session: SessionId([id; 16]),
+        };
+        Record::seal(&header, &RecordBody { body: Some(body) }.encode_to_vec()).expect("sealed")
+    };
+    let name = |id: u8| SessionId([id; 16]).to_string();
+    place.append(vec![
+        start(0, 1, 20, String::new()),
+        start(1, 1, 21, name(20)),
+        start(2, 1, 22, name(20)),
+        start(3, 1, 23, String::new()),
+        start(0, 9, 24, name(20)),
+    ]);
+    let index = place.index();
+    let found = |id: u8| index.session(&name(id), 10).expect("answer").0.expect("session").0;
+    assert_eq!(found(20).children, [name(21), name(22)]);
+    assert_eq!((found(21).parent_session_id, found(21).children), (name(20), vec![]));
+    let listed = |parent: u8| {
+        let filter = SessionFilter { parent: name(parent), limit: 10, ..SessionFilter::default() };
+        index.sessions(&filter).expect("answer").0.sessions.into_iter().map(|s| s.session_id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(20), [name(24), name(22), name(21)]);
+    assert!(listed(23).is_empty());
+}
+
+#[test]
 fn a_session_ends_when_its_last_renewal_that_is_in_force_says() {
     let place = Place::new();
     let renewed = |what: &str, old, new| {

@@ -156,7 +156,8 @@ fn identity(identity: &Option<Identity>) -> Value {
             "initiator_uid": i.initiator_uid, "started_by": some(&i.started_by), "categories": (!i.categories.is_empty()).then_some(&i.categories),
             "rights_digest": hex::encode(&i.rights_digest), "roles_digest": some(&i.roles_digest),
             "roles_serial": (i.roles_serial > 0).then_some(i.roles_serial),
-            "roles_age_seconds": (i.roles_serial > 0).then_some(i.roles_age_seconds)})
+            "roles_age_seconds": (i.roles_serial > 0).then_some(i.roles_age_seconds),
+            "parent": some(&i.parent_session_id), "max_risk": i.max_risk})
     })
 }
 

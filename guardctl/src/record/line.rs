@@ -252,7 +252,11 @@ fn session_start(b: &guard_proto::v1::SessionStart) -> String {
         0 => String::new(),
         serial => format!(" (OBSERVED by bundle {serial}: verdicts are not enforced)"),
     };
-    format!("{agent} for {initiator}: {}{observed}", command_line(&b.argv))
+    let parent = match identity.parent_session_id.as_str() {
+        "" => String::new(),
+        parent => format!(", child of {}", escape_str(parent)),
+    };
+    format!("{agent} for {initiator}{parent}: {}{observed}", command_line(&b.argv))
 }
 
 fn renewed(b: &SessionRenewed) -> String {

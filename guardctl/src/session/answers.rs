@@ -43,8 +43,12 @@ impl Answers {
         let commands: Vec<Value> = self.history.commands.iter().enumerate().map(|(i, c)| command_json(i, c)).collect();
         let counts: serde_json::Map<String, Value> =
             ORDER.iter().map(|w| ((*w).to_owned(), self.history.count(w).into())).collect();
+        let mut session = summary_json(&self.summary);
+        if let Some(session) = session.as_object_mut() {
+            session.insert("children".to_owned(), json!(self.summary.children));
+        }
         json!({
-            "session": summary_json(&self.summary),
+            "session": session,
             "log_size": self.log_size,
             "answers": {
                 "ran": commands,
@@ -61,7 +65,8 @@ impl Answers {
         let start = self.history.start.as_ref();
         json!({
             "initiator": self.summary.initiator, "initiator_uid": i.initiator_uid,
-            "started_by": Some(&i.started_by).filter(|s| !s.is_empty()), "agent": self.summary.agent,
+            "started_by": Some(&i.started_by).filter(|s| !s.is_empty()),
+            "parent": some(&self.summary.parent_session_id), "max_risk": i.max_risk, "agent": self.summary.agent,
             "instance": self.summary.instance, "host": hex::encode(&self.summary.host),
             "host_name": self.summary.host_name, "rights": rights(&i).map(|_| &i.categories),
             "rights_digest": hex::encode(&i.rights_digest), "policy_digest": start.map(|s| &s.policy_digest),
@@ -179,9 +184,16 @@ impl Answers {
         if !i.started_by.is_empty() {
             row("started by", escape_str(&i.started_by));
         }
+        if !s.parent_session_id.is_empty() {
+            row("child of", escape_str(&s.parent_session_id));
+        }
+        for child in &s.children {
+            row("child", escape_str(child));
+        }
         row("agent", escape_str(&s.agent));
         row("instance", escape_str(&s.instance));
-        row("rights", rights(&i).unwrap_or_else(|| self.no_rights(&i)));
+        let risk = i.max_risk.map(|risk| format!(", up to a risk of {risk}")).unwrap_or_default();
+        row("rights", format!("{}{risk}", rights(&i).unwrap_or_else(|| self.no_rights(&i))));
         row("host", format!("{} ({})", escape_str(&s.host_name), hex::encode(&s.host)));
         row("command", command_line(&s.argv));
         if let Some(start) = &self.history.start {

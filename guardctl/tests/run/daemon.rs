@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use guard_proto::v1::{
-    LocalReply, LocalRequest, SessionExited, SessionMessage, SessionStarted, StartSession, local_reply::Reply,
-    local_request::Request,
+    LocalReply, LocalRequest, SessionExited, SessionMessage, SessionStarted, StartChild, StartSession,
+    local_reply::Reply, local_request::Request,
 };
 use prost::Message;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -36,6 +36,7 @@ pub enum Script {
 #[derive(Default)]
 struct Seen {
     start: Option<StartSession>,
+    child: Option<StartChild>,
     pid: Option<u32>,
 }
 
@@ -71,7 +72,13 @@ impl Daemon {
         self.folder.path().join("guardctl.toml")
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The request that started a child session.
+    pub fn child(&self) -> StartChild {
+        self.seen.lock().expect("lock").child.clone().expect("a child session was started")
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
         self.folder.path().join("control.sock")
     }
 
@@ -87,7 +94,7 @@ impl Daemon {
 }
 
 fn serve(mut stream: UnixStream, script: &Script, seen: &Arc<Mutex<Seen>>) {
-    let (request, fds) = receive_start(&mut stream);
+    let (request, fds) = receive_start(&mut stream, seen);
     seen.lock().expect("lock").start = Some(request.clone());
     match script {
         Script::Vanish => return,
@@ -140,7 +147,7 @@ fn send(stream: &mut UnixStream, reply: Reply) {
     let _ = stream.write_all(&frame);
 }
 
-fn receive_start(stream: &mut UnixStream) -> (StartSession, [OwnedFd; 3]) {
+fn receive_start(stream: &mut UnixStream, seen: &Mutex<Seen>) -> (StartSession, [OwnedFd; 3]) {
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
     let mut first = [0u8; 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
@@ -161,6 +168,11 @@ fn receive_start(stream: &mut UnixStream) -> (StartSession, [OwnedFd; 3]) {
     stream.set_read_timeout(None).expect("set");
     match LocalRequest::decode(&*body).expect("decodes").request {
         Some(Request::StartSession(start)) => (start, fds.try_into().expect("three descriptors")),
+        Some(Request::StartChild(child)) => {
+            seen.lock().expect("lock").child = Some(child.clone());
+            let start = StartSession { argv: child.argv, tty: child.tty, ..StartSession::default() };
+            (start, fds.try_into().expect("three descriptors"))
+        }
         other => panic!("not a start: {other:?}"),
     }
 }

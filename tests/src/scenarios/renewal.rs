@@ -10,7 +10,7 @@ use super::fail_closed::now;
 use super::life::{Down, Live};
 use crate::ctl;
 use crate::guest::{self, ensure};
-use crate::session;
+use crate::session::{self, ALICE};
 use crate::wait::{output, seconds, until_true};
 
 /// `guardctl session …` as a user of the host.
@@ -60,8 +60,9 @@ fn of<'a>(records: &'a [Value], kind: &str, what: &str) -> Vec<&'a Value> {
 
 pub fn session_renewed_and_ended() -> Result<()> {
     // Restarts take long under emulation: only what is to expire has a short life.
-    let settings = "default_ttl_seconds = 300\nmax_ttl_seconds = 400\nmax_life_seconds = 405\non_expiry = \"freeze\"\nexpiry_grace_seconds = 1";
+    let settings = "long_lived = \"refuse\"\nenv_keep = [\"PATH\", \"LANG\", \"DEPLOY_TOKEN\"]\ndefault_ttl_seconds = 300\nmax_ttl_seconds = 400\nmax_life_seconds = 405\non_expiry = \"freeze\"\nexpiry_grace_seconds = 1";
     guest::restart_with_session(settings, "")?;
+    keys_without_an_end_are_refused()?;
     let live = Live::start_with("300s", &["--ticket", "OPS-7", "--job", "nightly"])?;
     let id = live.session.id.clone();
     who_may_renew(&live, &id)?;
@@ -72,6 +73,14 @@ pub fn session_renewed_and_ended() -> Result<()> {
     let live = Live::start("20s")?;
     let id = live.session.id.clone();
     expired_with_the_daemon_killed(live, &id)
+}
+
+/// Named in the refusal, never shown.
+fn keys_without_an_end_are_refused() -> Result<()> {
+    let key = "DEPLOY_TOKEN=ghp_0123456789abcdefghijABCDEFGHIJ012345";
+    let out = output(&mut session::command_with(&ALICE, &[key], &["true"]), seconds(60))?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure(out.status.code() == Some(77) && said.contains("$DEPLOY_TOKEN") && !said.contains("ghp_"), said)
 }
 
 fn who_may_renew(live: &Live, id: &str) -> Result<()> {
