@@ -54,6 +54,10 @@ mod enrolment;
 mod faults;
 #[path = "collector/growth.rs"]
 mod growth;
+#[path = "collector/issuer.rs"]
+mod issuer;
+#[path = "collector/login.rs"]
+mod login;
 #[path = "collector/policies.rs"]
 mod policies;
 #[path = "collector/retention.rs"]
