@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use crate::alerts::config::{RawWebhook, Webhook, webhooks};
 use crate::exit::{CollectorError, Exit, Result};
+use crate::oidc::config::{OidcConfig, RawOidc};
 use crate::quota::Limits;
 use crate::retention::Policy;
 use crate::witness::{WithoutQuorum, WitnessConfig};
@@ -32,6 +33,7 @@ struct Raw {
     index: RawIndex,
     witness: Option<RawWitness>,
     certificates: Option<RawCertificates>,
+    oidc: Option<RawOidc>,
     #[serde(default)]
     retention: RawRetention,
     #[serde(default)]
@@ -194,6 +196,8 @@ pub struct Config {
     pub witness: Option<WitnessConfig>,
     /// What the running collector issues; nothing without it.
     pub certificates: Option<CertificatesConfig>,
+    /// How people log in; not there: nobody can.
+    pub oidc: Option<OidcConfig>,
     /// The SQLite file.
     pub index: PathBuf,
     /// How long entries of the log stay; not there: for ever.
@@ -249,6 +253,11 @@ impl Config {
                 node_ttl: Duration::from_secs(within("certificates.node_seconds", raw.node_seconds, 5, 365 * 86_400)?),
             })
         };
+        let certificates = raw.certificates.map(certificates).transpose()?;
+        let oidc = raw.oidc.map(|oidc| oidc.checked(base)).transpose()?;
+        if oidc.is_some() && certificates.as_ref().and_then(|c| c.enrol_listen).is_none() {
+            return Err("oidc: people log in at certificates.enrol_listen, which is not set".to_owned());
+        }
         let minimum = within("retention.minimum_records", raw.retention.minimum_records, 0, 1 << 48)?;
         let policy =
             |days| Ok::<_, String>(Policy { days: within("retention.entries_days", days, 1, 36_500)?, minimum });
@@ -268,7 +277,8 @@ impl Config {
                 3600 * within("log.keep_segments_hours", raw.log.keep_segments_hours, 1, 1_000_000)?,
             ),
             witness: raw.witness.map(witness).transpose()?,
-            certificates: raw.certificates.map(certificates).transpose()?,
+            certificates,
+            oidc,
             index: at(&raw.index.file),
             quota: Limits {
                 records: within("node.records_per_second", raw.node.records_per_second, 100, 100_000_000)?,
@@ -327,6 +337,31 @@ mod tests {
         let older = DEFAULT.split("[certificates]").next().expect("before");
         let older = format!("{older}[log]{}", DEFAULT.split("[log]").nth(1).expect("after"));
         assert!(Config::parse(&older, Path::new("/x")).expect("parses").certificates.is_none());
+    }
+
+    #[test]
+    fn people_log_in_where_hosts_enrol() {
+        let oidc =
+            "[oidc]\nissuer = \"https://id.example\"\nclient_id = \"guard\"\n[[oidc.allow]]\nrole = \"viewer\"\n";
+        let error = refused(&format!("{DEFAULT}\n{oidc}"));
+        assert!(error.contains("certificates.enrol_listen"), "{error}");
+        let listening = DEFAULT.replace("# enrol_listen", "enrol_listen");
+        let config = Config::parse(&format!("{listening}\n{oidc}"), Path::new("/x")).expect("parses");
+        assert_eq!(config.oidc.expect("there").client_id, "guard");
+        // The commented table of the shipped file is a good one.
+        let shipped = listening.split("# [oidc]").nth(1).expect("it is there").split("\n\n").next().expect("a part");
+        let shipped: String = shipped
+            .lines()
+            .filter_map(|l| l.strip_prefix("# "))
+            .filter(|l| {
+                l.starts_with("[[")
+                    || l.split_once(" = ")
+                        .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+            })
+            .map(|l| format!("{l}\n"))
+            .collect();
+        let config = Config::parse(&format!("{listening}\n[oidc]\n{shipped}"), Path::new("/x")).expect(&shipped);
+        assert_eq!(config.oidc.expect("there").allow.len(), 2);
     }
 
     #[test]

@@ -205,8 +205,8 @@ impl ControlService for Control {
     type TailStream = Entries;
 
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIReply>, Status> {
-        let caller = Caller::of(&request, Right::Read)?;
-        Ok(Response::new(self.access.who(&caller)))
+        Caller::of(&request, Right::Read)?;
+        Ok(Response::new(self.access.who(&*Standing::of(&request)?)))
     }
 
     async fn can_i(&self, request: Request<CanIRequest>) -> Result<Response<CanIReply>, Status> {

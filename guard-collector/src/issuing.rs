@@ -1,4 +1,4 @@
-//! Issuing and revoking: for join tokens, for nodes that renew, by order of an admin.
+//! Issuing and revoking: for join tokens, for nodes that renew, for people who log in, by order of an admin.
 //!
 //! The record of a certificate is durable before the certificate is handed out, and a join token is marked as used, durably,
 //! before that: a crash at any point leaves a token that its key alone can use again, for the same certificate. It must not
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use guard_log::record::SessionId;
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{CertificateRevoked, EnrolRefused, EnrolRequest, Enrolled};
+use guard_proto::v1::{CertificateRevoked, EnrolRefused, EnrolRequest, Enrolled, LoggedIn};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tonic::Status;
@@ -20,6 +20,7 @@ use crate::config::{CertificatesConfig, Config};
 use crate::exit::{CollectorError, Result};
 use crate::identity::{Caller, Certificate, Role};
 use crate::ledger::{Ledger, LedgerError};
+use crate::oidc::claims::Person;
 use crate::pki::{self, About, Authority, Csr};
 use crate::tokens::{ID_BYTES, Kept, Tokens, Used};
 
@@ -42,12 +43,13 @@ pub struct Issuing {
     alone: Mutex<HashMap<[u8; ID_BYTES], u32>>,
 }
 
-fn refused(code: &str, message: impl Into<String>) -> EnrolRefused {
+/// What a client is told instead.
+pub fn refused(code: &str, message: impl Into<String>) -> EnrolRefused {
     EnrolRefused { code: code.to_owned(), message: message.into() }
 }
 
 fn unavailable(error: impl std::fmt::Display) -> EnrolRefused {
-    tracing::error!(%error, "a host could not enrol");
+    tracing::error!(%error, "no certificate could be issued");
     refused("unavailable", format!("the collector could not issue a certificate now: {error}; try again"))
 }
 
@@ -230,7 +232,7 @@ impl Issuing {
                 how: "enrolled".to_owned(),
                 by: kept.by,
                 token: hex::encode(id),
-                replaces: String::new(),
+                ..About::default()
             };
             issued(&self.ledger, about).map_err(unavailable)?;
         }
@@ -238,6 +240,45 @@ impl Issuing {
         let admin_vkey = std::fs::read_to_string(&self.admin_vkey).unwrap_or_default().trim().to_owned();
         let (ca, log_vkey) = (self.authority.pem().to_owned(), self.ledger.store().vkey());
         Ok(Enrolled { certificate: used.certificate, ca, log_vkey, admin_vkey })
+    }
+
+    /// A certificate for somebody whom the issuer vouches for. Blocks.
+    pub fn login(
+        &self,
+        csr: &Csr,
+        person: &Person,
+        issuer: &str,
+        ttl: Duration,
+    ) -> std::result::Result<LoggedIn, EnrolRefused> {
+        // One at a time, so that each sees what the others were given.
+        let _alone = self.alone();
+        let name = &person.caller.name;
+        let (live, revoked) = {
+            let state = self.ledger.state();
+            (state.certificates.live(name, pki::now()), state.certificates.name_revoked(name))
+        };
+        let people = [Role::Admin, Role::Reviewer, Role::Viewer].map(|role| role.to_string());
+        if let Some((_, other, _)) = live.iter().find(|(_, issued, _)| !people.contains(&issued.role)) {
+            return Err(refused("refused", format!("{name} is the name of a {} here, not of a person", other.role)));
+        }
+        if live.iter().filter(|(_, _, revoked)| !revoked).count() >= LIVE_MAX {
+            return Err(refused(
+                "refused",
+                format!(
+                    "{name} has {LIVE_MAX} certificates that have not ended, which is the limit; an admin ends them with \
+                 `guardctl certificate revoke {name}`"
+                ),
+            ));
+        }
+        if revoked.is_some_and(|revocation| revocation.at >= person.issued.saturating_mul(1_000_000_000)) {
+            return Err(refused("revoked", format!("{name} was revoked after this login began: log in again")));
+        }
+        let (certificate, about) = self.authority.sign(csr, &person.caller, ttl).map_err(unavailable)?;
+        let (not_after_unix, role, serial) = (about.not_after_unix, about.role.clone(), about.serial.clone());
+        let about = About { how: "login".into(), by: issuer.to_owned(), subject: person.subject.clone(), ..about };
+        issued(&self.ledger, about).map_err(unavailable)?;
+        tracing::info!(name, role, serial, issuer, subject = person.subject, "logged in");
+        Ok(LoggedIn { certificate, name: name.clone(), role, not_after_unix, issuer: issuer.to_owned() })
     }
 
     /// A new certificate for a node that has one. Blocks.

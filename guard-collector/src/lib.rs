@@ -25,6 +25,7 @@ pub mod issuing;
 pub mod keys;
 pub mod ledger;
 pub mod node;
+pub mod oidc;
 pub mod orders;
 pub mod own;
 pub mod pki;

@@ -32,6 +32,7 @@ use crate::issuing::Issuing;
 use crate::keys::{self, open_store};
 use crate::ledger::Ledger;
 use crate::node::{Nodes, stopped};
+use crate::oidc::Logins;
 use crate::publish::{self, Published};
 use crate::quota::Quotas;
 use crate::retention::{self, Retention};
@@ -246,7 +247,10 @@ impl Parts {
             let at = listener.local_addr().map_err(internal)?;
             tracing::info!(%at, "hosts with a join token can enrol");
             let tls = tls::open(certificate)?;
-            tasks.push(tokio::spawn(enrol::run(listener, tls, issuing.clone(), self.stopping.clone())));
+            let logins = config.oidc.clone().map(|oidc| Logins::open(oidc, issuing.clone()).map(Arc::new));
+            let logins = logins.transpose().map_err(|e| CollectorError::new(Exit::Config, e))?;
+            let desk = enrol::Desk { issuing: issuing.clone(), logins };
+            tasks.push(tokio::spawn(enrol::run(listener, tls, desk, self.stopping.clone())));
         }
         Ok(tasks)
     }

@@ -39,8 +39,8 @@ impl Standing {
         }
         if *not_after <= pki::now() {
             return Err(Status::unauthenticated(format!(
-                "the certificate of {} (serial {serial}) has ended; a node enrols again with a join token, people get \
-                 another one from an admin",
+                "the certificate of {} (serial {serial}) has ended; a node enrols again with a join token, people run \
+                 `guardctl login` or get another one from an admin",
                 caller.name
             )));
         }

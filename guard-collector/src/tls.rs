@@ -161,14 +161,14 @@ pub fn mutual(certificate: &Arc<ServerCertificate>) -> Result<Arc<ServerConfig>>
     Ok(Arc::new(config))
 }
 
-/// For hosts that have no certificate yet.
+/// For hosts that have no certificate yet, and people who log in.
 pub fn open(certificate: &Arc<ServerCertificate>) -> Result<Arc<ServerConfig>> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| odd("tls", e))?
         .with_no_client_auth()
         .with_cert_resolver(Arc::clone(certificate) as _);
-    config.alpn_protocols = vec![guard_proto::ENROL_ALPN.to_vec()];
+    config.alpn_protocols = vec![guard_proto::ENROL_ALPN.to_vec(), guard_proto::LOGIN_ALPN.to_vec()];
     Ok(Arc::new(config))
 }
 

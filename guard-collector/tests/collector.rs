@@ -58,6 +58,10 @@ mod escalation;
 mod faults;
 #[path = "collector/growth.rs"]
 mod growth;
+#[path = "collector/issuer.rs"]
+mod issuer;
+#[path = "collector/login.rs"]
+mod login;
 #[path = "collector/policies.rs"]
 mod policies;
 #[path = "collector/queue.rs"]

@@ -60,6 +60,10 @@ pub enum Command {
     Key(KeyCommand),
     /// Show nodes with their measured mode, and the collector
     Status(StatusArgs),
+    /// Log in by OpenID Connect: the collector issues a certificate that ends by itself
+    Login(LoginArgs),
+    /// Forget the certificate of `login`
+    Logout,
     /// Show who the collector takes the caller for, and which rights that gives
     Whoami,
     /// Ask whether the caller, or somebody else, may do something; exit code 0: yes, 1: no
@@ -82,6 +86,20 @@ pub enum Command {
     /// List and revoke certificates of nodes, people and services
     #[command(subcommand)]
     Certificate(CertificateCommand),
+}
+
+/// Arguments of `login`.
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    /// Only print the address; open no browser, on a desktop too
+    #[arg(long)]
+    pub no_browser: bool,
+    /// Port of this machine to which the issuer sends the browser back; for `ssh -L` [default: a free one]
+    #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+    pub port: u16,
+    /// How long to wait for the browser
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
+    pub wait: Duration,
 }
 
 /// What to do with nodes.

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 
 use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
+use crate::login;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that went away without a word is noticed by the next unanswered ping.
@@ -24,9 +25,15 @@ pub type Client = ControlServiceClient<Channel>;
 /// Connects with the certificate that the configuration names.
 pub async fn connect(config: &Config) -> Result<Client> {
     let address = config.collector.as_deref().unwrap_or("https://localhost:7443").to_owned();
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(pem(&config.ca, "ca")?))
-        .identity(Identity::from_pem(pem(&config.cert, "cert")?, pem(&config.key, "key")?));
+    let ca = Certificate::from_pem(pem(&config.ca, "ca")?);
+    let identity = match (&config.cert, &config.key) {
+        (None, None) => {
+            let pair = login::pair(config)?;
+            Identity::from_pem(pair.as_slice(), pair.as_slice())
+        }
+        (cert, key) => Identity::from_pem(pem(cert, "cert")?, pem(key, "key")?),
+    };
+    let tls = ClientTlsConfig::new().ca_certificate(ca).identity(identity);
     let bad = |e: tonic::transport::Error| CliError::new(Exit::Config, format_args!("{address}: {}", chain(&e)));
     let endpoint = Endpoint::from_shared(address.clone())
         .and_then(|e| e.tls_config(tls))
@@ -43,7 +50,8 @@ pub async fn connect(config: &Config) -> Result<Client> {
         .max_encoding_message_size(GRPC_MESSAGE_MAX))
 }
 
-fn pem(path: &Option<PathBuf>, key: &str) -> Result<Vec<u8>> {
+/// A file of the configuration.
+pub fn pem(path: &Option<PathBuf>, key: &str) -> Result<Vec<u8>> {
     let path = path.as_ref().ok_or_else(|| {
         CliError::new(Exit::Config, format_args!("no `{key}` is configured"))
             .hint("name ca, cert and key in the configuration; `guard-collector client` makes them for a person")

@@ -22,6 +22,8 @@ const EXAMPLE: &str = include_str!("../guardctl.example.toml");
 pub struct Config {
     /// Address of the collector, `https://HOST:PORT`.
     pub collector: Option<String>,
+    /// Where the collector lets people log in, `HOST:PORT`; not there: port 7444 of the collector's host.
+    pub login: Option<String>,
     /// PEM file of the CA that signed the collector's certificate.
     pub ca: Option<PathBuf>,
     /// PEM file of the caller's certificate.
@@ -66,7 +68,7 @@ impl Config {
             .map_err(|e| CliError::new(Exit::Config, format_args!("cannot read {}: {e}", path.display())))?;
         let mut config = Config::parse(&text).map_err(|e| {
             CliError::new(Exit::Config, format_args!("{}: {}", path.display(), e.message)).hint(
-                "keys are collector, ca, cert, key, log_vkey, admin_vkey, socket, state and review_key; see guardctl.example.toml for each",
+                "keys are collector, login, ca, cert, key, log_vkey, admin_vkey, socket, state and review_key; see guardctl.example.toml for each",
             )
         })?;
         // Relative names count from the file that holds them, so that a folder of certificates can be moved whole.
@@ -119,6 +121,11 @@ impl Config {
             Some(path) => Ok(path.clone()),
             None => Ok(self.state_path()?.with_file_name("review.key")),
         }
+    }
+
+    /// The file of what `guardctl login` got: beside the state file.
+    pub fn login_path(&self) -> Result<PathBuf> {
+        Ok(self.state_path()?.with_file_name("login.pem"))
     }
 
     /// The daemon's control socket.

@@ -23,6 +23,7 @@ mod journal;
 mod key;
 mod local;
 mod log;
+mod login;
 mod output;
 mod policy;
 mod record;
@@ -81,6 +82,8 @@ async fn dispatch(cli: &Cli, config: &Config) -> Result<u8> {
         Command::Review { command } => review::run(command.as_ref(), config, &out).await?,
         Command::Key(command) => key::run(command, config, &out)?,
         Command::Status(args) => status::run(args, config, &out).await?,
+        Command::Login(args) => login::run(args, config, &out).await?,
+        Command::Logout => login::logout(config, &out)?,
         Command::Whoami => rights::whoami(config, &out).await?,
         Command::CanI(args) => return rights::can_i(args, config, &out).await,
         Command::Policy(command) => policy::run(command, config, &out).await?,

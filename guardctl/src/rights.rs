@@ -12,6 +12,7 @@ use crate::exit::{CliError, Exit, Result};
 use crate::output::Out;
 use crate::table::{Cell, Table, Tone, grow, left};
 use crate::text::escape_str;
+use crate::time;
 
 /// `guardctl whoami`.
 pub async fn whoami(config: &Config, out: &Out) -> Result<()> {
@@ -76,6 +77,10 @@ fn answer_json(asked: &CanIRequest, answer: &CanIReply) -> Value {
 fn who_text(who: &WhoAmIReply, width: usize, color: bool) -> String {
     let roles = if who.roles.is_empty() { "no roles".to_owned() } else { escape_str(&who.roles.join(", ")) };
     let mut out = format!("{}: {roles}\n", escape_str(&who.name));
+    if who.not_after_unix > 0 {
+        let end = who.not_after_unix.saturating_mul(1_000_000_000);
+        out.push_str(&format!("certificate {} until {} UTC\n", escape_str(&who.serial), time::date_time(end)));
+    }
     if !who.roles_in_force {
         out.push_str("the collector has no role file: the certificate alone says what is allowed\n");
         return out;
@@ -122,6 +127,8 @@ fn who_json(who: &WhoAmIReply) -> Value {
     json!({
         "name": who.name, "roles": who.roles, "roles_in_force": who.roles_in_force,
         "bound": bound.collect::<Vec<_>>(), "roles_digest": Some(&who.roles_digest).filter(|d| !d.is_empty()),
+        "serial": Some(&who.serial).filter(|s| !s.is_empty()),
+        "not_after": (who.not_after_unix > 0).then(|| time::rfc3339(who.not_after_unix.saturating_mul(1_000_000_000))),
     })
 }
 
@@ -158,6 +165,8 @@ mod tests {
             roles: vec!["reviewer".into()],
             roles_in_force: true,
             bound: vec![reviewer, lead, RoleRights { name: "empty".into(), ..RoleRights::default() }],
+            not_after_unix: 1_769_860_800,
+            serial: "4a01".into(),
             roles_digest: "0123abcd".into(),
         }
     }

@@ -26,6 +26,8 @@ pub const BLOB_MAX: usize = 6 << 20;
 pub const ENROL_MESSAGE_MAX: usize = 16 << 10;
 /// Protocol of an enrolment's connection, as TLS negotiates it.
 pub const ENROL_ALPN: &[u8] = b"guard-enrol/1";
+/// Protocol of a login's connection, at the same place and in the same frames.
+pub const LOGIN_ALPN: &[u8] = b"guard-login/1";
 /// First words of a join token: `guard-join:1:NAME:ID:SECRET:CA`, the last three in hexadecimal digits.
 pub const JOIN_TOKEN: &str = "guard-join:1:";
 /// Certificates are valid from so many seconds before they were issued: what clocks may differ.

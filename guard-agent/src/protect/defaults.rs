@@ -125,8 +125,8 @@ const CREDENTIALS: &[(&str, &[&str], &[&str])] = &[
         ],
         &["/usr/bin/ssh", "/usr/bin/ssh-add"],
     ),
-    // No program of a session decides for a reviewer, guardctl neither.
-    ("review-keys", &["~/.local/state/guard/review.key"], &[]),
+    // No program of a session decides for a reviewer, guardctl neither, nor calls the collector as whoever logged in.
+    ("review-keys", &["~/.local/state/guard/review.key", "~/.local/state/guard/login.pem"], &[]),
     ("gpg-keys", &["~/.gnupg/private-keys-v1.d/**", "~/.gnupg/secring.gpg"], &["/usr/bin/gpg-agent"]),
     ("aws-credentials", &["~/.aws/**"], &["/usr/local/bin/aws", "/usr/bin/aws", "/usr/bin/terraform", "/usr/bin/tofu"]),
     (

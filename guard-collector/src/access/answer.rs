@@ -8,20 +8,23 @@ use guard_proto::v1::{CanIReply, CanIRequest, WhoAmIReply};
 use tonic::Status;
 
 use super::Access;
-use crate::identity::{self, Caller};
+use crate::identity::{self, Caller, Certificate};
 
 const NO_ROLES: &str = "the collector has no role file";
 const RIGHTS: &str = "request, review, query, undo and administer";
 
 impl Access {
     /// Who the caller is, and with which rights.
-    pub fn who(&self, caller: &Caller) -> WhoAmIReply {
+    pub fn who(&self, certificate: &Certificate) -> WhoAmIReply {
+        let caller = &certificate.caller;
         WhoAmIReply {
             name: caller.name.clone(),
             roles: vec![caller.role.to_string()],
             roles_in_force: self.roles().is_some(),
             bound: self.bound(&caller.name),
             roles_digest: self.state().0,
+            not_after_unix: certificate.not_after,
+            serial: certificate.serial.clone(),
         }
     }
 

@@ -130,7 +130,8 @@ pub fn body(body: &Body) -> (&'static str, Value) {
             "certificate_issued",
             json!({"name": b.name, "role": b.role, "serial": b.serial, "how": b.how, "by": b.by,
                 "not_before": unix(b.not_before_unix), "not_after": unix(b.not_after_unix),
-                "public_key": hex::encode(&b.public_key), "token": some(&b.token), "replaces": some(&b.replaces)}),
+                "public_key": hex::encode(&b.public_key), "token": some(&b.token), "replaces": some(&b.replaces),
+                "subject": some(&b.subject)}),
         ),
         Body::CertificateRevoked(b) => (
             "certificate_revoked",
