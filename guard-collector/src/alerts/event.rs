@@ -56,7 +56,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ExecDenied,
         Self::GuardAttempt,
         Self::ActRefused,
