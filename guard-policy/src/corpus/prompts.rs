@@ -66,7 +66,8 @@ pub(super) fn measure(policy: &Policy, records: &[&Record], verdicts: &[&Verdict
                 roots += 1;
                 execs += 1 + inner(policy, record);
                 let keys = scopes(verdict);
-                if only_writes_below(verdict, WORKSPACE) {
+                // Of a line for a shell not all files are told: redirections are no targets.
+                if record.argv.is_some() && only_writes_below(verdict, WORKSPACE) {
                     undoable += 1;
                 } else {
                     let mine = beside.entry(&record.session).or_default();

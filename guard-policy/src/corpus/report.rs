@@ -220,7 +220,7 @@ mod tests {
 
     const UNDO: &str = r#"
 {"label": "agent_trace", "session": "s", "shell": "touch a src/b", "argv": ["touch", "a", "src/b"]}
-{"label": "agent_trace", "session": "s", "shell": "echo x > notes", "argv": null}
+{"label": "agent_trace", "session": "s", "shell": "touch a; echo x > /etc/x", "argv": null}
 {"label": "agent_trace", "session": "s", "shell": "touch a /tmp/x", "argv": ["touch", "a", "/tmp/x"]}
 {"label": "agent_trace", "session": "s", "shell": "touch .git/hooks/x", "argv": ["touch", ".git/hooks/x"]}
 {"label": "agent_trace", "session": "s", "shell": "touch $X", "argv": null}
@@ -234,7 +234,7 @@ mod tests {
         let mut corpus = Corpus::default();
         corpus.add("f.jsonl", UNDO.as_bytes());
         let prompts = Report::of(&Policy::load(&[]).unwrap(), &corpus).prompts_per_100.unwrap();
-        assert_eq!((prompts.commands, prompts.undoable_per_100, prompts.denied_per_100), (8, 25.0, 12.5));
+        assert_eq!((prompts.commands, prompts.undoable_per_100, prompts.denied_per_100), (8, 12.5, 12.5));
         assert!(prompts.with_undo <= prompts.session_scope && prompts.with_undo > 0.0, "{prompts:?}");
     }
 

@@ -225,12 +225,9 @@ pub async fn publish(path: &Path, config: &Config, out: &Out) -> Result<()> {
 
 fn described(bundle: &Bundle) -> Value {
     let manifest = bundle.manifest();
-    let stages = manifest.stages().iter().map(|(agent, stage)| {
-        let mut said = json!({"agent": agent, "stage": stage.word()});
-        if let Stage::Observe { until_unix } = stage {
-            said["until_unix"] = json!(until_unix);
-        }
-        said
+    let stages = manifest.stages().iter().map(|(agent, stage)| match stage {
+        Stage::Observe { until_unix } => json!({"agent": agent, "stage": stage.word(), "until_unix": until_unix}),
+        Stage::Shadow | Stage::Enforce => json!({"agent": agent, "stage": stage.word()}),
     });
     json!({"serial": manifest.serial(), "made_unix": manifest.made_unix(), "digest": bundle.digest(),
         "stages": stages.collect::<Vec<_>>(),
