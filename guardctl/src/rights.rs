@@ -185,7 +185,10 @@ mod tests {
     fn rights_have_a_stable_json_form() {
         let json = who_json(&bob());
         assert_eq!((&json["name"], &json["roles"][0]), (&"bob".into(), &"reviewer".into()));
-        assert_eq!(json["bound"][0]["review"], json!({"categories": ["vcs.*", "fs.write"], "max_risk": 60}));
+        assert_eq!(
+            json["bound"][0]["review"],
+            json!({"categories": ["vcs.*", "fs.write"], "max_risk": 60, "only_escalated": false})
+        );
         assert_eq!(json["bound"][1]["review"], Value::Null);
         assert_eq!(json["bound"][1]["start_for_others"], json!(["alice"]));
         assert_eq!((&json["roles_in_force"], &json["roles_digest"]), (&true.into(), &"0123abcd".into()));
