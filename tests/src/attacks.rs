@@ -30,6 +30,7 @@ const FILES: &[(&str, &str)] = &[
     ("mappings.py", include_str!("../attacks/mappings.py")),
     ("sockets.py", include_str!("../attacks/sockets.py")),
     ("script_turn.py", include_str!("../attacks/script_turn.py")),
+    ("script_name_kept.py", include_str!("../attacks/script_name_kept.py")),
     ("escape.py", include_str!("../attacks/escape.py")),
     ("paths.py", include_str!("../attacks/paths.py")),
     ("credentials.py", include_str!("../attacks/credentials.py")),

@@ -121,6 +121,7 @@ scenarios! {
     p7_initiator_does_not_approve in identity, 90 s;
     p7_roles_limit_a_session in roles, 240 s own;
     p7_child_sessions_may_less in inside, 300 s own;
+    p7_child_sessions_expire_without_a_daemon in inside, 240 s own;
     policy_bundles_are_shadowed_then_enforced in policies, 240 s own;
     p7_decisions_are_signed in decisions, 240 s own;
     sigma_rules_add_to_the_verdict in detect, 150 s own;

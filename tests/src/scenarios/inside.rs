@@ -118,9 +118,14 @@ pub fn p7_child_sessions_may_less() -> Result<()> {
     apart(&mut agent, &child)?;
     through_a_restart(&mut agent, &child)?;
     bounded(&mut agent)?;
-    ends_with_its_parent(agent, &child)?;
-    both_expire_without_a_daemon()?;
-    keys_are_stripped()
+    ends_with_its_parent(agent, &child)
+}
+
+pub fn p7_child_sessions_expire_without_a_daemon() -> Result<()> {
+    std::fs::write(ROLES_FILE, ROLES)?;
+    guest::restart_with_session(SETTINGS, &format!("[roles]\nfile = \"{ROLES_FILE}\""))?;
+    keys_are_stripped()?;
+    both_expire_without_a_daemon()
 }
 
 fn status_and_messages(agent: &mut Agent) -> Result<()> {

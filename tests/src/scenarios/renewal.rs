@@ -10,7 +10,7 @@ use super::fail_closed::now;
 use super::life::{Down, Live};
 use crate::ctl;
 use crate::guest::{self, ensure};
-use crate::session::{self, ALICE};
+use crate::session::{self, ALICE, Start};
 use crate::wait::{output, seconds, until_true};
 
 /// `guardctl session …` as a user of the host.
@@ -78,7 +78,8 @@ pub fn session_renewed_and_ended() -> Result<()> {
 /// Named in the refusal, never shown.
 fn keys_without_an_end_are_refused() -> Result<()> {
     let key = "DEPLOY_TOKEN=ghp_0123456789abcdefghijABCDEFGHIJ012345";
-    let out = output(&mut session::command_with(&ALICE, &[key], &["true"]), seconds(60))?;
+    let start = Start { ttl: "300s", ..ALICE };
+    let out = output(&mut session::command_with(&start, &[key], &["true"]), seconds(60))?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     ensure(out.status.code() == Some(77) && said.contains("$DEPLOY_TOKEN") && !said.contains("ghp_"), said)
 }
