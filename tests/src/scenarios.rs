@@ -15,6 +15,7 @@ mod mappings;
 mod neighbours;
 mod outward;
 mod paths;
+mod people;
 mod policies;
 mod renewal;
 mod review;
