@@ -1,7 +1,8 @@
 """live.py LOG: the entry process of a session, tries /usr/bin/true again and again and notes every result.
 
 Meanwhile it takes commands from standard input, one a line, and answers each with a line:
-`exit N`, `write PATH` (opens for writing), `turn PATH` (renames it), `start CMD…` (starts and does not wait), `say WORD`.
+`exit N`, `write PATH` (opens for writing), `turn PATH` (renames it), `start CMD…` (starts and does not wait), `run CMD…` (waits),
+`show PATH` (its content), `say WORD`.
 """
 import os
 import select
@@ -35,6 +36,13 @@ def start(argv):
         say("start errno %d" % error.errno)
 
 
+def show(path):
+    try:
+        say("shown", path, open(path).read().strip())
+    except OSError as error:
+        say("shown", path, "errno %d" % error.errno)
+
+
 def take(words):
     if words[0] == "exit":
         say("bye")
@@ -45,6 +53,10 @@ def take(words):
         turn(words[1])
     if words[0] == "start":
         start(words[1:])
+    if words[0] == "run":
+        say("run", attempt(words[1:]))
+    if words[0] == "show":
+        show(words[1])
     if words[0] == "say":
         say(words[1])
 

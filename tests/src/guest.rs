@@ -13,7 +13,7 @@ use crate::wait::{seconds, until_true};
 /// The daemon's configuration in force.
 pub const CONFIG: &str = "/etc/guard/agent.toml";
 pub const SHIPPED: &str = "/mnt/payload/etc/agent.toml";
-const COLLECTOR_CONFIG: &str = "/var/lib/guard/collector/collector.toml";
+pub const COLLECTOR_CONFIG: &str = "/var/lib/guard/collector/collector.toml";
 /// Where the daemon's log goes; shown when a scenario fails.
 pub const AGENT_LOG: &str = "/run/guard-agent.log";
 /// Where the collector's log goes.
@@ -108,7 +108,12 @@ pub fn restart_with_journal(setting: &str) -> Result<()> {
 
 /// Stop, add settings of sessions, start.
 pub fn restart_with_session(settings: &str, tables: &str) -> Result<()> {
-    let text = with(&format!("{USUAL}\n{tables}"))?;
+    restart_whole(settings, &format!("{USUAL}\n{tables}"))
+}
+
+/// The same, where the tables say how long a hold is too.
+pub fn restart_whole(settings: &str, tables: &str) -> Result<()> {
+    let text = with(tables)?;
     ensure(text.contains("[session]\n"), "the shipped configuration has no [session]")?;
     stop_daemon()?;
     std::fs::write(CONFIG, text.replace("[session]\n", &format!("[session]\n{settings}\n")))?;

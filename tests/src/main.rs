@@ -22,7 +22,7 @@ mod scenarios;
 mod session;
 mod wait;
 
-const USAGE: &str = "guard-guest-tests list | run [NAME…] | one NAME | units | credentials | powercut | bench [ROUNDS] | soak MINUTES | races TRIES";
+const USAGE: &str = "guard-guest-tests list | run [NAME…] | one NAME | units | identity | powercut | bench [ROUNDS] | soak MINUTES | races TRIES";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         ["run", names @ ..] => in_guest().and_then(|()| runner::run(names)),
         ["one", name] => in_guest().and_then(|()| runner::one(name)),
         ["units"] => in_guest().and_then(|()| scenarios::units::run()).map(|()| true),
-        ["credentials"] => in_guest().and_then(|()| scenarios::credentials::run()).map(|()| true),
+        ["identity"] => in_guest().and_then(|()| scenarios::credentials::run()).map(|()| true),
         ["powercut"] => in_guest().and_then(|()| powercut::round()),
         ["markers", token] => powercut::markers(token).map(|()| true),
         ["bench", rounds @ ..] => in_guest().and_then(|()| bench::run(rounds.first().copied())),

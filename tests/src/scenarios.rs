@@ -16,6 +16,7 @@ mod mappings;
 mod neighbours;
 mod outward;
 mod paths;
+mod people;
 mod policies;
 mod renewal;
 mod review;

@@ -12,8 +12,8 @@ use clap::Args;
 use crate::collector::Tools;
 use crate::{build, fuzz, host, interop, kernels, vm};
 
-mod credentials;
 mod guests;
+mod identity;
 pub mod powercut;
 mod units;
 
@@ -171,7 +171,7 @@ fn host_driven(series: kernels::Series, filter: &str, cuts: u32) -> Tally {
     type Test<'a> = (&'a str, &'a dyn Fn() -> Result<()>);
     let tests: [Test<'_>; 4] = [
         ("p8_refuses_to_start_without_bpf_lsm", &|| guests::without_lsm(series)),
-        ("credentials_from_openbao", &|| credentials::run(series)),
+        ("identity_and_credentials", &|| identity::run(series)),
         ("units_under_systemd", &|| guests::under_systemd(series)),
         ("p1_record_before_run", &|| powercut::run(series, cuts).map(|_| ())),
     ];

@@ -1,7 +1,7 @@
 //! Credentials of sessions, from a real OpenBao with a real PostgreSQL behind it, both in the guest: who gets them, who sees them,
 //! how long they are good.
 //!
-//! Runs by itself, in a guest that has both programs (`guard-guest-tests credentials`).
+//! Runs by itself, in a guest that has both programs (`guard-guest-tests identity`), after what `people` does with them.
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -11,14 +11,15 @@ use serde_json::{Value, json};
 
 use super::fail_closed::now;
 use super::life::{Down, Live};
+use super::people::People;
 use crate::ctl;
 use crate::guest::{self, ensure};
 use crate::session::{self, ALICE, Session, Start};
 use crate::wait::{output, seconds, until, until_true};
 
 const BAO: &str = "/mnt/copy/bao";
-const PLACE: &str = "/run/bao";
-const ADDRESS: &str = "https://127.0.0.1:8200";
+pub(super) const PLACE: &str = "/run/bao";
+pub(super) const ADDRESS: &str = "https://127.0.0.1:8200";
 const PORT: &str = "54321";
 const FOLDER: &str = "/run/guard/credentials";
 /// What the daemon's role may do at the provider, as docs/operations.md says.
@@ -61,6 +62,7 @@ initiators = ["alice"]
 /// OpenBao, PostgreSQL, and the daemon's configuration for them.
 struct Servers {
     bao: Child,
+    tables: String,
 }
 
 impl Drop for Servers {
@@ -80,13 +82,15 @@ fn sh(command: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
-/// One call with the root token, or with another one.
-fn api(token: &str, method: &str, path: &str, body: &Value) -> Result<Value> {
+/// One call with the root token, with another one, or with none.
+pub(super) fn api(token: &str, method: &str, path: &str, body: &Value) -> Result<Value> {
     let (header, url, body) = (format!("X-Vault-Token: {token}"), format!("{ADDRESS}/v1/{path}"), body.to_string());
     let ca = format!("{PLACE}/vault-ca.pem");
-    let args = ["-sS", "--cacert", &ca, "-H", &header, "-X", method, &url];
     let mut command = Command::new("curl");
-    command.args(args);
+    command.args(["-sS", "--cacert", &ca, "-X", method, &url]);
+    if !token.is_empty() {
+        command.args(["-H", &header]);
+    }
     if method != "GET" {
         command.args(["-d", &body]);
     }
@@ -98,7 +102,7 @@ fn api(token: &str, method: &str, path: &str, body: &Value) -> Result<Value> {
     }
 }
 
-fn made(method: &str, path: &str, body: &Value) -> Result<Value> {
+pub(super) fn made(method: &str, path: &str, body: &Value) -> Result<Value> {
     let answer = api("root", method, path, body)?;
     ensured!(answer["errors"].is_null(), "{method} {path}: {answer}");
     Ok(answer)
@@ -124,47 +128,12 @@ impl Servers {
         let mut command = Command::new(BAO);
         command.args(args).env("HOME", PLACE).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let bao = command.spawn().context("starting OpenBao")?;
-        let servers = Self { bao };
+        let mut servers = Self { bao, tables: String::new() };
         until_true("OpenBao answers", seconds(180), || {
             Ok(api("root", "GET", "sys/health", &Value::Null).is_ok_and(|health| health["sealed"] == false))
         })?;
-        servers.fill()?;
+        servers.tables = fill()?;
         Ok(servers)
-    }
-
-    fn fill(&self) -> Result<()> {
-        made("POST", "sys/auth/approle", &json!({"type": "approle"}))?;
-        made("POST", "secret/data/app", &json!({"data": {"key": "kept-value-0815"}}))?;
-        made("PUT", "sys/policies/acl/guard", &json!({"policy": POLICY}))?;
-        made("PUT", "sys/policies/acl/app", &json!({"policy": "path \"secret/data/app\" {capabilities=[\"read\"]}"}))?;
-        made("POST", "sys/mounts/pki", &json!({"type": "pki"}))?;
-        made("POST", "pki/root/generate/internal", &json!({"common_name": "test", "ttl": "20h"}))?;
-        made(
-            "POST",
-            "pki/roles/app",
-            &json!({"allow_any_name": true, "max_ttl": "1h", "key_type": "ec", "key_bits": 256}),
-        )?;
-        made("POST", "sys/mounts/database", &json!({"type": "database"}))?;
-        let url = format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{PORT}/postgres?sslmode=disable");
-        let plugin = json!({"plugin_name": "postgresql-database-plugin", "allowed_roles": "reports", "connection_url": url,
-            "username": "postgres", "password": "unused"});
-        made("POST", "database/config/pg", &plugin)?;
-        let create = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'";
-        let role = json!({"db_name": "pg", "creation_statements": [create], "default_ttl": "30m", "max_ttl": "1h"});
-        made("POST", "database/roles/reports", &role)?;
-        let role = json!({"token_policies": ["guard", "app"], "token_ttl": "2m", "token_max_ttl": "1h"});
-        made("POST", "auth/approle/role/guard", &role)?;
-        let secret = made("POST", "auth/approle/role/guard/secret-id", &json!({}))?;
-        let file = format!("{PLACE}/secret-id");
-        std::fs::write(&file, secret["data"]["secret_id"].as_str().context("no secret id")?)?;
-        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        let role = made("GET", "auth/approle/role/guard/role-id", &Value::Null)?;
-        let role_id = role["data"]["role_id"].as_str().context("no role id")?;
-        let tables = format!(
-            "[credentials]\naddress = \"{ADDRESS}\"\nca = \"{PLACE}/vault-ca.pem\"\nrole_id = \"{role_id}\"\n\
-             secret_id_file = \"{PLACE}/secret-id\"\n{NAMED}"
-        );
-        guest::restart_with_session("long_lived = \"record\"", &tables)
     }
 
     fn still(&self, still: bool) -> Result<()> {
@@ -173,8 +142,43 @@ impl Servers {
     }
 }
 
+/// What the provider holds, and what the daemon is told of it.
+fn fill() -> Result<String> {
+    made("POST", "sys/auth/approle", &json!({"type": "approle"}))?;
+    made("POST", "secret/data/app", &json!({"data": {"key": "kept-value-0815"}}))?;
+    made("PUT", "sys/policies/acl/guard", &json!({"policy": POLICY}))?;
+    made("PUT", "sys/policies/acl/app", &json!({"policy": "path \"secret/data/app\" {capabilities=[\"read\"]}"}))?;
+    made("POST", "sys/mounts/pki", &json!({"type": "pki"}))?;
+    made("POST", "pki/root/generate/internal", &json!({"common_name": "test", "ttl": "20h"}))?;
+    made(
+        "POST",
+        "pki/roles/app",
+        &json!({"allow_any_name": true, "max_ttl": "1h", "key_type": "ec", "key_bits": 256}),
+    )?;
+    made("POST", "sys/mounts/database", &json!({"type": "database"}))?;
+    let url = format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{PORT}/postgres?sslmode=disable");
+    let plugin = json!({"plugin_name": "postgresql-database-plugin", "allowed_roles": "reports", "connection_url": url,
+        "username": "postgres", "password": "unused"});
+    made("POST", "database/config/pg", &plugin)?;
+    let create = "CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'";
+    let role = json!({"db_name": "pg", "creation_statements": [create], "default_ttl": "30m", "max_ttl": "1h"});
+    made("POST", "database/roles/reports", &role)?;
+    let role = json!({"token_policies": ["guard", "app"], "token_ttl": "2m", "token_max_ttl": "1h"});
+    made("POST", "auth/approle/role/guard", &role)?;
+    let secret = made("POST", "auth/approle/role/guard/secret-id", &json!({}))?;
+    let file = format!("{PLACE}/secret-id");
+    std::fs::write(&file, secret["data"]["secret_id"].as_str().context("no secret id")?)?;
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let role = made("GET", "auth/approle/role/guard/role-id", &Value::Null)?;
+    let role_id = role["data"]["role_id"].as_str().context("no role id")?;
+    Ok(format!(
+        "[credentials]\naddress = \"{ADDRESS}\"\nca = \"{PLACE}/vault-ca.pem\"\nrole_id = \"{role_id}\"\n\
+         secret_id_file = \"{PLACE}/secret-id\"\n{NAMED}"
+    ))
+}
+
 /// Whether a database user may log in, in the database's own words.
-fn logs_in(user: &str, password: &str) -> Result<bool> {
+pub(super) fn logs_in(user: &str, password: &str) -> Result<bool> {
     let url = format!("host=127.0.0.1 port={PORT} dbname=postgres user={user}");
     let mut command = Command::new("bash");
     command
@@ -187,7 +191,7 @@ fn logs_in(user: &str, password: &str) -> Result<bool> {
     Ok(out.status.success())
 }
 
-fn what(records: &[Value], kind: &str, name: &str) -> usize {
+pub(super) fn what(records: &[Value], kind: &str, name: &str) -> usize {
     ctl::of_kind(records, kind).iter().filter(|r| r["body"]["name"] == name).count()
 }
 
@@ -195,6 +199,11 @@ fn what(records: &[Value], kind: &str, name: &str) -> usize {
 pub fn run() -> Result<()> {
     crate::attacks::install()?;
     let servers = Servers::start()?;
+    let people = People::prepare()?;
+    let hold = "[hold]\nmax_seconds = 12\nreview_deadline_seconds = 20\ncollector_grace_seconds = 3";
+    let tables = format!("{hold}\n{}\n{}", people.tables(), servers.tables);
+    guest::restart_whole("long_lived = \"record\"", &tables)?;
+    people.run()?;
     refusals(&servers)?;
     handed_over()?;
     lost_daemon(&servers)?;

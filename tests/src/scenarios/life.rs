@@ -64,7 +64,7 @@ impl Live {
         }
     }
 
-    fn tell(&mut self, line: &str, answer: &str) -> Result<String> {
+    pub(super) fn tell(&mut self, line: &str, answer: &str) -> Result<String> {
         writeln!(self.stdin, "{line}")?;
         self.session.line(answer, seconds(20))
     }

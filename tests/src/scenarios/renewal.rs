@@ -20,7 +20,8 @@ fn ask(user: &str, args: &[&str]) -> Result<Output> {
     output(&mut command, seconds(60))
 }
 
-fn renewed(user: &str, id: &str, ttl: &str) -> Result<()> {
+/// Renews as a user of the host.
+pub(super) fn renewed(user: &str, id: &str, ttl: &str) -> Result<()> {
     let out = ask(user, &["renew", id, "--ttl", ttl])?;
     ensure(out.status.success(), format!("renewal by {user}: {}", String::from_utf8_lossy(&out.stderr)))
 }
@@ -50,7 +51,8 @@ fn cut_short(change: impl FnOnce(&mut Value) -> Result<()>) -> Result<()> {
     down.up()
 }
 
-fn expiry() -> Result<u64> {
+/// The end of the one open session, in boot time.
+pub(super) fn expiry() -> Result<u64> {
     kept()?.1["state"]["expires_boot_ns"].as_u64().context("no end is kept")
 }
 
@@ -157,7 +159,8 @@ fn ended_by_hand(live: Live, id: &str) -> Result<()> {
     ensure(end["reason"] == "ended" && end["detail"] == "by alice: done", end)
 }
 
-fn boot_ns() -> u64 {
+/// Boot time.
+pub(super) fn boot_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }

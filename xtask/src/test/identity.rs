@@ -1,4 +1,5 @@
-//! Sessions with credentials from a real OpenBao and a real PostgreSQL, in a guest of its own.
+//! Who, for whom, until when, approved by whom: people log in by a real OpenID Connect provider (OpenBao's), sessions get credentials
+//! from a real OpenBao and a real PostgreSQL, in a guest of its own.
 //!
 //! OpenBao comes as the package that pip knows, PostgreSQL as the distribution's; neither is installed here. Fails: with what is
 //! missing, or what the guest said.
@@ -24,9 +25,11 @@ pub fn run(series: kernels::Series) -> Result<()> {
         copy: &copy,
         packages: &["postgresql"],
         deadline: DEADLINE,
-        ..Spec::new("test-credentials", series, "guard-guest-tests credentials 2>&1")
+        ..Spec::new("test-identity", series, "guard-guest-tests identity 2>&1")
     };
     let ended = Vm::boot(&spec, Stdio::piped())?.wait()?;
+    // What was measured on the way.
+    ended.stdout.lines().filter(|line| line.starts_with("approval:")).for_each(|line| println!("  {line}"));
     if ended.code == 0 { Ok(()) } else { bail!("{}", ended.stdout.trim()) }
 }
 
