@@ -183,7 +183,7 @@ fn on_a_terminal_critical_risk_is_typed_after_a_pause() {
     terminal.read_until("to approve exactly this, type");
     assert!(collector.nothing_decided());
     terminal.write("git\n");
-    terminal.read_until("approved 01KG9F6V00");
+    terminal.read_until("01KG9F6V00ABCDEFGHJKMNPQRS; in the log");
     assert_eq!(terminal::wait(&mut shell, Duration::from_secs(20)).code(), Some(0));
     assert!(collector.decided().approve);
 }

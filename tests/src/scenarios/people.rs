@@ -170,7 +170,7 @@ impl People {
             ROLES,
             format!(
                 "version: 1\nroles:\n  all: {{request: ['*']}}\n  reviewer: {{review: {{categories: ['*'], max_risk: 100}}}}\n\
-                 people: {{alice: [all, reviewer], bob: [reviewer]}}\nagents: {{coder: [all]}}\nkeys:\n  bob: [{{key: \
+                 people: {{alice: [all, reviewer], bob: [all, reviewer]}}\nagents: {{coder: [all]}}\nkeys:\n  bob: [{{key: \
                  '{}'}}]\n  alice: [{{key: '{}'}}]\n",
                 of(&key, "key")?,
                 of(&key_of_alice, "key")?
