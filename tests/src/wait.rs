@@ -9,6 +9,10 @@ use anyhow::{Context, Result, bail};
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(30);
 
+/// How much longer than its limit anything is waited for: limits are those of an idle machine, and this emulation has been seen at a
+/// third of that speed.
+const PATIENCE: u32 = 2;
+
 /// Shorter to write.
 pub const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -16,7 +20,7 @@ pub const fn seconds(count: u64) -> Duration {
 
 /// Asks until there is an answer; an error names what never came.
 pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * PATIENCE);
     loop {
         let last = match ask() {
             Ok(Some(answer)) => return Ok(answer),
@@ -38,7 +42,7 @@ pub fn until_true(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<b
 
 /// Waits for a child's end, or kills it.
 pub fn child(child: &mut Child, limit: Duration) -> Result<Option<i32>> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * PATIENCE);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(std::os::unix::process::ExitStatusExt::signal(&status).map_or(status.code(), |s| Some(128 + s)));

@@ -25,6 +25,8 @@ people: {alice: [developer], root: [developer], bob: [reviewer]}
 agents: {coder: [tool]}
 ";
 const SETTINGS: &str = "long_lived = \"strip\"\nenv_keep = [\"PATH\", \"LANG\", \"DEPLOY_TOKEN\"]\non_expiry = \"kill\"\nexpiry_grace_seconds = 1";
+/// A child whose command is not decided in time is over.
+const HOLD: &str = "[hold]\nmax_seconds = 60\nreview_deadline_seconds = 90\ncollector_grace_seconds = 3";
 /// Of the child that lives for long.
 const LOG: &str = "/tmp/child-live.log";
 const SOCKET: &str = "/run/guard/session/socket";
@@ -108,7 +110,7 @@ fn started(ended: &Value) -> Result<String> {
 
 pub fn p7_child_sessions_may_less() -> Result<()> {
     std::fs::write(ROLES_FILE, ROLES)?;
-    guest::restart_with_session(SETTINGS, &format!("[roles]\nfile = \"{ROLES_FILE}\""))?;
+    guest::restart_whole(SETTINGS, &format!("{HOLD}\n[roles]\nfile = \"{ROLES_FILE}\""))?;
     let mut agent = Agent::start("10m")?;
     status_and_messages(&mut agent)?;
     nobody_else_is_answered(&agent)?;
@@ -123,7 +125,7 @@ pub fn p7_child_sessions_may_less() -> Result<()> {
 
 pub fn p7_child_sessions_expire_without_a_daemon() -> Result<()> {
     std::fs::write(ROLES_FILE, ROLES)?;
-    guest::restart_with_session(SETTINGS, &format!("[roles]\nfile = \"{ROLES_FILE}\""))?;
+    guest::restart_whole(SETTINGS, &format!("{HOLD}\n[roles]\nfile = \"{ROLES_FILE}\""))?;
     keys_are_stripped()?;
     both_expire_without_a_daemon()
 }
@@ -327,12 +329,12 @@ fn ends_with_its_parent(mut agent: Agent, child: &str) -> Result<()> {
 /// The expiry is in the kernel: with no daemon nothing of either starts any more. The next daemon kills both.
 fn both_expire_without_a_daemon() -> Result<()> {
     let begun = now();
-    let mut agent = Agent::start("45s")?;
+    let mut agent = Agent::start("90s")?;
     let log = "/tmp/child-expiry.log";
     let child = start_live(&mut agent, "expiry", log)?;
     let pid = pid_of(log)?;
     let down = Down::new()?;
-    std::thread::sleep(std::time::Duration::from_secs_f64((begun + 48.0 - now()).clamp(0.0, 50.0)));
+    std::thread::sleep(std::time::Duration::from_secs_f64((begun + 93.0 - now()).clamp(0.0, 95.0)));
     let moment = now();
     std::thread::sleep(seconds(1));
     let ran = notes(log)?.into_iter().find(|n| n.0 > moment && n.1 == "true" && n.2 != "errno 1");
