@@ -1,7 +1,7 @@
 //! Delegations that have not ended, derived from the log.
 //!
-//! It must not say that one holds: signature, roles and time are asked when a decision comes. Bounded: beyond [`EACH_MAX`] of one maker none
-//! is taken. Fails closed: one that is not here gives nothing.
+//! It must not say that one holds: signature, roles and time are asked when a decision comes. Bounded: beyond [`EACH_MAX`] of one
+//! maker none is taken. Fails closed: one that is not here gives nothing.
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,8 @@
 //!
 //! The only thing here that anybody may talk to, so everything is bounded before it is read: connections, those of one address,
 //! the time of each, the length of the message. TLS's ALPN says what the message is. It must not do anything for a request but ask
-//! [`Issuing`] or [`Logins`], and answers a refusal only after a pause, which bounds tries. Fails: a connection that does not keep to the form is closed without an answer.
+//! [`Issuing`] or [`Logins`], and answers a refusal only after a pause, which bounds tries. Fails: a connection that does not keep
+//! to the form is closed without an answer.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
