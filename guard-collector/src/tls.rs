@@ -20,6 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -38,6 +39,8 @@ use crate::ticks::Ticks;
 
 /// Longest handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for a peer to read why it was refused.
+const PARTING: Duration = Duration::from_secs(1);
 /// Handshakes at a time; more wait in the kernel's queue.
 const HANDSHAKES: usize = 256;
 /// Connections that have shaken hands and are not yet taken.
@@ -196,11 +199,14 @@ pub fn incoming(
                 let (acceptor, out) = (acceptor.clone(), out.clone());
                 tokio::spawn(async move {
                     let _ = stream.set_nodelay(true);
-                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                    match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream).into_fallible()).await {
                         Ok(Ok(stream)) => {
                             let _ = out.send(Ok(stream)).await;
                         }
-                        Ok(Err(error)) => tracing::info!(%peer, %error, "a TLS handshake failed"),
+                        Ok(Err((error, stream))) => {
+                            tracing::info!(%peer, %error, "a TLS handshake failed");
+                            part(stream).await;
+                        }
                         Err(_) => tracing::info!(%peer, "a TLS handshake took too long"),
                     }
                     drop(permit);
@@ -213,6 +219,19 @@ pub fn incoming(
         }
     });
     ReceiverStream::new(connections)
+}
+
+/// Ends a connection so that the peer reads why. In TLS 1.3 a client has sent its first request when its certificate is
+/// refused: closed with that unread, the connection would be reset, and the alert lost on the way.
+async fn part(mut stream: TcpStream) {
+    let mut unread = [0_u8; 4096];
+    let end = async {
+        stream.shutdown().await?;
+        while stream.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // A peer that does not end it, or sends on and on, is not waited for.
+    let _ = tokio::time::timeout(PARTING, end).await;
 }
 
 /// Renews the server's certificate when it is time, until the collector stops.
