@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use guard_policy::{Granted, band, secrets};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
-    Decision, DecisionFinding, Disposition, ExecDecision, ExecFacts, ExecRequest, PendingRequest, SessionMessage,
+    Decision, DecisionFinding, Disposition, ExecDecision, ExecFacts, ExecRequest, Kind, PendingRequest, SessionMessage,
     Verdict,
 };
 use prost::Message;
@@ -30,7 +31,7 @@ use crate::node::Node;
 use crate::policies::InForce;
 use crate::requests;
 use crate::session::{RootApproval, Session, Stage};
-use crate::standing::{Right, Rights};
+use crate::standing::{Asked, KIND, Right, Rights};
 
 /// A right that came after the hold lasts at least this long.
 const RIGHT_MIN_NS: u64 = 60_000_000_000;
@@ -53,6 +54,10 @@ struct Pending {
     first_exec: u64,
     root: u64,
     category: String,
+    /// Of all its parts.
+    categories: Vec<String>,
+    /// What an approval with scope kind covers; `None`: that is not offered.
+    asked: Option<Asked>,
     opened_boot_ns: u64,
     shown_unix_ns: i64,
     deadline_boot_ns: u64,
@@ -184,6 +189,8 @@ impl Approvals {
             hold_max_ns: ns(node.config.hold.max()),
             digest: digest.to_vec(),
             timing: Some(waiter.judged.timing),
+            kinds: kinds(waiter.judged.asked.as_ref(), &waiter.facts),
+            kinds_max_risk: waiter.judged.asked.as_ref().map_or(0, |asked| u32::from(band(asked.risk))),
         };
         let command = judge::command(&waiter.facts);
         let text = format!("waits for review: {command}");
@@ -197,6 +204,8 @@ impl Approvals {
             first_exec: waiter.facts.attempt.exec,
             root: waiter.judged.root,
             category: waiter.judged.verdict.category.clone(),
+            categories: waiter.judged.verdict.categories.clone(),
+            asked: waiter.judged.asked.clone(),
             opened_boot_ns: now,
             shown_unix_ns: opened_unix_ns,
             deadline_boot_ns,
@@ -276,6 +285,8 @@ impl Approvals {
             first_exec: facts.exec_id,
             root,
             category: verdict.category.clone(),
+            categories: verdict.categories.clone(),
+            asked: None,
             opened_boot_ns: now,
             shown_unix_ns: opened_unix_ns,
             deadline_boot_ns,
@@ -293,7 +304,7 @@ impl Approvals {
             deadline_unix_ns: opened_unix_ns + i64::try_from(deadline_boot_ns.saturating_sub(now)).unwrap_or(0),
             hold_max_ns: 0,
             digest: digest.to_vec(),
-            timing: None,
+            ..ExecRequest::default()
         };
         self.post(node, session, record, pending, text, None);
     }
@@ -313,6 +324,11 @@ impl Approvals {
     /// A right for this exec, if there is one.
     pub fn use_right(&self, session: &str, digest: &[u8; 32]) -> Option<Right> {
         lock(&self.rights).take(session, digest, time::boot_ns())
+    }
+
+    /// Rights to all kinds of acts that it is made of, if there are.
+    pub fn use_kinds(&self, session: &str, asked: &Asked) -> Option<Vec<Right>> {
+        lock(&self.rights).take_kinds(session, asked, time::boot_ns())
     }
 
     /// Ends holds and requests whose time is over. To be called often.
@@ -676,6 +692,7 @@ fn right(agreed: &Agreed, id: &str, pending: &Pending, root: Option<RootApproval
         reviewer: agreed.names(),
         root,
         for_session,
+        kinds: granted(agreed, pending),
         digest: pending.digest.to_vec(),
         session: session.identity.session_id.clone(),
         left: if for_session { agreed.max_execs } else { 1 },
@@ -683,18 +700,42 @@ fn right(agreed: &Agreed, id: &str, pending: &Pending, root: Option<RootApproval
     }
 }
 
-/// The bounds that reviewers set for a root's descendants. Without any: its own category, twenty execs.
-fn root_approval(agreed: &Agreed, id: &str, pending: &Pending) -> Option<RootApproval> {
-    if agreed.scope != "root" {
-        return None;
+/// The kinds of acts that reviewers granted.
+fn granted(agreed: &Agreed, pending: &Pending) -> Granted {
+    let mut granted = Granted::default();
+    if let Some(asked) = pending.asked.as_ref().filter(|_| agreed.scope == KIND) {
+        granted.grant(&asked.kinds, asked.risk);
     }
-    let categories =
-        if agreed.categories.is_empty() { vec![pending.category.clone()] } else { agreed.categories.clone() };
+    granted
+}
+
+/// The kinds as they may be written: without secrets.
+fn kinds(asked: Option<&Asked>, facts: &Facts) -> Vec<Kind> {
+    let masked = |text: &str| secrets::mask_repeated(text, &facts.argv, &facts.shown.secrets);
+    let kinds = asked.iter().flat_map(|asked| &asked.kinds);
+    kinds
+        .map(|kind| Kind { rule_id: kind.rule_id.clone(), category: kind.category.clone(), scope: masked(&kind.scope) })
+        .collect()
+}
+
+/// The bounds that reviewers set for a root's descendants. Without any: its own category, twenty execs. With scope kind: the
+/// categories of the line that they saw.
+fn root_approval(agreed: &Agreed, id: &str, pending: &Pending) -> Option<RootApproval> {
+    let categories = match (agreed.scope.as_str(), agreed.categories.as_slice()) {
+        (KIND, _) => pending.categories.clone(),
+        ("root", []) => vec![pending.category.clone()],
+        ("root", named) => named.to_vec(),
+        _ => return None,
+    };
     Some(RootApproval {
         request_id: id.to_owned(),
         reviewer: agreed.names(),
         categories,
-        left: if agreed.max_execs == 0 { ROOT_EXECS } else { agreed.max_execs },
+        left: match agreed.max_execs {
+            0 => ROOT_EXECS,
+            _ if agreed.scope == KIND => ROOT_EXECS,
+            named => named,
+        },
         until_boot_ns: until_boot_ns(agreed, &pending.session),
         shown_unix_ns: pending.shown_unix_ns,
         tgid: 0,

@@ -9,6 +9,8 @@ use guard_policy::roles::{Right, Roles, Subject};
 use guard_proto::v1::{Decision, Delegation, ExecRequest};
 use sha2::{Digest, Sha256};
 
+use crate::standing::KIND;
+
 /// Refused decisions of one request that get a record each; a collector may send any number.
 const REFUSED_MAX: usize = 8;
 /// How far apart the clocks of host and reviewer may be.
@@ -32,6 +34,8 @@ pub struct Question {
     pub risk: u32,
     /// For whom the session is, and who started it: they do not decide.
     pub owners: [String; 2],
+    /// The host can tell which kinds of acts it is made of.
+    pub offers_kinds: bool,
     /// Wall time of the request.
     pub opened_unix_ns: i64,
     /// And of its deadline.
@@ -74,7 +78,7 @@ pub struct Agreed {
     pub leaves: Vec<u64>,
     /// Why, as the last of them said it.
     pub reason: String,
-    /// How far it reaches: once, session or root.
+    /// How far it reaches: once, session, kind or root.
     pub scope: String,
     /// Categories that it covers for descendants.
     pub categories: Vec<String>,
@@ -126,6 +130,7 @@ impl Question {
             categories,
             risk: verdict.risk,
             owners: [identity.initiator, identity.started_by],
+            offers_kinds: !request.kinds.is_empty(),
             opened_unix_ns,
             deadline_unix_ns: request.deadline_unix_ns,
         }
@@ -211,7 +216,7 @@ impl Ballot {
 
     /// Id of the key that signed the approval; none where decisions are not signed. Or why it does not count.
     fn check(&self, decision: &Decision, trust: Trust<'_>, now_unix_ns: i64) -> Result<Option<[u8; 32]>, String> {
-        check_bounds(decision)?;
+        check_bounds(decision, &self.question)?;
         if !trust.signs() {
             let by = decision.delegation.as_ref();
             return by.map_or(Ok(None), |_| Err("a delegation counts only where decisions are signed".to_owned()));
@@ -337,11 +342,13 @@ fn bounds(decision: &Decision) -> (&str, &[String], u32) {
     (&decision.scope, &decision.categories, decision.max_execs)
 }
 
-fn check_bounds(decision: &Decision) -> Result<(), String> {
+fn check_bounds(decision: &Decision, question: &Question) -> Result<(), String> {
     let (scope, categories, execs) = bounds(decision);
     let fits = match scope {
         "once" => categories.is_empty() && execs <= 1,
         "session" => categories.is_empty() && (1..=EXECS_MAX).contains(&execs),
+        KIND if !question.offers_kinds => return Err("no grant of kinds is offered for this request".to_owned()),
+        KIND => categories.is_empty() && (1..=EXECS_MAX).contains(&execs),
         // Without bounds: its own category, and as many execs as the daemon gives (older collectors).
         "root" => categories.len() <= CATEGORIES_MAX && execs <= EXECS_MAX,
         _ => false,
@@ -409,6 +416,20 @@ mod tests {
 
     fn ballot() -> Ballot {
         Ballot::new(Question::of(&request(), b"as it was recorded", NOW))
+    }
+
+    #[test]
+    fn kinds_are_granted_only_where_the_host_offers_them() {
+        let decision = |by: &str| signed(Decision { scope: KIND.into(), max_execs: 50, ..unsigned(by) }, by);
+        let refused = why(&roles(), &decision("bob"));
+        assert!(refused.contains("no grant of kinds is offered"), "{refused}");
+        let offers = ExecRequest { kinds: vec![guard_proto::v1::Kind::default()], ..request() };
+        let mut ballot = Ballot::new(Question::of(&offers, b"as it was recorded", NOW));
+        let roles = roles();
+        match ballot.take(&decision("bob"), Trust { roles: Some(&roles), required: false }, NOW) {
+            Taken::Approved(agreed) => assert_eq!((agreed.scope.as_str(), agreed.max_execs), (KIND, 50)),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// What a collector can send without anybody's key.

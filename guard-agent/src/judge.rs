@@ -2,10 +2,11 @@
 //!
 //! It must not read anything of the task: facts are complete. `deny` is never approved or inherited away.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use guard_policy::{Tier, secrets};
+use guard_policy::{Kind, Tier, secrets};
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, Exec, Reason, SessionMessage, Shadow, Timing, Verdict};
 
@@ -19,7 +20,7 @@ use crate::novelty::Mark;
 use crate::policies::{InForce, Judges};
 use crate::roles;
 use crate::session::{RootApproval, Session, Stage};
-use crate::standing::Right;
+use crate::standing::{Asked, Right};
 
 /// What policy made of an exec.
 pub struct Judged {
@@ -43,6 +44,8 @@ pub struct Judged {
     pub observed_by: u64,
     /// It is denied by what holds in that stage too: roles, what cannot be kept, rules that say `always`.
     pub always: bool,
+    /// The kinds of acts for which a person would be asked; `None`: no grant of kinds covers it.
+    pub asked: Option<Asked>,
 }
 
 impl Judged {
@@ -136,6 +139,8 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
     let masked = |text: String| secrets::mask_repeated(&text, &facts.argv, &facts.shown.secrets);
     let reason =
         |r: guard_policy::Reason| Reason { rule_id: r.rule_id, text: masked(r.text), evidence: masked(r.evidence) };
+    let asked =
+        said.kinds().filter(|kinds| writable(kinds, facts)).map(|kinds| Asked { kinds, risk: said.standing_risk() });
     let mut judged = Judged {
         verdict: Verdict {
             tier: tier.into(),
@@ -159,9 +164,15 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
         marks,
         observed_by: if observed && session.began_observed { in_force.serial() } else { 0 },
         always: said.always,
+        asked,
     };
     judged.always |= roles::limit(session, &mut judged.verdict);
     judged
+}
+
+/// Whether the kinds can stand in a record: a digest of text that holds a secret would tell whoever guesses it.
+fn writable(kinds: &BTreeSet<Kind>, facts: &Facts) -> bool {
+    facts.shown.secrets.is_empty() || !kinds.iter().any(Kind::is_digested)
 }
 
 fn tier_of(tier: Tier) -> guard_proto::v1::Tier {
@@ -207,6 +218,8 @@ pub enum Cover {
     Root(u64, RootApproval),
     /// A right to the identical exec.
     Right(Right),
+    /// Rights to acts of the kinds that it is made of.
+    Kinds(Vec<Right>),
 }
 
 fn cover(node: &Node, session: &Session, facts: &Facts, judged: &Judged) -> Option<Cover> {
@@ -216,11 +229,14 @@ fn cover(node: &Node, session: &Session, facts: &Facts, judged: &Judged) -> Opti
         return Some(Cover::Right(right));
     }
     let root = facts.attempt.root;
-    if root == 0 || judged.root != root {
-        return None;
+    let inherited = (root != 0 && judged.root == root)
+        .then(|| session.inherit(root, &judged.verdict.category, newest_writable(facts)))
+        .flatten();
+    if let Some(approval) = inherited {
+        return Some(Cover::Root(root, approval));
     }
-    let approval = session.inherit(root, &judged.verdict.category, newest_writable(facts))?;
-    Some(Cover::Root(root, approval))
+    let asked = judged.asked.as_ref()?;
+    node.approvals.use_kinds(&session.identity.session_id, asked).map(Cover::Kinds)
 }
 
 /// When the session last changed one of the files, in wall ns: what it wrote after the request was shown is not covered.
@@ -277,6 +293,18 @@ pub fn admit(node: &Arc<Node>, session: &Arc<Session>, facts: &Facts, held: Held
             };
             right.open_root(session, judged.root);
             deletes::approved_exec(node, session, judged.root, &judged.verdict.category);
+        }
+        // Nobody saw this command: its budget of deletions stays as it is, and what it starts is judged by itself.
+        Cover::Kinds(rights) => {
+            record.set_disposition(Disposition::Approved);
+            if let Some((first, more)) = rights.split_first() {
+                record.request_id.clone_from(&first.request_id);
+                record.reviewer.clone_from(&first.reviewer);
+                let others: String =
+                    more.iter().map(|r| format!("; and by request {} ({})", r.request_id, r.reviewer)).collect();
+                record.detail =
+                    format!("acts of this kind are approved for the session, {} more times{others}", first.left);
+            }
         }
     }
     let opening = Opening::of(facts, judged.root);

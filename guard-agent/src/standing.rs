@@ -1,11 +1,18 @@
-//! What approvals still allow a session to do: the identical exec once, or for the rest of the session.
+//! What approvals still allow a session to do: the identical exec once or for the rest of the session, or acts of the kinds that
+//! were approved.
 //!
-//! It must not allow anything but the exec with the very digest that was approved. Fails closed: what has expired, was used up
-//! or revoked is gone; a daemon that restarts keeps none.
+//! It must not allow anything but the exec with the very digest that was approved, or one of which every reason to ask is of a kind
+//! that was granted up to its risk. Fails closed: what has expired, was used up or revoked is gone; a daemon that restarts keeps none.
+
+use std::collections::BTreeSet;
+
+use guard_policy::{Granted, Kind};
 
 use crate::ballot::Agreed;
 use crate::session::{RootApproval, Session};
 
+/// The scope that covers kinds of acts.
+pub const KIND: &str = "kind";
 /// Most that are kept; beyond that an approval counts for the exec that is held, and no further.
 const RIGHTS_MAX: usize = 4096;
 
@@ -20,6 +27,8 @@ pub struct Right {
     pub root: Option<RootApproval>,
     /// It holds for the rest of the session, not for one exec.
     pub for_session: bool,
+    /// Kinds of acts that it covers too; none unless that was approved.
+    pub kinds: Granted,
     /// Digest of the exec.
     pub digest: Vec<u8>,
     /// The session's id.
@@ -28,6 +37,15 @@ pub struct Right {
     pub left: u32,
     /// Until when (boot time).
     pub until_boot_ns: u64,
+}
+
+/// What a person would be asked about, all of it, and its risk.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Never empty.
+    pub kinds: BTreeSet<Kind>,
+    /// Without what newness adds.
+    pub risk: u8,
 }
 
 /// All rights on this host.
@@ -48,7 +66,7 @@ impl Right {
 
     /// Whether reviewers agreed on the exact command for the session.
     pub fn is_for_session(agreed: &Agreed) -> bool {
-        agreed.scope == "session"
+        matches!(agreed.scope.as_str(), "session" | KIND)
     }
 }
 
@@ -76,6 +94,21 @@ impl Rights {
         Some(used)
     }
 
+    /// Uses one exec of each right that it takes to cover every kind; nothing if one of them is not covered.
+    pub fn take_kinds(&mut self, session: &str, asked: &Asked, now_boot_ns: u64) -> Option<Vec<Right>> {
+        self.0.retain(|r| r.until_boot_ns > now_boot_ns);
+        let covers = |kind: &Kind| self.0.iter().position(|r| r.session == session && r.kinds.has(kind, asked.risk));
+        let places: Option<BTreeSet<usize>> = asked.kinds.iter().map(covers).collect();
+        let mut used = Vec::new();
+        for place in places.filter(|places| !places.is_empty())? {
+            let right = self.0.get_mut(place)?;
+            right.left = right.left.saturating_sub(1);
+            used.push(right.clone());
+        }
+        self.0.retain(|r| r.left > 0);
+        Some(used)
+    }
+
     /// Ends those of a request: its session, and how many execs they would still have allowed.
     pub fn revoke(&mut self, request_id: &str) -> Option<(String, u32)> {
         let session = self.0.iter().find(|r| r.request_id == request_id)?.session.clone();
@@ -99,6 +132,7 @@ mod tests {
             reviewer: "bob".into(),
             root: None,
             for_session: left > 1,
+            kinds: Granted::default(),
             digest: vec![1; 32],
             session: "s".into(),
             left,
@@ -114,6 +148,37 @@ mod tests {
         assert_eq!(rights.take("s", &[1; 32], 1).map(|r| r.left), Some(1));
         assert_eq!(rights.take("s", &[1; 32], 1).map(|r| r.left), Some(0));
         assert!(rights.take("s", &[1; 32], 1).is_none());
+    }
+
+    fn asked(scopes: &[&str], risk: u8) -> Asked {
+        let kind = |scope: &&str| Kind { rule_id: "r".into(), category: "c".into(), scope: (*scope).into() };
+        Asked { kinds: scopes.iter().map(kind).collect(), risk }
+    }
+
+    fn of_kinds(request: &str, left: u32, scopes: &[&str], risk: u8) -> Right {
+        let mut right = right(request, left, 100);
+        right.kinds.grant(&asked(scopes, risk).kinds, risk);
+        right
+    }
+
+    #[test]
+    fn kinds_are_covered_all_or_not_at_all() {
+        let mut rights = Rights::default();
+        rights.add(of_kinds("one", 2, &["a"], 30), 0);
+        rights.add(of_kinds("two", 5, &["b"], 30), 0);
+        assert!(rights.take_kinds("s", &asked(&["a", "c"], 30), 1).is_none(), "c was not granted");
+        assert!(rights.take_kinds("s", &asked(&["a"], 40), 1).is_none(), "riskier than approved");
+        assert!(rights.take_kinds("other", &asked(&["a"], 30), 1).is_none());
+        assert!(rights.take_kinds("s", &asked(&[], 0), 1).is_none());
+        let used = rights.take_kinds("s", &asked(&["a", "b"], 30), 1).expect("covered");
+        let left: Vec<(&str, u32)> = used.iter().map(|r| (r.request_id.as_str(), r.left)).collect();
+        assert_eq!(left, [("one", 1), ("two", 4)]);
+        assert!(rights.take_kinds("s", &asked(&["a"], 39), 1).is_some());
+        assert!(rights.take_kinds("s", &asked(&["a"], 30), 1).is_none(), "used up");
+        assert_eq!(rights.revoke("two"), Some(("s".into(), 4)));
+        assert!(rights.take_kinds("s", &asked(&["b"], 30), 1).is_none(), "revoked");
+        rights.add(of_kinds("three", 5, &["b"], 30), 1);
+        assert!(rights.take_kinds("s", &asked(&["b"], 30), 100).is_none(), "expired");
     }
 
     #[test]

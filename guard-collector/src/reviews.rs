@@ -385,6 +385,11 @@ impl Reviews {
             return not_so(format!("{by} has approved request {id} already{of}; it takes somebody else too"));
         }
         let (scope, categories, max_execs) = bounds(wanted)?;
+        if scope == "kind" && open.request.kinds.is_empty() {
+            return Err(Status::invalid_argument(
+                "scope kind: the host offers none for this request; accepted are once, session and root",
+            ));
+        }
         let expires = expiry(wanted, now_ns, expires)?;
         let permit = permit(open, delegation)?;
         if let Some((_, first)) = open.decided.first()
@@ -442,7 +447,7 @@ impl Reviews {
 fn spelled(d: &ReviewDecision) -> String {
     match d.scope.as_str() {
         "root" => format!("scope root, {} execs of {}", d.max_execs, d.categories.join(", ")),
-        "session" => format!("scope session, {} execs", d.max_execs),
+        scope @ ("session" | "kind") => format!("scope {scope}, {} execs", d.max_execs),
         scope => format!("scope {scope}"),
     }
 }
@@ -486,13 +491,13 @@ fn bounds(wanted: &DecideRequest) -> Result<(String, Vec<String>, u32), Status> 
             refuse("a signed approval with scope once has max_execs 1".to_owned())
         }
         "once" => Ok(("once".to_owned(), vec![], 1)),
-        "session" => {
+        scope @ ("session" | "kind") => {
             if !(1..=EXECS_MAX).contains(&wanted.max_execs) || !wanted.categories.is_empty() {
                 return refuse(format!(
-                    "scope session: max_execs from 1 to {EXECS_MAX} and no categories are accepted"
+                    "scope {scope}: max_execs from 1 to {EXECS_MAX} and no categories are accepted"
                 ));
             }
-            Ok(("session".to_owned(), vec![], wanted.max_execs))
+            Ok((scope.to_owned(), vec![], wanted.max_execs))
         }
         "root" => {
             if !(1..=EXECS_MAX).contains(&wanted.max_execs) {
@@ -510,7 +515,7 @@ fn bounds(wanted: &DecideRequest) -> Result<(String, Vec<String>, u32), Status> 
             }
             Ok(("root".to_owned(), wanted.categories.clone(), wanted.max_execs))
         }
-        other => refuse(format!("scope {other:?}: accepted are once, session and root")),
+        other => refuse(format!("scope {other:?}: accepted are once, session, kind and root")),
     }
 }
 

@@ -28,6 +28,19 @@ pub(crate) struct Act {
     /// Other targets, as `kind:name`.
     pub(crate) named: Vec<String>,
     pub(crate) evidence: String,
+    /// What does it, and what exactly, as they were called.
+    pub(crate) does: Doer,
+}
+
+/// What does an act, as a grant of a kind may name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Doer {
+    /// A word of the command alone stands for the act.
+    Word,
+    /// A program that changes nothing but what its arguments name.
+    Named(String),
+    /// A program, and subcommand and flag.
+    Program(String, String),
 }
 
 /// Everything that a command does.
@@ -56,24 +69,19 @@ impl Act {
             hosts: Vec::new(),
             named: Vec::new(),
             evidence: evidence.to_owned(),
+            does: Doer::Program(evidence.to_owned(), String::new()),
         }
+    }
+
+    /// One that a word of the command alone stands for.
+    pub(crate) fn of_word(category: &str, word: &str) -> Self {
+        Self { does: Doer::Word, ..Self::new(category, word) }
     }
 
     /// Whether one of its targets fits a pattern.
     pub(crate) fn reaches(&self, globs: &[Glob]) -> bool {
         let any = |text: &[u8]| globs.iter().any(|g| g.matches(text));
         self.paths.iter().any(|t| any(&t.path)) || self.hosts.iter().chain(&self.named).any(|n| any(n.as_bytes()))
-    }
-
-    /// What a grant for this act would name besides its category, where that is not the evidence: the folder of the one
-    /// file that it reaches.
-    pub(crate) fn scope(&self) -> Option<String> {
-        let [target] = self.paths.as_slice() else { return None };
-        if !self.evidence.as_bytes().ends_with(&target.path) && !self.evidence.starts_with("redirection ") {
-            return None;
-        }
-        let at = target.path.iter().rposition(|b| *b == b'/')?;
-        Some(format!("{}/", String::from_utf8_lossy(target.path.get(..at)?)))
     }
 }
 
@@ -96,7 +104,7 @@ impl Acts {
             evidence = format!("{evidence} {}", invocation.subcommand);
         }
         let mut builder = Builder { places, out: Self { inner: invocation.inner.clone(), ..Self::default() } };
-        let mut base = Act::new(category, &evidence);
+        let mut base = Act { does: doer(invocation, ""), ..Act::new(category, &evidence) };
         builder.operands(invocation, kinds, &mut base);
         for used in invocation.used.iter().filter(|u| u.flag.group.is_none()) {
             builder.value(used, &mut base);
@@ -116,6 +124,14 @@ impl Acts {
         }
         Self { acts: vec![act], ..Self::default() }
     }
+}
+
+fn doer(invocation: &Invocation<'_>, flag: &str) -> Doer {
+    if invocation.node.names_all {
+        return Doer::Named(invocation.named.clone());
+    }
+    let more: Vec<&str> = [invocation.called.as_str(), flag].into_iter().filter(|word| !word.is_empty()).collect();
+    Doer::Program(invocation.named.clone(), more.join(" "))
 }
 
 fn fits(case: &Case, invocation: &Invocation<'_>) -> bool {
@@ -245,7 +261,7 @@ impl Builder<'_> {
             self.own(READ, &Word { text: file.to_vec(), known: word.known });
         } else if word.text.starts_with(b"http://") || word.text.starts_with(b"https://") {
             act.hosts.push(word.lossy());
-            self.out.acts.push(Act::new("net.fetch", &word.lossy()));
+            self.out.acts.push(Act::of_word("net.fetch", &word.lossy()));
         }
     }
 
@@ -257,7 +273,7 @@ impl Builder<'_> {
 
     fn own(&mut self, category: &str, word: &Word) {
         let target = self.target(word);
-        let mut act = Act::new(category, &word.lossy());
+        let mut act = Act::of_word(category, &word.lossy());
         act.paths.push(target);
         self.out.acts.push(act);
     }
@@ -273,7 +289,9 @@ impl Builder<'_> {
                 continue;
             }
             seen.push(key);
-            let mut act = Act::new(&group.act, &format!("{} {}", base.evidence, used.flag.name));
+            let does = doer(invocation, &used.flag.name);
+            let evidence = format!("{} {}", base.evidence, used.flag.name);
+            let mut act = Act { does, ..Act::new(&group.act, &evidence) };
             let same = |u: &&Used<'_>| u.flag.group == Some(index) && std::ptr::eq(u.node, used.node);
             for other in invocation.used.iter().filter(same) {
                 self.value(other, &mut act);

@@ -11,7 +11,7 @@ mod world;
 pub use prompts::{Cause, Prompts};
 pub use record::{Corpus, Odd, Record};
 pub use report::{Report, Row, Wrong};
-pub use world::Command;
+pub use world::{Command, Place};
 
 use crate::Policy;
 use crate::verdict::Verdict;
@@ -21,10 +21,10 @@ impl Record {
     /// one program where the record has an `argv`. The stricter counts.
     #[must_use]
     pub fn judge(&self, policy: &Policy) -> Verdict {
-        let said = Command::shell(&self.shell).judge(policy);
+        let said = Command::shell(&self.shell).at(&self.place).judge(policy);
         match &self.argv {
             Some(argv) => {
-                let own = Command::exec(policy, argv).judge(policy);
+                let own = Command::exec(policy, argv).at(&self.place).judge(policy);
                 if own.tier > said.tier { own } else { said }
             }
             None => said,

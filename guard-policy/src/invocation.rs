@@ -92,6 +92,11 @@ impl Word {
 // === impl Invocation ===
 
 impl<'p> Invocation<'p> {
+    /// Program and subcommand as they were called.
+    pub(crate) fn shown(&self) -> String {
+        if self.called.is_empty() { self.named.clone() } else { format!("{} {}", self.named, self.called) }
+    }
+
     /// Reads `words`, the first of which is `argv[0]`, of the program `name`.
     pub(crate) fn read(program: &'p Node, name: &[u8], words: &[Word]) -> Self {
         let out = Self {

@@ -1,7 +1,7 @@
 //! Judges one exec: every part of the command by every rule, and the strictest wins. Total and bounded; whatever is
 //! too long, too deep or not understood is for a person.
 
-use crate::act::{Act, Acts, Target, UNKNOWN};
+use crate::act::{Act, Acts, Doer, Target, UNKNOWN};
 use crate::facts::{Facts, Role, Stdin};
 use crate::glob::Glob;
 use crate::invocation::{Inner, Invocation, Known, Word};
@@ -10,7 +10,7 @@ use crate::paths::Places;
 use crate::raw::Runs;
 use crate::risk::{self, Part};
 use crate::verdict::{Findings, Tier, Verdict};
-use crate::{shell, wrappers};
+use crate::{kind, shell, wrappers};
 
 /// Risk where nothing better is known.
 const RISK_UNKNOWN: u8 = 50;
@@ -77,12 +77,13 @@ impl Judge<'_> {
         }
         for other in facts.files.iter().filter(|f| f.session_writable) {
             let path = String::from_utf8_lossy(other.path);
-            self.review(UNKNOWN, "builtin.session-writable", "the session can change this file", &path);
+            let text = "the session can change this file";
+            self.review_as(UNKNOWN, "builtin.session-writable", text, &path, &kind::of_file(other.path, &self.places));
         }
         for other in facts.files.iter().filter(|f| f.foreign) {
             let path = String::from_utf8_lossy(other.path);
             let text = "the file system can give other content than was judged";
-            self.review(UNKNOWN, "builtin.foreign-file-system", text, &path);
+            self.review_as(UNKNOWN, "builtin.foreign-file-system", text, &path, &kind::exact(&path));
         }
         let trusted = self.policy.in_trusted_dir(file.path) && !file.session_writable && !file.foreign;
         let identity = if trusted { Identity::Trusted } else { Identity::Untrusted };
@@ -118,11 +119,18 @@ impl Judge<'_> {
         let shown = String::from_utf8_lossy(path);
         if identity == Identity::Untrusted {
             let text = "the program is not from a trusted directory, or the session can write it";
-            self.review("code.run", "builtin.untrusted-program", text, &shown);
+            self.review_as("code.run", "builtin.untrusted-program", text, &shown, &kind::of_file(path, &self.places));
         }
         let policy = self.policy;
         let Some(node) = policy.program(name) else {
-            self.review(UNKNOWN, "builtin.unknown-program", "no rule knows this program", &shown);
+            let text = "no rule knows this program";
+            let own = identity == Identity::Untrusted && kind::is_own(path, &self.places);
+            let scope = if own {
+                kind::of_file(path, &self.places)
+            } else {
+                self.undescribed(&String::from_utf8_lossy(name), words)
+            };
+            self.review_as(UNKNOWN, "builtin.unknown-program", text, &shown, &scope);
             return self.unknown_program(words);
         };
         match node.runs {
@@ -137,23 +145,27 @@ impl Judge<'_> {
         let invocation = Invocation::read(node, name, words);
         for word in &invocation.unknown {
             let text = "no rule knows this flag or subcommand of the program";
-            self.review(&self.base_category(&invocation), "builtin.unknown-flag", text, word);
+            let category = self.base_category(&invocation);
+            let scope = match category.as_str() {
+                UNKNOWN => self.undescribed(&invocation.named, words),
+                known => kind::of_part(known, &format!("{} {word}", invocation.shown())),
+            };
+            self.review_as(&category, "builtin.unknown-flag", text, word, &scope);
         }
         if node.runs == Some(Runs::Interpreter) {
             self.interpreter(&invocation);
         }
         let acts = Acts::of(&invocation, &self.places);
         for word in &acts.surplus {
-            self.review(
-                &self.base_category(&invocation),
-                "builtin.surplus",
-                "the program takes no such argument",
-                word,
-            );
+            let text = "the program takes no such argument";
+            let category = self.base_category(&invocation);
+            let scope = kind::of_part(&category, &format!("{} {word}", invocation.shown()));
+            self.review_as(&category, "builtin.surplus", text, word, &scope);
         }
         for (text, why) in &acts.opaque {
             self.findings.part(Part::Unseen, why);
-            self.review("code.run", "builtin.opaque", why, text);
+            let scope = kind::of_part("code.run", text);
+            self.review_as("code.run", "builtin.opaque", why, text, &scope);
         }
         let values = invocation.used.iter().filter_map(|u| u.value.as_ref());
         for word in invocation.operands.iter().chain(values).filter(|w| w.known == Known::Dynamic) {
@@ -171,7 +183,9 @@ impl Judge<'_> {
 
     fn dynamic(&mut self, invocation: &Invocation<'_>, word: &Word) {
         let text = "the argument is only known when the command runs";
-        self.review(&self.base_category(invocation), "builtin.dynamic", text, &word.lossy());
+        let category = self.base_category(invocation);
+        let scope = kind::of_part(&category, &format!("{} {}", invocation.shown(), word.lossy()));
+        self.review_as(&category, "builtin.dynamic", text, &word.lossy(), &scope);
     }
 
     fn base_category(&self, invocation: &Invocation<'_>) -> String {
@@ -220,6 +234,17 @@ impl Judge<'_> {
         }
     }
 
+    /// The kind of a use that nobody described: the program, and all places that its words may name.
+    fn undescribed(&self, program: &str, words: &[Word]) -> String {
+        if !words.iter().all(Word::is_fixed) {
+            return String::new();
+        }
+        let acts = Acts::of_unknown(words, &self.places);
+        let does = Doer::Program(program.to_owned(), String::new());
+        let act = acts.acts.into_iter().next().map(|act| Act { does, ..act });
+        act.map(|act| act.kind(self.policy, &self.places)).unwrap_or_default()
+    }
+
     fn unknown_program(&mut self, words: &[Word]) {
         let acts = Acts::of_unknown(words, &self.places);
         for act in &acts.acts {
@@ -245,24 +270,26 @@ impl Judge<'_> {
             self.findings.always |= rule.always;
             let category = rule.category.as_deref().unwrap_or(&act.category);
             let risk = rule.risk.unwrap_or_else(|| policy.category_risk(category));
-            self.findings.add(rule.tier, category, risk, &rule.id, &rule.reason, &evidence);
+            let scope = if rule.tier == Tier::Review { act.kind(policy, &self.places) } else { String::new() };
+            self.findings.add_kind(rule.tier, category, risk, &rule.id, &rule.reason, &evidence, &scope);
         }
         if !ruled && act.category != UNKNOWN {
             let text = format!("no rule allows {}: it {}", act.category, policy.category_about(&act.category));
             let risk = policy.category_risk(&act.category);
-            let scope = act.scope();
-            self.findings.add_scoped(
+            self.findings.add_kind(
                 Tier::Review,
                 &act.category,
                 risk,
                 "builtin.no-rule",
                 &text,
                 &act.evidence,
-                scope.as_deref(),
+                &act.kind(policy, &self.places),
             );
         }
         if act.category == UNKNOWN && invocation.is_some() {
-            self.review(UNKNOWN, "builtin.unknown-use", "no rule knows this use of the program", &act.evidence);
+            let name = invocation.map(|i| i.named.clone()).unwrap_or_default();
+            let (text, scope) = ("no rule knows this use of the program", self.undescribed(&name, words));
+            self.review_as(UNKNOWN, "builtin.unknown-use", text, &act.evidence, &scope);
         }
     }
 
@@ -373,7 +400,12 @@ impl Judge<'_> {
     }
 
     pub(crate) fn review(&mut self, category: &str, rule_id: &str, text: &str, evidence: &str) {
-        self.findings.add(Tier::Review, category, RISK_UNKNOWN, rule_id, text, evidence);
+        self.review_as(category, rule_id, text, evidence, "");
+    }
+
+    /// The same, of a kind that a grant can name by `scope`.
+    pub(crate) fn review_as(&mut self, category: &str, rule_id: &str, text: &str, evidence: &str, scope: &str) {
+        self.findings.add_kind(Tier::Review, category, RISK_UNKNOWN, rule_id, text, evidence, scope);
     }
 }
 

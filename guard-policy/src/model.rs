@@ -83,6 +83,7 @@ pub(crate) struct Category {
     pub(crate) risk: u8,
     pub(crate) about: String,
     pub(crate) lasting: bool,
+    pub(crate) together: bool,
 }
 
 #[derive(Debug)]
@@ -118,6 +119,7 @@ pub(crate) struct Node {
     /// The program takes its own flags after a subcommand too.
     pub(crate) globals_anywhere: bool,
     /// No argument whatever makes the program do anything else (echo).
+    pub(crate) names_all: bool,
     pub(crate) dynamic: bool,
     pub(crate) runs: Option<Runs>,
     pub(crate) flags: Vec<Flag>,

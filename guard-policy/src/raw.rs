@@ -106,6 +106,9 @@ pub(crate) struct RawCategory {
     /// It cannot be taken back.
     #[serde(default)]
     pub(crate) lasting: bool,
+    /// A grant of a kind covers whatever the program does of this category, not one subcommand.
+    #[serde(default)]
+    pub(crate) together: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -158,6 +161,9 @@ pub(crate) struct RawNode {
     pub(crate) globals_anywhere: bool,
     #[serde(default)]
     pub(crate) dynamic: bool,
+    /// It changes nothing but what its arguments name: a grant of a kind names the places, not the program.
+    #[serde(default)]
+    pub(crate) names_all: bool,
     pub(crate) runs: Option<Runs>,
     /// Flags that make the program print its help or version and do nothing else, here and below.
     pub(crate) help: Option<Placed<String>>,

@@ -5,6 +5,7 @@
 //! itself (redirections, builtins, variables) must be understood here; what does not parse is for a person.
 
 mod builtins;
+mod heredoc;
 mod simple;
 mod walk;
 mod words;
@@ -17,6 +18,7 @@ use brush_parser::{Parser, ParserOptions};
 
 use crate::invocation::{Known, Word};
 use crate::judge::Judge;
+use crate::kind;
 use crate::model::LIMITS;
 use crate::verdict::Tier;
 
@@ -29,6 +31,8 @@ const VALUES_MAX: usize = 16;
 /// Variables that change how a shell finds or reads commands. The environment list of a policy adds others.
 const SHELL_VARIABLES: &[&str] =
     &["PATH", "IFS", "ENV", "BASH_ENV", "PS4", "PROMPT_COMMAND", "SHELLOPTS", "BASHOPTS", "CDPATH"];
+
+const UNREADABLE: &str = "the shell's text cannot be read as commands";
 
 /// One walk over shell text.
 struct Walk<'j, 'a> {
@@ -52,7 +56,7 @@ pub(crate) fn judge(judge: &mut Judge<'_>, text: &Word, depth: usize) {
     judge.parts_left -= 1;
     let program = match parse(source) {
         Ok(program) => program,
-        Err(why) => return judge.review("shell", "builtin.unparsed", why, source),
+        Err(why) => return judge.review_as("shell", "builtin.unparsed", why, source, &kind::exact(source)),
     };
     // The first walk only learns what variables may hold; a loop may use a value that is set further down.
     let kept = std::mem::take(&mut judge.findings);
@@ -84,12 +88,20 @@ fn parse(source: &str) -> Result<Program, &'static str> {
     if nesting(source) > LIMITS.shell_nesting {
         return Err("the shell's text is nested too deep to be judged");
     }
+    read(source, true)
+}
+
+/// `closes`: a here-document that only the end of the text ends is closed first.
+fn read(source: &str, closes: bool) -> Result<Program, &'static str> {
     // The parser is not ours: should it panic, the text counts as not understood.
     let parsed =
         catch_unwind(AssertUnwindSafe(|| Parser::new(source.as_bytes(), &ParserOptions::default()).parse_program()));
     match parsed {
         Ok(Ok(program)) => Ok(program),
-        Ok(Err(_)) | Err(_) => Err("the shell's text cannot be read as commands"),
+        Ok(Err(_)) | Err(_) if closes => {
+            heredoc::closed(source).and_then(|text| read(&text, false).ok()).ok_or(UNREADABLE)
+        }
+        Ok(Err(_)) | Err(_) => Err(UNREADABLE),
     }
 }
 

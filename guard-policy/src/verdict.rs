@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::risk::{self, Part, RiskPart};
 
 /// Longest evidence or target kept, in characters.
-const TEXT_MAX: usize = 256;
+pub(crate) const TEXT_MAX: usize = 256;
 /// Most reasons kept.
-const REASONS_MAX: usize = 32;
+pub(crate) const REASONS_MAX: usize = 32;
 /// Most targets kept.
 pub(crate) const TARGETS_MAX: usize = 64;
 
@@ -60,7 +60,7 @@ pub struct Reason {
     pub tier: Tier,
     /// Category of the part.
     pub category: String,
-    /// What a grant for just this would name: program and subcommand, the folder of a file, or the very text.
+    /// What a grant for more of this would name (see [`crate::Kind`]); empty: no grant does.
     pub scope: String,
 }
 
@@ -111,11 +111,11 @@ struct Finding {
 
 impl Findings {
     pub(crate) fn add(&mut self, tier: Tier, category: &str, risk: u8, rule_id: &str, text: &str, evidence: &str) {
-        self.add_scoped(tier, category, risk, rule_id, text, evidence, None);
+        self.add_kind(tier, category, risk, rule_id, text, evidence, "");
     }
 
     #[expect(clippy::too_many_arguments, reason = "one reason with everything that it says")]
-    pub(crate) fn add_scoped(
+    pub(crate) fn add_kind(
         &mut self,
         tier: Tier,
         category: &str,
@@ -123,7 +123,7 @@ impl Findings {
         rule_id: &str,
         text: &str,
         evidence: &str,
-        scope: Option<&str>,
+        scope: &str,
     ) {
         let reason = Reason {
             rule_id: rule_id.to_owned(),
@@ -131,7 +131,7 @@ impl Findings {
             evidence: shorten(evidence),
             tier,
             category: category.to_owned(),
-            scope: shorten(scope.unwrap_or(evidence)),
+            scope: scope.to_owned(),
         };
         if !self.categories.contains(category) {
             self.categories.insert(category.to_owned());

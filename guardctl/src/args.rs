@@ -527,6 +527,8 @@ pub enum Scope {
     Once,
     /// This exact command for the rest of the session, as often as named.
     Session,
+    /// Acts of the kinds that `review show` names, for the rest of the session, up to the band of its risk.
+    Kind,
     /// This exec and what it starts, within the categories and the count named.
     Root,
 }
@@ -545,7 +547,7 @@ pub struct ApproveArgs {
     /// With --scope root: a category that what it starts may have; may be given several times
     #[arg(long = "category", value_name = "ID")]
     pub categories: Vec<String>,
-    /// With --scope root or session: how many execs it covers
+    /// With --scope root, session or kind: how many execs it covers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_execs: Option<u32>,
     /// Refuse unless the request's digest is this one

@@ -15,7 +15,9 @@ use crate::time;
 mod json;
 mod line;
 
-pub use json::{delegation as delegation_json, facts as facts_json, text_value, verdict as verdict_json};
+pub use json::{
+    delegation as delegation_json, facts as facts_json, kinds as kinds_json, text_value, verdict as verdict_json,
+};
 pub use line::{Line, disposition_tone};
 
 /// The words for dispositions, as the command line takes them.

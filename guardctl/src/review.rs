@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::duration;
 use crate::exit::{CliError, Exit, Result};
 use crate::output::{Out, note};
-use crate::record::{command, disposition_tone, facts_json, verdict_json};
+use crate::record::{command, disposition_tone, facts_json, kinds_json, verdict_json};
 use crate::table::{Cell, Table, Tone, grow, left, right};
 use crate::text::escape_str;
 use crate::time;
@@ -38,6 +38,8 @@ use decide::{Choice, Sent, get};
 const WATCH: Duration = Duration::from_millis(500);
 /// Execs that an approval with `--scope root` or `session` covers when no number is given.
 const EXECS: u32 = 20;
+/// Execs of its kinds that an approval covers that names no number.
+pub const KIND_EXECS: u32 = 200;
 
 /// Runs a subcommand; without one the full screen, where there is a terminal for it.
 pub async fn run(command: Option<&ReviewCommand>, config: &Config, out: &Out) -> Result<()> {
@@ -192,7 +194,7 @@ async fn approve(client: &mut Client, config: &Config, args: &ApproveArgs, out: 
         return Err(CliError::new(Exit::Usage, "--category belongs to --scope root"));
     }
     if args.scope == Scope::Once && args.max_execs.is_some() {
-        return Err(CliError::new(Exit::Usage, "--max-execs belongs to --scope root and --scope session"));
+        return Err(CliError::new(Exit::Usage, "--max-execs belongs to --scope root, session and kind"));
     }
     let review = get(client, &args.id).await?;
     let request = review.request.clone().unwrap_or_default();
@@ -203,6 +205,10 @@ async fn approve(client: &mut Client, config: &Config, args: &ApproveArgs, out: 
         out.print(&shown)?
     }
     check_digest(args.digest.as_deref(), &request.digest)?;
+    if args.scope == Scope::Kind && request.kinds.is_empty() {
+        return Err(CliError::new(Exit::Usage, "--scope kind is not offered for this request")
+            .hint("it names no kind of act that can be told apart, or its risk is critical: use --scope session for the exact command"));
+    }
     let all = together(client, &review, args.identical).await?;
     confirm(&review, all.len(), args)?;
     let own = request.verdict.as_ref().map(|v| v.category.clone()).unwrap_or_default();
@@ -210,6 +216,7 @@ async fn approve(client: &mut Client, config: &Config, args: &ApproveArgs, out: 
     let (scope, max_execs) = match args.scope {
         Scope::Once => ("once", 1),
         Scope::Session => ("session", args.max_execs.unwrap_or(EXECS)),
+        Scope::Kind => ("kind", args.max_execs.unwrap_or(KIND_EXECS)),
         Scope::Root => ("root", args.max_execs.unwrap_or(EXECS)),
     };
     let choice = Choice { approve: true, reason: args.reason.clone(), scope: scope.to_owned(), categories, max_execs };
@@ -289,6 +296,7 @@ fn decided(sent: &Sent, out: &Out) -> Result<()> {
             format!(", with up to {} execs of {}", decision.max_execs, escape_str(&decision.categories.join(", ")))
         }
         "session" => format!(", this exact command up to {} times in this session", decision.max_execs),
+        "kind" => format!(", acts of its kinds up to {} times in this session", decision.max_execs),
         _ => String::new(),
     };
     let on_behalf = sent.on_behalf_of.as_ref().map(|name| format!(", for {}", escape_str(name))).unwrap_or_default();
@@ -370,6 +378,7 @@ fn review_json(review: &Review, now_ns: i64) -> Value {
         "escalated": time::rfc3339(review.escalated_unix_ns), "escalated_to": review.escalated_to,
         "escalates": time::rfc3339(review.escalates_unix_ns),
         "acting_for": review.acting_for.as_ref().map(|d| &d.from),
+        "kinds": kinds_json(&request), "kinds_max_risk": request.kinds_max_risk,
     })
 }
 

@@ -127,6 +127,8 @@ fn request(exec_id: u64, argv: &[&str], id: &str) -> ExecRequest {
         deadline_unix_ns: NOON + 300_000_000_000,
         hold_max_ns: 20_000_000_000,
         digest: vec![0xcd; 32],
+        kinds: vec![Kind { rule_id: "git-write".into(), category: "vcs.write".into(), scope: "git".into() }],
+        kinds_max_risk: 59,
         ..ExecRequest::default()
     }
 }

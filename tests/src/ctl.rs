@@ -1,11 +1,16 @@
 //! `guardctl` as the scenarios use it: JSON in, JSON out, as root (administrator) or bob (reviewer).
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::wait::{output, seconds, until, until_true};
+
+/// Between two looks at what waits.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// `guardctl` for a person; `root` is the administrator.
 pub fn command(person: &str, args: &[&str]) -> Command {
@@ -96,6 +101,25 @@ pub fn approve(request: &Value, more: &[&str]) -> Result<()> {
     let mut args = vec!["review", "approve", id, "--yes", "--confirm", last, "--reason", "a test"];
     args.extend(more);
     json("bob", &args).map(|_| ())
+}
+
+/// Does something while a person approves whatever is asked in a session: policy may ask, or may not.
+pub fn approving<T>(session: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let list = json("bob", &["review", "list", "--session", session]).unwrap_or_default();
+                for request in list["reviews"].as_array().into_iter().flatten().filter(|r| r["state"] == "pending") {
+                    let _ = approve(request, &["--scope", "root"]);
+                }
+                std::thread::sleep(PAUSE);
+            }
+        });
+        let done = work();
+        over.store(true, Ordering::Relaxed);
+        done
+    })
 }
 
 /// The log verifies.

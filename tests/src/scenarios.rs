@@ -132,6 +132,7 @@ scenarios! {
     review_denied_does_not_run in review, 60 s;
     review_timeout_denies in review, 120 s own;
     review_root_covers_descendants in review, 60 s;
+    review_kinds_cover_like_acts in review, 120 s;
     review_after_hold_max_is_a_one_use_right in review, 150 s own;
     runtimes_live_through_a_minute_of_review in review, 300 s own;
     flood_of_execs_harms_no_other_session in floods, 240 s;

@@ -34,7 +34,7 @@ impl Tools {
     }
 
     fn build(selection: &[&str], folder: &str) -> Result<Self> {
-        host::run(build::cargo().args(selection).args(["--quiet", "--bins", "--example", "log_load"]))?;
+        host::run(build::linting_cargo().args(selection).args(["--quiet", "--bins", "--example", "log_load"]))?;
         let built = host::target().join(folder);
         Ok(Self { collector: built.join("guard-collector"), load: built.join("examples/log_load") })
     }

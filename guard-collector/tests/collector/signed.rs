@@ -140,6 +140,9 @@ async fn only_what_a_reviewer_signed_is_taken_and_the_host_can_check_it() {
     // bob's signature in somebody else's hands.
     let stolen = refused(&mut vera, signed(plain.clone(), "bob", "bob")).await;
     assert!(stolen.message().contains("not one of admin's keys"), "{stolen}");
+    let kinds = DecideRequest { scope: "kind".into(), max_execs: 9, ..plain.clone() };
+    let none = refused(&mut bob, signed(kinds, "bob", "bob")).await;
+    assert!(none.message().contains("offers none for this request"), "{none}");
     let late = DecideRequest { expires_unix_ns: plain.expires_unix_ns + 3_600_000_000_000, ..plain.clone() };
     assert_eq!(refused(&mut bob, signed(late, "bob", "bob")).await.code(), Code::InvalidArgument);
     let other = DecideRequest { record_sha256: vec![1; 32], ..plain.clone() };

@@ -1,8 +1,11 @@
 //! Records as they stand in the files.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use super::world::Place;
 
 /// Longest line that is read.
 const LINE_MAX: usize = 1 << 20;
@@ -38,6 +41,15 @@ pub struct Record {
     /// Session of a trace.
     #[serde(default)]
     pub session: String,
+    /// Folder in which it ran.
+    #[serde(default)]
+    pub cwd: String,
+    /// Whoever recorded it left out its end.
+    #[serde(default)]
+    pub truncated: bool,
+    /// Where it is judged.
+    #[serde(skip)]
+    pub place: Place,
     /// File that it stood in.
     #[serde(skip)]
     pub file: String,
@@ -61,13 +73,16 @@ pub struct Corpus {
     pub odd: Vec<Odd>,
     /// Lines that describe sessions and hold no command.
     pub sessions: usize,
+    /// Folder in which a session began, where that is known.
+    begun: BTreeMap<String, String>,
 }
 
 /// What a session's description has, and a command has not.
 #[derive(Deserialize)]
 struct Session {
-    #[serde(rename = "session")]
-    _session: String,
+    session: String,
+    #[serde(default)]
+    start_cwd: String,
     #[serde(default)]
     shell: Option<serde_json::Value>,
     #[serde(default)]
@@ -101,6 +116,7 @@ impl Corpus {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             corpus.add(&name, &read(path).map_err(|e| format!("{}: {e}", path.display()))?);
         }
+        corpus.settle();
         if corpus.records.is_empty() {
             return Err(format!("{}: no commands in {} files", place.display(), files.len()));
         }
@@ -119,8 +135,34 @@ impl Corpus {
                     file.clone_into(&mut record.file);
                     self.records.push(record);
                 }
-                Ok(None) => self.sessions += 1,
+                Ok(None) => {
+                    self.sessions += 1;
+                    self.begins(line);
+                }
                 Err(why) => self.odd.push(Odd { place: format!("{file}:{number}"), why }),
+            }
+        }
+    }
+}
+
+impl Corpus {
+    fn begins(&mut self, line: &[u8]) {
+        if let Ok(session) = serde_json::from_slice::<Session>(line)
+            && session.start_cwd.starts_with('/')
+        {
+            self.begun.insert(session.session, session.start_cwd);
+        }
+    }
+
+    /// Sessions work where they began: where their description says, else where their first command ran.
+    fn settle(&mut self) {
+        for record in self.records.iter().filter(|r| r.cwd.starts_with('/') && !r.session.is_empty()) {
+            self.begun.entry(record.session.clone()).or_insert_with(|| record.cwd.clone());
+        }
+        for record in &mut self.records {
+            if let Some(begun) = self.begun.get(&record.session) {
+                let cwd = if record.cwd.starts_with('/') { &record.cwd } else { begun };
+                record.place = Place { workspace: begun.clone().into_bytes(), cwd: cwd.clone().into_bytes() };
             }
         }
     }

@@ -255,7 +255,10 @@ mod tests {
         let prompts = report.prompts_per_100.unwrap();
         // Three shells and four programs; three lines; one scope in each of two sessions.
         assert_eq!((prompts.tier1, prompts.by_root, prompts.session_scope), (175.0, 75.0, 50.0));
-        assert_eq!(prompts.causes.iter().map(|c| (c.scope.as_str(), c.count)).collect::<Vec<_>>(), [("touch", 2)]);
+        assert_eq!(
+            prompts.causes.iter().map(|c| (c.scope.as_str(), c.count)).collect::<Vec<_>>(),
+            [("the workspace or /tmp", 2)]
+        );
     }
 
     #[test]

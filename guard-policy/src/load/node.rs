@@ -67,6 +67,7 @@ fn build(at: At<'_>, raw: &RawNode, policy: &Policy, help_above: &[String], dept
         style: raw.style,
         appends: raw.appends,
         dynamic: raw.dynamic,
+        names_all: raw.names_all,
         globals_anywhere: raw.globals_anywhere,
         runs: raw.runs,
         flags: table.flags,

@@ -3,6 +3,7 @@
 use super::Walk;
 use crate::act::{Act, Target};
 use crate::invocation::{Known, Word};
+use crate::kind;
 
 /// Builtins that change nothing outside the shell, whatever their arguments.
 const PLAIN: &[&str] = &[
@@ -57,14 +58,22 @@ impl Walk<'_, '_> {
         let text = rest.iter().map(|w| w.text.as_slice()).collect::<Vec<_>>().join(b" ".as_slice());
         let known = rest.iter().map(|w| w.known).max().unwrap_or(Known::Fixed);
         let why = "eval runs text as commands";
-        self.judge.review("shell", "builtin.eval", why, &String::from_utf8_lossy(&text));
+        let shown = String::from_utf8_lossy(&text).into_owned();
+        let scope = if known == Known::Fixed { kind::exact(&shown) } else { String::new() };
+        self.judge.review_as("shell", "builtin.eval", why, &shown, &scope);
         self.separate(&text, known);
     }
 
     fn source(&mut self, rest: &[Word]) {
         let Some(file) = rest.first() else { return };
-        self.judge.review("shell", "builtin.source", "the shell runs commands from a file", &file.lossy());
-        let mut act = Act::new("fs.read", &file.lossy());
+        let scope = if file.is_fixed() {
+            kind::exact(&String::from_utf8_lossy(&self.judge.places.absolute(&file.text)))
+        } else {
+            String::new()
+        };
+        let why = "the shell runs commands from a file";
+        self.judge.review_as("shell", "builtin.source", why, &file.lossy(), &scope);
+        let mut act = Act::of_word("fs.read", &file.lossy());
         act.paths.push(Target { path: self.judge.places.absolute(&file.text), known: file.known });
         self.judge.act(&act, None, &[]);
     }

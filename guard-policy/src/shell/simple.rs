@@ -9,6 +9,7 @@ use super::Walk;
 use crate::act::{Act, Target};
 use crate::invocation::{Known, Word};
 use crate::judge::base_name;
+use crate::kind;
 use crate::raw::Runs;
 
 /// Places to which a shell may write without writing a file.
@@ -147,9 +148,9 @@ impl Walk<'_, '_> {
         }
         if !word.is_fixed() || word.text.iter().any(|b| matches!(b, b'*' | b'?' | b'[')) {
             let text = "the shell opens a file that is only known when it runs";
-            self.judge.review(category, "builtin.dynamic", text, &word.lossy());
+            self.judge.review_as(category, "builtin.dynamic", text, &word.lossy(), &kind::exact(&word.lossy()));
         }
-        let mut act = Act::new(category, &format!("redirection {}", word.lossy()));
+        let mut act = Act::of_word(category, &format!("redirection {}", word.lossy()));
         act.paths.push(Target { path, known: word.known });
         self.judge.act(&act, None, &[]);
     }

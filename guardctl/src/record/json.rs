@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{
     CanaryResult, CredentialAct, DecisionFinding, Delegation, EnvValue, Exec, ExecDecision, ExecFacts, ExecOutcome,
-    ExecRequest, ExecUnjudged, FileFact, GuardAct, Identity, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot,
+    ExecRequest, ExecUnjudged, FileFact, GuardAct, Identity, Kind, NodeStart, ProcessRef, ReviewDecision, RoleSnapshot,
     SessionEnd, SessionRenewed, SessionStart, Timing, Verdict,
 };
 use serde_json::{Value, json};
@@ -220,7 +220,14 @@ fn exec(b: &Exec) -> Value {
 fn exec_request(b: &ExecRequest) -> Value {
     json!({"identity": identity(&b.identity), "facts": b.facts.as_ref().map(facts),
         "verdict": b.verdict.as_ref().map(verdict), "request": b.request_id, "deadline": rfc3339(b.deadline_unix_ns),
-        "hold_max_ns": b.hold_max_ns, "digest": hex::encode(&b.digest), "timing": b.timing.as_ref().map(timing)})
+        "hold_max_ns": b.hold_max_ns, "digest": hex::encode(&b.digest), "timing": b.timing.as_ref().map(timing),
+        "kinds": kinds(b), "kinds_max_risk": b.kinds_max_risk})
+}
+
+/// What an approval with scope kind covers.
+pub fn kinds(b: &ExecRequest) -> Vec<Value> {
+    let kind = |k: &Kind| json!({"rule": k.rule_id, "category": k.category, "scope": k.scope});
+    b.kinds.iter().map(kind).collect()
 }
 
 /// Parts of a hold, each the time since the part before.

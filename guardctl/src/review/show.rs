@@ -29,6 +29,7 @@ fn sheet(review: &Review, now_ns: i64) -> Table {
     head(&mut sheet, review, &request, now_ns);
     facts(&mut sheet, &request.facts.clone().unwrap_or_default());
     verdict(&mut sheet, &request.verdict.clone().unwrap_or_default());
+    kinds(&mut sheet, &request);
     chain(&mut sheet, review, &request.identity.clone().unwrap_or_default());
     for (i, before) in review.before.iter().enumerate() {
         sheet.row(if i == 0 { "before *" } else { "" }, command(before));
@@ -147,6 +148,22 @@ fn verdict(sheet: &mut Sheet, verdict: &Verdict) {
     };
     sheet.row("anomalies", anomalies);
     sheet.row("undo", NOT_COVERED.to_owned());
+}
+
+/// What an approval with scope kind would cover.
+fn kinds(sheet: &mut Sheet, request: &ExecRequest) {
+    if request.kinds.is_empty() {
+        return sheet.row("kinds", "none: --scope kind is not offered".to_owned());
+    }
+    for (i, kind) in request.kinds.iter().enumerate() {
+        let by = match kind.rule_id.as_str() {
+            "builtin.no-rule" | "kind.own-code" => String::new(),
+            rule => format!(" [{}]", escape_str(rule)),
+        };
+        let text = format!("{}: {}{by}", escape_str(&kind.category), escape_str(&kind.scope));
+        sheet.row(if i == 0 { "kinds *" } else { "" }, text);
+    }
+    sheet.row("", format!("with --scope kind, up to risk {} for the rest of the session", request.kinds_max_risk));
 }
 
 fn chain(sheet: &mut Sheet, review: &Review, i: &Identity) {

@@ -225,10 +225,8 @@ fn never_more(agent: &mut Agent) -> Result<()> {
         .chain(guardctl(&wish(&["--categories", "fs.read"])))
         .collect();
     agent.tell(&json!({"run": confined}))?;
-    if let Ok(request) = ctl::pending(&agent.session.id) {
-        ctl::approve(&request, &["--scope", "root"])?;
-    }
-    let line = agent.session.line(&format!("{} ", agent.asked - 1), seconds(60))?;
+    let start = format!("{} ", agent.asked - 1);
+    let line = ctl::approving(&agent.session.id, || agent.session.line(&start, seconds(60)))?;
     let ended: Value = serde_json::from_str(&line)?;
     let said = ended["err"].as_str().unwrap_or_default();
     ensure(ended["code"] == 77 && said.contains("a filter of system calls"), format!("a confined caller: {ended}"))

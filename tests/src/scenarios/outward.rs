@@ -126,11 +126,7 @@ fn ways_out(who: &str, start: &Start<'_>) -> Result<(Ended, Vec<Value>)> {
     let (daemon, pid) = (guest::daemon()?, neighbour.id().to_string());
     let args = [who, &pid, &daemon.to_string()];
     let session = Session::attack(start, "outward.py", &args)?;
-    let id = session.id.clone();
-    // Policy lets nobody build unasked.
-    let approver = std::thread::spawn(move || ctl::pending(&id).and_then(|request| ctl::approve(&request, &[])));
     let ended = session.wait(seconds(80));
-    let _ = approver.join();
     let survived = neighbour.try_wait()?.is_none();
     let _ = neighbour.kill();
     let _ = neighbour.wait();
@@ -265,12 +261,7 @@ fn late(dir: &str, program: &str) -> Result<()> {
     go(&mut session)?;
     let id = session.id.clone();
     // Whatever policy says of it, a person can let it run; without a mark nobody would be asked.
-    let approver = std::thread::spawn(move || match ctl::pending(&id) {
-        Ok(request) => ctl::approve(&request, &[]),
-        Err(_) => Ok(()),
-    });
-    let ended = session.wait(seconds(50))?;
-    let _ = approver.join();
+    let ended = ctl::approving(&id, || session.wait(seconds(50)))?;
     ensure(ended.out.contains("then ran 0") && ended.out.contains("guest"), &ended)?;
     let records = ctl::records(&ended.id)?;
     ensure(!ctl::execs_of(&records, program).is_empty(), "the program on the late mount has no record")

@@ -1,12 +1,13 @@
 //! Reviews: a person lets an exec run, or does not, or does not answer.
 
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use crate::ctl;
 use crate::guest::{self, ensure};
-use crate::session::{ALICE, Session};
+use crate::session::{ALICE, Session, Start};
 use crate::wait::seconds;
 
 fn fresh(name: &str) -> Result<String> {
@@ -70,6 +71,45 @@ pub fn review_root_covers_descendants() -> Result<()> {
         ensure(record["body"]["disposition"] == "inherited", record)?;
     }
     Ok(())
+}
+
+/// An approval of kinds covers other acts of them in this session, and nothing else; revoked, it covers nothing.
+pub fn review_kinds_cover_like_acts() -> Result<()> {
+    let dir = guest::fresh_dir("review")?;
+    let lines = [
+        format!("mkdir {dir}/a"),
+        format!("touch {dir}/b"),
+        "mkdir /srv/elsewhere".to_owned(),
+        format!("rm {dir}/b"),
+        format!("mkdir {dir}/c"),
+    ];
+    // The last waits until the grant is revoked.
+    let [first, more @ .., last] = &lines;
+    let more: String = more.iter().map(|line| format!("{line}; echo $?; ")).collect();
+    let script = format!("{first}; echo $?; {more}read go; {last}; echo $?");
+    let start = Start { cwd: &dir, stdin: true, ..ALICE };
+    let mut session = Session::start(&start, &["/usr/bin/sh", "-c", &script])?;
+    let request = ctl::pending(&session.id)?;
+    ensure(request["kinds"][0]["category"] == "fs.write", &request["kinds"])?;
+    let id = request["request"].as_str().context("no id")?.to_owned();
+    ctl::approve(&request, &["--scope", "kind"])?;
+    for other in ["/srv/elsewhere", "rm"] {
+        let asked = ctl::pending(&session.id)?;
+        let argv = asked["facts"]["argv"].to_string();
+        ensure(argv.contains(other), format!("asked about {argv}"))?;
+        ctl::json("bob", &["review", "deny", asked["request"].as_str().context("no id")?, "--reason", "not this"])?;
+    }
+    ctl::json("bob", &["review", "revoke", &id])?;
+    writeln!(session.stdin().context("no standard input")?, "go")?;
+    let asked = ctl::pending(&session.id)?;
+    ctl::json("bob", &["review", "deny", asked["request"].as_str().context("no id")?])?;
+    let ended = session.wait(seconds(30))?;
+    ensure(Path::new(&format!("{dir}/b")).exists() && !Path::new(&format!("{dir}/c")).exists(), &ended)?;
+    let records = ctl::records(&ended.id)?;
+    let touch = ctl::execs_of(&records, "touch");
+    let body = touch.first().map(|r| &r["body"]).context("no record of touch")?;
+    let covered = body["disposition"] == "approved" && body["request"] == id.as_str() && body["reviewer"] == "bob";
+    ensure(covered && touch.len() == 1, body)
 }
 
 pub fn review_after_hold_max_is_a_one_use_right() -> Result<()> {

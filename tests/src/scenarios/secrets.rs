@@ -64,10 +64,8 @@ pub fn long_arguments_are_kept_whole_beside_the_log() -> Result<()> {
     // Else the host keeps a copy for a successor of the log.
     guest::restart_with_journal("keep_hours = 0")?;
     let session = Session::attack(&ALICE, "long_argv.py", &[])?;
-    if let Ok(request) = ctl::pending(&session.id) {
-        ctl::approve(&request, &[])?;
-    }
-    let ended = session.wait(seconds(50))?;
+    let id = session.id.clone();
+    let ended = ctl::approving(&id, || session.wait(seconds(50)))?;
     let records = ctl::records(&ended.id)?;
     let exec = ctl::execs_of(&records, "true");
     let facts = exec.first().map(|r| &r["body"]["facts"]).context("no record of the long exec")?;

@@ -79,12 +79,7 @@ pub fn long_argv_is_judged_and_recorded() -> Result<()> {
     let session = Session::attack(&ALICE, "long_argv.py", &[])?;
     let id = session.id.clone();
     // Whatever policy says of it, a person can let it run.
-    let approver = std::thread::spawn(move || match ctl::pending(&id) {
-        Ok(request) => ctl::approve(&request, &[]),
-        Err(_) => Ok(()),
-    });
-    let ended = session.wait(seconds(50))?;
-    let _ = approver.join();
+    let ended = ctl::approving(&id, || session.wait(seconds(50)))?;
     ensure(ended.out.contains("ran 0"), &ended)?;
     let records = ctl::records(&ended.id)?;
     let exec = ctl::execs_of(&records, "true");

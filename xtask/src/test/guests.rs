@@ -27,7 +27,7 @@ pub fn matching(filter: &str) -> Result<Vec<String>> {
 
 /// Beginnings of the names of scenarios that are about user space alone, or whose hooks another scenario already proves on each
 /// kernel: they need not run on every one.
-const ONCE: [&str; 44] = [
+const ONCE: [&str; 45] = [
     "bad_policy_",
     "bypass_file_changed_in_review",
     "exit_codes_",
@@ -41,7 +41,7 @@ const ONCE: [&str; 44] = [
     "p2_clean_stop_",
     "p2_credentials_",
     "p2_daemon_stopped",
-    "p2_deletions_far_",
+    "p2_deletions_",
     "p2_entry_ended_",
     "p2_expiry_without_",
     "p2_host_mounts_",
@@ -53,6 +53,7 @@ const ONCE: [&str; 44] = [
     "p2_requests_",
     "p2_root_does_",
     "p2_second_daemon_",
+    "p2_session_outlives_",
     "p2_supervisor_killed_",
     "p2_upgrade_",
     "p3_file_swap_by_rename",

@@ -27,7 +27,7 @@ pub fn run(filter: &str) -> Result<Tally> {
         apt::Suites::open(&[&suite])?.install(&suite, &["strace"])?;
     }
     host::say("test: unit and integration tests");
-    let mut cargo = build::cargo();
+    let mut cargo = build::linting_cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
     if !filter.is_empty() {
         cargo.arg(filter);

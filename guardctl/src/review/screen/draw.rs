@@ -11,11 +11,11 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::state::{Detail, Form, Mood, State};
+use super::state::{Detail, Form, Mood, Reach, State};
 use crate::duration;
 use crate::record::command;
 use crate::review::critical::{CRITICAL_RISK, id, is_critical, risk, words};
-use crate::review::{show, time_left};
+use crate::review::{KIND_EXECS, show, time_left};
 use crate::table::{Cell, Tone};
 use crate::text::escape_str;
 use crate::time;
@@ -200,10 +200,14 @@ fn form_lines(detail: &Detail, form: &Form, now_ns: i64, color: bool) -> Vec<Lin
     let tone = if form.approve { Tone::Warn } else { Tone::Bad };
     let strong = style(tone, color).add_modifier(Modifier::BOLD);
     let own = detail.review.request.as_ref().and_then(|r| r.verdict.as_ref()).map(|v| escape_str(&v.category));
-    let what = match (form.approve, form.root) {
+    let max_risk = detail.review.request.as_ref().map_or(0, |request| request.kinds_max_risk);
+    let what = match (form.approve, form.reach) {
         (false, _) => "DENY this request; the reason is told to the agent".to_owned(),
-        (true, false) => "APPROVE this exec only, once".to_owned(),
-        (true, true) => format!("APPROVE this exec and up to 20 that it starts, of {}", own.unwrap_or_default()),
+        (true, Reach::Once) => "APPROVE this exec only, once".to_owned(),
+        (true, Reach::Kind) => {
+            format!("APPROVE up to {KIND_EXECS} execs of its kinds in this session, up to risk {max_risk}")
+        }
+        (true, Reach::Root) => format!("APPROVE this exec and up to 20 that it starts, of {}", own.unwrap_or_default()),
     };
     let mut lines = vec![Line::styled(what, strong)];
     match &form.word {

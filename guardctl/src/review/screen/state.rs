@@ -8,6 +8,7 @@ use guard_proto::v1::Review;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyModifiers};
 
 use crate::exit::Result;
+use crate::review::KIND_EXECS;
 use crate::review::critical::{PAUSE_NS, confirms, id, is_critical, words};
 use crate::review::decide::Choice;
 use crate::text::{escape_str, is_hidden};
@@ -16,6 +17,17 @@ use crate::text::{escape_str, is_hidden};
 const REASON_MAX: usize = 400;
 /// Execs that an approval with scope root covers.
 const ROOT_EXECS: u32 = 20;
+
+/// How far an approval on the screen reaches; Tab goes on to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This exec.
+    Once,
+    /// Acts of its kinds for the rest of the session; only where the host offers it.
+    Kind,
+    /// What it starts too.
+    Root,
+}
 
 /// What has to be done outside.
 #[derive(Debug, PartialEq)]
@@ -57,8 +69,8 @@ pub enum Mood {
 pub struct Form {
     /// Approve, else deny.
     pub approve: bool,
-    /// It covers what the exec starts too.
-    pub root: bool,
+    /// How far the approval reaches.
+    pub reach: Reach,
     /// Why.
     pub reason: String,
     /// Of critical risk: the word so far, once the reason is given.
@@ -135,17 +147,22 @@ impl Detail {
 
     fn choice(&self, form: &Form) -> Choice {
         let own = self.review.request.as_ref().and_then(|r| r.verdict.as_ref()).map(|v| v.category.clone());
-        let root = form.approve && form.root;
-        Choice {
-            approve: form.approve,
-            reason: form.reason.clone(),
-            scope: if root { "root" } else { "once" }.to_owned(),
-            categories: if root { own.into_iter().collect() } else { Vec::new() },
-            max_execs: match (form.approve, root) {
-                (false, _) => 0,
-                (true, false) => 1,
-                (true, true) => ROOT_EXECS,
-            },
+        let (scope, categories, max_execs) = match (form.approve, form.reach) {
+            (false, _) => ("once", Vec::new(), 0),
+            (true, Reach::Once) => ("once", Vec::new(), 1),
+            (true, Reach::Kind) => ("kind", Vec::new(), KIND_EXECS),
+            (true, Reach::Root) => ("root", own.into_iter().collect(), ROOT_EXECS),
+        };
+        Choice { approve: form.approve, reason: form.reason.clone(), scope: scope.to_owned(), categories, max_execs }
+    }
+
+    /// The next reach, as Tab chooses it.
+    fn after(&self, reach: Reach) -> Reach {
+        let offers = self.review.request.as_ref().is_some_and(|request| !request.kinds.is_empty());
+        match reach {
+            Reach::Once if offers => Reach::Kind,
+            Reach::Once | Reach::Kind => Reach::Root,
+            Reach::Root => Reach::Once,
         }
     }
 }
@@ -335,7 +352,7 @@ impl State {
             None => {
                 // What is being answered stands above the answer.
                 detail.scroll(0);
-                detail.form = Some(Form { approve, root: false, reason: String::new(), word: None });
+                detail.form = Some(Form { approve, reach: Reach::Once, reason: String::new(), word: None });
                 self.notice = None;
             }
         }
@@ -344,6 +361,7 @@ impl State {
     fn form_key(&mut self, key: &KeyEvent, now_ns: i64) -> Action {
         let Some(detail) = &mut self.detail else { return Action::None };
         let critical = is_critical(&detail.review);
+        let next = detail.form.as_ref().map_or(Reach::Once, |form| detail.after(form.reach));
         let Some(form) = &mut detail.form else { return Action::None };
         let field = form.word.as_mut().unwrap_or(&mut form.reason);
         match key.code {
@@ -352,7 +370,7 @@ impl State {
             KeyCode::Backspace => {
                 field.pop();
             }
-            KeyCode::Tab if form.approve && form.word.is_none() => form.root = !form.root,
+            KeyCode::Tab if form.approve && form.word.is_none() => form.reach = next,
             KeyCode::Enter if form.approve && critical && form.word.is_none() => form.word = Some(String::new()),
             KeyCode::Enter => return self.send(now_ns),
             _ => {}

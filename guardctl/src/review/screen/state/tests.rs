@@ -172,6 +172,8 @@ fn a_decision_is_about_what_is_shown_whatever_comes_meanwhile() {
     screen.open(&ordinary());
     screen.press(KeyCode::Char('a'));
     screen.press(KeyCode::Tab);
+    assert!(screen.text().contains("APPROVE up to 200 execs of its kinds in this session, up to risk 59"));
+    screen.press(KeyCode::Tab);
     screen.state.news(News::List(Ok(vec![critical()])), screen.now);
     // An answer for another one changes nothing here.
     screen.state.news(News::Shown(id(&critical()).to_owned(), Ok(Box::new(critical()))), screen.now);
