@@ -19,7 +19,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::backoff::{self, Backoff, Like};
-use crate::ballot::{Agreed, Ballot, Question, Taken, Trust};
+use crate::ballot::{Agreed, Ballot, KIND, Question, Taken, Trust};
 use crate::config::Signed;
 use crate::deletes;
 use crate::facts::Facts;
@@ -31,7 +31,7 @@ use crate::node::Node;
 use crate::policies::InForce;
 use crate::requests;
 use crate::session::{RootApproval, Session, Stage};
-use crate::standing::{Asked, KIND, Right, Rights};
+use crate::standing::{Asked, Right, Rights};
 
 /// A right that came after the hold lasts at least this long.
 const RIGHT_MIN_NS: u64 = 60_000_000_000;

@@ -9,12 +9,12 @@ use guard_policy::roles::{Right, Roles, Subject};
 use guard_proto::v1::{Decision, Delegation, ExecRequest};
 use sha2::{Digest, Sha256};
 
-use crate::standing::KIND;
-
 /// Refused decisions of one request that get a record each; a collector may send any number.
 const REFUSED_MAX: usize = 8;
 /// How far apart the clocks of host and reviewer may be.
 const SKEW_NS: i64 = 600_000_000_000;
+/// The scope that covers kinds of acts.
+pub const KIND: &str = "kind";
 /// Most execs that one approval covers.
 pub const EXECS_MAX: u32 = 1000;
 const CATEGORIES_MAX: usize = 32;

@@ -8,11 +8,9 @@ use std::collections::BTreeSet;
 
 use guard_policy::{Granted, Kind};
 
-use crate::ballot::Agreed;
+use crate::ballot::{Agreed, KIND};
 use crate::session::{RootApproval, Session};
 
-/// The scope that covers kinds of acts.
-pub const KIND: &str = "kind";
 /// Most that are kept; beyond that an approval counts for the exec that is held, and no further.
 const RIGHTS_MAX: usize = 4096;
 

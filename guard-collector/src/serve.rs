@@ -13,7 +13,7 @@ use guard_proto::v1::control_service_server::ControlServiceServer;
 use guard_proto::v1::node_service_server::NodeServiceServer;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::service::interceptor::InterceptedService;
@@ -174,9 +174,11 @@ pub async fn serve(config: Config) -> Result<()> {
     let issuing = parts.issue(&config, &doors.certificate, doors.enrol)?;
     let incoming = tls::incoming(doors.listener, doors.mutual, parts.stopping.clone());
     let serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, stopped(parts.stopping.clone())));
+    // Whoever reads that it serves may stop it at once, and shall find it listening to that too.
+    let asked = Asked::listen()?;
     tracing::info!(%address, size = store.size(), origin = store.origin(), "collector serves");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    wait_for_signal().await?;
+    asked.to_stop().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.send_replace(true);
     drain(serving).await;
@@ -314,14 +316,26 @@ impl Parts {
     }
 }
 
-async fn wait_for_signal() -> Result<()> {
-    let listen = |kind| signal(kind).map_err(internal);
-    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => tracing::info!("stopping: SIGTERM"),
-        _ = int.recv() => tracing::info!("stopping: SIGINT"),
+/// The signals that stop it.
+struct Asked {
+    term: Signal,
+    int: Signal,
+}
+
+// === impl Asked ===
+
+impl Asked {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).map_err(internal);
+        Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn to_stop(mut self) {
+        tokio::select! {
+            _ = self.term.recv() => tracing::info!("stopping: SIGTERM"),
+            _ = self.int.recv() => tracing::info!("stopping: SIGINT"),
+        }
+    }
 }
 
 /// Writes the snapshot of admission, and removes write-ahead segments that are old.

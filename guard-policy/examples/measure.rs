@@ -150,10 +150,11 @@ fn text_report(report: &Report, times: &Times) {
     println!("changes allowed   {}", report.writes_allowed);
     if let Some(p) = &report.prompts_per_100 {
         println!(
-            "prompts_per_100   tier 1 alone {:.1}, once by root {:.1}, narrowest session scope {:.1} ({:.1} if writes below the workspace, {:.1}, could be undone); denied {:.1}; writes allowed {:.1}; {} commands",
+            "prompts_per_100   tier 1 alone {:.1}, once by root {:.1}, grants of kinds {:.1} (of lines that were recorded whole {:.1}; {:.1} if writes below the workspace, {:.1}, could be undone); denied {:.1}; writes allowed {:.1}; {} commands",
             p.tier1,
             p.by_root,
             p.session_scope,
+            p.session_scope_whole,
             p.with_undo,
             p.undoable_per_100,
             p.denied_per_100,

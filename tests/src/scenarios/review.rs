@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use crate::ctl;
 use crate::guest::{self, ensure};
 use crate::session::{ALICE, Session, Start};
-use crate::wait::seconds;
+use crate::wait::{seconds, until};
 
 fn fresh(name: &str) -> Result<String> {
     Ok(format!("{}/made", guest::fresh_dir(name)?))
@@ -73,6 +73,17 @@ pub fn review_root_covers_descendants() -> Result<()> {
     Ok(())
 }
 
+/// Denies the one request that waits, whose arguments must name this.
+fn deny(session: &str, name: &str) -> Result<()> {
+    let request = until("a request that nobody has answered", seconds(20), || {
+        let list = ctl::json("bob", &["review", "list", "--session", session])?;
+        let open = list["reviews"].as_array().into_iter().flatten().filter(|r| r["state"] == "pending");
+        Ok(open.last().filter(|r| r["facts"]["argv"].to_string().contains(name)).cloned())
+    })?;
+    let id = request["request"].as_str().context("no id")?;
+    ctl::json("bob", &["review", "deny", id, "--reason", "not this"]).map(|_| ())
+}
+
 /// An approval of kinds covers other acts of them in this session, and nothing else; revoked, it covers nothing.
 pub fn review_kinds_cover_like_acts() -> Result<()> {
     let dir = guest::fresh_dir("review")?;
@@ -93,16 +104,11 @@ pub fn review_kinds_cover_like_acts() -> Result<()> {
     ensure(request["kinds"][0]["category"] == "fs.write", &request["kinds"])?;
     let id = request["request"].as_str().context("no id")?.to_owned();
     ctl::approve(&request, &["--scope", "kind"])?;
-    for other in ["/srv/elsewhere", "rm"] {
-        let asked = ctl::pending(&session.id)?;
-        let argv = asked["facts"]["argv"].to_string();
-        ensure(argv.contains(other), format!("asked about {argv}"))?;
-        ctl::json("bob", &["review", "deny", asked["request"].as_str().context("no id")?, "--reason", "not this"])?;
-    }
+    deny(&session.id, "/srv/elsewhere")?;
+    deny(&session.id, "rm")?;
     ctl::json("bob", &["review", "revoke", &id])?;
     writeln!(session.stdin().context("no standard input")?, "go")?;
-    let asked = ctl::pending(&session.id)?;
-    ctl::json("bob", &["review", "deny", asked["request"].as_str().context("no id")?])?;
+    deny(&session.id, &format!("{dir}/c"))?;
     let ended = session.wait(seconds(30))?;
     ensure(Path::new(&format!("{dir}/b")).exists() && !Path::new(&format!("{dir}/c")).exists(), &ended)?;
     let records = ctl::records(&ended.id)?;

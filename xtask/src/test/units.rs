@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use super::Tally;
 use crate::{apt, build, host};
 
+/// Tests at a time.
+const THREADS: &str = "6";
 /// What libtest says of a test that another one starts as a process of its own: it runs, but not by itself.
 const HELPER: &str = "... ignored, runs as a child process of another test";
 
@@ -28,7 +30,8 @@ pub fn run(filter: &str) -> Result<Tally> {
     }
     host::say("test: unit and integration tests");
     let mut cargo = build::linting_cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast"]);
+    // Most of the collector's tests wait for clocks and other processes: with one for each processor they take three times as long.
+    cargo.args(["test", "--workspace", "--no-fail-fast"]).env("RUST_TEST_THREADS", THREADS);
     if !filter.is_empty() {
         cargo.arg(filter);
     }
