@@ -56,6 +56,8 @@ struct Pending {
     category: String,
     /// Of all its parts.
     categories: Vec<String>,
+    /// Without what newness adds.
+    risk: u32,
     /// What an approval with scope kind covers; `None`: that is not offered.
     asked: Option<Asked>,
     opened_boot_ns: u64,
@@ -205,6 +207,7 @@ impl Approvals {
             root: waiter.judged.root,
             category: waiter.judged.verdict.category.clone(),
             categories: waiter.judged.verdict.categories.clone(),
+            risk: waiter.judged.standing_risk(),
             asked: waiter.judged.asked.clone(),
             opened_boot_ns: now,
             shown_unix_ns: opened_unix_ns,
@@ -286,6 +289,7 @@ impl Approvals {
             root,
             category: verdict.category.clone(),
             categories: verdict.categories.clone(),
+            risk: verdict.risk,
             asked: None,
             opened_boot_ns: now,
             shown_unix_ns: opened_unix_ns,
@@ -731,6 +735,8 @@ fn root_approval(agreed: &Agreed, id: &str, pending: &Pending) -> Option<RootApp
         request_id: id.to_owned(),
         reviewer: agreed.names(),
         categories,
+        // Of critical risk: what was shown, and no more.
+        max_risk: pending.risk.max(u32::from(band(u8::try_from(pending.risk).unwrap_or(u8::MAX)))),
         left: match agreed.max_execs {
             0 => ROOT_EXECS,
             _ if agreed.scope == KIND => ROOT_EXECS,

@@ -282,6 +282,24 @@ pub fn open_as(pid: u32, path: &[u8]) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Whether an absolute path leads where it says for a task: no symbolic link on the way, as far as the way exists. What another task
+/// makes of it afterwards is not seen.
+pub fn is_straight(pid: u32, path: &[u8]) -> bool {
+    let Ok(root) = File::open(format!("/proc/{pid}/root")) else { return false };
+    let flags = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let mut way = Path::new(std::ffi::OsStr::from_bytes(path));
+    loop {
+        match rustix::fs::openat2(&root, way, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), flags) {
+            Ok(_) => return true,
+            Err(rustix::io::Errno::NOENT) => match way.parent() {
+                Some(parent) => way = parent,
+                None => return false,
+            },
+            Err(_) => return false,
+        }
+    }
+}
+
 /// Whether the host means the same file by this name.
 pub fn is_hosts(kernel: &Kernel, path: &[u8], stamp: &FileStamp) -> bool {
     let Ok(file) = open_as(std::process::id(), path) else { return false };

@@ -12,6 +12,7 @@ use guard_proto::v1::{Disposition, Exec, Reason, SessionMessage, Shadow, Timing,
 
 use crate::deletes;
 use crate::facts::{Facts, ForRecord};
+use crate::files;
 use crate::hold::{self, Opening};
 use crate::kernel::fanotify::Held;
 use crate::kernel::time;
@@ -52,6 +53,11 @@ impl Judged {
     /// As far as the record of the facts says it.
     pub fn for_record(&self) -> ForRecord<'_> {
         ForRecord { entry: self.entry, root: self.root, env_notable: &self.env_notable, blob: &self.blob }
+    }
+
+    /// The risk without what newness adds: that passes.
+    pub fn standing_risk(&self) -> u32 {
+        self.verdict.risk.saturating_sub(self.verdict.novelty)
     }
 
     /// Whether it runs whatever the verdict. That its agent is observed now is not enough: the session must have begun so.
@@ -139,8 +145,11 @@ fn consult(node: &Node, session: &Session, facts: &Facts) -> Judged {
     let masked = |text: String| secrets::mask_repeated(&text, &facts.argv, &facts.shown.secrets);
     let reason =
         |r: guard_policy::Reason| Reason { rule_id: r.rule_id, text: masked(r.text), evidence: masked(r.evidence) };
-    let asked =
-        said.kinds().filter(|kinds| writable(kinds, facts)).map(|kinds| Asked { kinds, risk: said.standing_risk() });
+    let asked = said.kinds().filter(|kinds| writable(kinds, facts)).map(|kinds| Asked {
+        kinds,
+        places: said.places.clone(),
+        risk: said.standing_risk(),
+    });
     let mut judged = Judged {
         verdict: Verdict {
             tier: tier.into(),
@@ -230,12 +239,14 @@ fn cover(node: &Node, session: &Session, facts: &Facts, judged: &Judged) -> Opti
     }
     let root = facts.attempt.root;
     let inherited = (root != 0 && judged.root == root)
-        .then(|| session.inherit(root, &judged.verdict.category, newest_writable(facts)))
+        .then(|| session.inherit(root, (&judged.verdict.category, judged.standing_risk()), newest_writable(facts)))
         .flatten();
     if let Some(approval) = inherited {
         return Some(Cover::Root(root, approval));
     }
-    let asked = judged.asked.as_ref()?;
+    // Kinds are told by the text of paths. A link would lead the command elsewhere.
+    let straight = |asked: &&Asked| asked.places.iter().all(|path| files::is_straight(facts.attempt.tid, path));
+    let asked = judged.asked.as_ref().filter(straight)?;
     node.approvals.use_kinds(&session.identity.session_id, asked).map(Cover::Kinds)
 }
 

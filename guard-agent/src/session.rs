@@ -103,6 +103,8 @@ pub struct RootApproval {
     pub reviewer: String,
     /// Categories that are covered.
     pub categories: Vec<String>,
+    /// Highest risk that is covered, without what newness adds.
+    pub max_risk: u32,
     /// Execs left.
     pub left: u32,
     /// Until when (boot time).
@@ -441,12 +443,18 @@ impl Session {
         roots.values().any(|approval| approval.request_id == request_id).then(|| ended(&mut roots))
     }
 
-    /// Uses one exec of a root's approval, if it covers this category and `fresh_file` says no.
-    pub fn inherit(&self, root: u64, category: &str, newest_writable_unix_ns: i64) -> Option<RootApproval> {
+    /// Uses one exec of a root's approval, if it covers this category and risk and no file was written since it was shown.
+    pub fn inherit(
+        &self,
+        root: u64,
+        (category, risk): (&str, u32),
+        newest_writable_unix_ns: i64,
+    ) -> Option<RootApproval> {
         let mut roots = lock(&self.roots);
         let approval = roots.get_mut(&root)?;
         let covered = approval.left > 0
             && time::boot_ns() < approval.until_boot_ns
+            && risk <= approval.max_risk
             && approval.categories.iter().any(|c| c == category)
             && newest_writable_unix_ns < approval.shown_unix_ns;
         if !covered {

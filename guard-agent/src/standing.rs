@@ -42,6 +42,8 @@ pub struct Right {
 pub struct Asked {
     /// Never empty.
     pub kinds: BTreeSet<Kind>,
+    /// Paths by which they are told.
+    pub places: Vec<Vec<u8>>,
     /// Without what newness adds.
     pub risk: u8,
 }
@@ -150,7 +152,7 @@ mod tests {
 
     fn asked(scopes: &[&str], risk: u8) -> Asked {
         let kind = |scope: &&str| Kind { rule_id: "r".into(), category: "c".into(), scope: (*scope).into() };
-        Asked { kinds: scopes.iter().map(kind).collect(), risk }
+        Asked { kinds: scopes.iter().map(kind).collect(), places: Vec::new(), risk }
     }
 
     fn of_kinds(request: &str, left: u32, scopes: &[&str], risk: u8) -> Right {

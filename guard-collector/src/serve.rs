@@ -178,7 +178,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let asked = Asked::listen()?;
     tracing::info!(%address, size = store.size(), origin = store.origin(), "collector serves");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    asked.to_stop().await;
+    asked.received().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.send_replace(true);
     drain(serving).await;
@@ -330,7 +330,7 @@ impl Asked {
         Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? })
     }
 
-    async fn to_stop(mut self) {
+    async fn received(mut self) {
         tokio::select! {
             _ = self.term.recv() => tracing::info!("stopping: SIGTERM"),
             _ = self.int.recv() => tracing::info!("stopping: SIGINT"),

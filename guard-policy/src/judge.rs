@@ -235,14 +235,20 @@ impl Judge<'_> {
     }
 
     /// The kind of a use that nobody described: the program, and all places that its words may name.
-    fn undescribed(&self, program: &str, words: &[Word]) -> String {
+    fn undescribed(&mut self, program: &str, words: &[Word]) -> String {
         if !words.iter().all(Word::is_fixed) {
             return String::new();
         }
         let acts = Acts::of_unknown(words, &self.places);
         let does = Doer::Program(program.to_owned(), String::new());
         let act = acts.acts.into_iter().next().map(|act| Act { does, ..act });
-        act.map(|act| act.kind(self.policy, &self.places)).unwrap_or_default()
+        act.map(|act| self.kind(&act)).unwrap_or_default()
+    }
+
+    /// The kind of an act, and the places by which it is told.
+    fn kind(&mut self, act: &Act) -> String {
+        act.paths.iter().filter(|t| t.known == Known::Fixed).for_each(|t| self.findings.place(&t.path));
+        act.kind(self.policy, &self.places)
     }
 
     fn unknown_program(&mut self, words: &[Word]) {
@@ -270,21 +276,14 @@ impl Judge<'_> {
             self.findings.always |= rule.always;
             let category = rule.category.as_deref().unwrap_or(&act.category);
             let risk = rule.risk.unwrap_or_else(|| policy.category_risk(category));
-            let scope = if rule.tier == Tier::Review { act.kind(policy, &self.places) } else { String::new() };
+            let scope = if rule.tier == Tier::Review { self.kind(act) } else { String::new() };
             self.findings.add_kind(rule.tier, category, risk, &rule.id, &rule.reason, &evidence, &scope);
         }
         if !ruled && act.category != UNKNOWN {
             let text = format!("no rule allows {}: it {}", act.category, policy.category_about(&act.category));
             let risk = policy.category_risk(&act.category);
-            self.findings.add_kind(
-                Tier::Review,
-                &act.category,
-                risk,
-                "builtin.no-rule",
-                &text,
-                &act.evidence,
-                &act.kind(policy, &self.places),
-            );
+            let scope = self.kind(act);
+            self.findings.add_kind(Tier::Review, &act.category, risk, "builtin.no-rule", &text, &act.evidence, &scope);
         }
         if act.category == UNKNOWN && invocation.is_some() {
             let name = invocation.map(|i| i.named.clone()).unwrap_or_default();

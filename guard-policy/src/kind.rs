@@ -2,6 +2,7 @@
 //!
 //! A kind is the rule that asks, the category, and what does it and where, each as text. It must not leave out anything that
 //! decides what an act reaches: a grant covers a command only if every one of its reasons to ask is of a kind that was granted.
+//! Places are told by the text of paths alone: whoever covers a command by a grant has to look at [`Verdict::places`] for symbolic links.
 //! Fails closed: a reason that names no kind, text that cannot be told from other text, and critical risk are offered to nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,6 +121,7 @@ impl Verdict {
         // Where reasons may have been left out, so may have kinds.
         if self.tier != Tier::Review
             || self.takes_commands
+            || self.places_lost
             || self.standing_risk() >= CRITICAL
             || self.reasons.len() >= REASONS_MAX
         {
@@ -287,6 +289,7 @@ mod tests {
     #[test]
     fn a_grant_covers_the_same_act_in_the_same_place_alone() {
         let touch = said(&["touch", "a"]);
+        assert_eq!(touch.places, [b"/home/dev/work/a"]);
         assert!(covers(&touch, &said(&["mkdir", "sub/dir"])), "written in the workspace, whatever the program");
         for other in [
             &["touch", "/srv/data/a"][..],
@@ -359,6 +362,9 @@ mod tests {
         ] {
             assert_eq!(none.kinds(), None, "{:?}", none.reasons);
         }
+        let many: Vec<String> = (0..300).map(|i| i.to_string()).collect();
+        let many: Vec<&str> = std::iter::once("touch").chain(many.iter().map(String::as_str)).collect();
+        assert_eq!(said(&many).kinds(), None, "more places than are looked at");
         let long = |end: &str| exact(&format!("{}{end}", "x".repeat(TEXT_MAX)));
         assert!(long("a") != long("b") && long("a").len() < 2 * TEXT_MAX);
         assert_ne!(one("a b"), ["a", "b"].map(one).join(" "));

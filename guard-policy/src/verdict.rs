@@ -8,6 +8,8 @@ use crate::risk::{self, Part, RiskPart};
 pub(crate) const TEXT_MAX: usize = 256;
 /// Most reasons kept.
 pub(crate) const REASONS_MAX: usize = 32;
+/// Most places kept; with more no grant of kinds is offered.
+const PLACES_MAX: usize = 256;
 /// Most targets kept.
 pub(crate) const TARGETS_MAX: usize = 64;
 
@@ -85,6 +87,11 @@ pub struct Verdict {
     pub env_notable: Vec<String>,
     /// A shell or interpreter that takes commands from standard input or a terminal: a root of its own.
     pub takes_commands: bool,
+    /// Paths by which kinds of acts are told, as text: whoever covers them by a grant has to look whether a symbolic link leads
+    /// elsewhere. Absolute, bounded.
+    pub places: Vec<Vec<u8>>,
+    /// There were more: no grant of kinds is offered.
+    pub places_lost: bool,
     /// Denied by what holds also where verdicts are only observed, whether or not a reason says so: those are bounded.
     pub always: bool,
 }
@@ -96,6 +103,8 @@ pub(crate) struct Findings {
     /// Whatever becomes of the findings: roles look at each of these.
     categories: BTreeSet<String>,
     targets: Vec<String>,
+    places: BTreeSet<Vec<u8>>,
+    places_lost: bool,
     parts: BTreeMap<Part, (u8, String)>,
     pub(crate) takes_commands: bool,
     pub(crate) always: bool,
@@ -159,6 +168,14 @@ impl Findings {
         }
     }
 
+    pub(crate) fn place(&mut self, path: &[u8]) {
+        if self.places.len() < PLACES_MAX {
+            self.places.insert(path.to_vec());
+        } else {
+            self.places_lost |= !self.places.contains(path);
+        }
+    }
+
     /// Adds to the risk; of one kind, the highest counts once.
     pub(crate) fn part_of(&mut self, part: Part, points: u8, why: &str) {
         let entry = self.parts.entry(part).or_default();
@@ -209,6 +226,8 @@ impl Findings {
             targets: self.targets,
             env_notable,
             takes_commands: self.takes_commands,
+            places: self.places.into_iter().collect(),
+            places_lost: self.places_lost,
             always: self.always,
         }
     }

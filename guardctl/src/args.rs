@@ -491,7 +491,7 @@ pub enum ReviewCommand {
     Delegations,
     /// End a delegation before its time
     Undelegate(UndelegateArgs),
-    /// Check the signatures of a session's approvals with a role file at hand; needs no trust in collector or host
+    /// Check the signatures of approvals with a role file at hand; needs no trust in collector or host
     Verify(VerifyDecisionsArgs),
     /// Show how each reviewer decides: how many, how often yes, how fast
     Stats(StatsArgs),
@@ -581,11 +581,18 @@ pub struct DenyArgs {
 /// Arguments of `review verify`.
 #[derive(Debug, Args)]
 pub struct VerifyDecisionsArgs {
-    /// Session id
-    pub session: String,
+    /// Session id; without it, with --dir, every session
+    #[arg(required_unless_present = "dir")]
+    pub session: Option<String>,
     /// The role file with the reviewers' keys
     #[arg(long, value_name = "FILE")]
     pub roles: PathBuf,
+    /// Read a copied or exported log, which is verified first, and ask no collector
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// With --dir: verifier key [default: as `log verify`]
+    #[arg(long, value_name = "KEY", requires = "dir")]
+    pub vkey: Option<String>,
 }
 
 /// Arguments of `review stats`.

@@ -8,6 +8,7 @@ use guard_proto::v1::record_body::Body;
 use guard_proto::v1::{Disposition, ExecFacts, LogEntry, RecordBody, Tier};
 use prost::Message;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::exit::{CliError, Exit, Result};
 use crate::time;
@@ -41,6 +42,8 @@ pub struct Entry {
     pub kind: u16,
     /// The parsed body; `None` for a kind or form that this version does not know.
     pub body: Option<Body>,
+    /// SHA-256 of the body as it was recorded, of a request for review: what reviewers sign.
+    pub shown: Option<[u8; 32]>,
     body_len: usize,
 }
 
@@ -51,6 +54,8 @@ impl Entry {
         let record = Record::parse(entry.record)
             .map_err(|e| CliError::new(Exit::Internal, format_args!("leaf {leaf} holds no record: {e}")))?;
         let header = record.header();
+        let body = RecordBody::decode(record.body()).ok().and_then(|b| b.body);
+        let digest = || Sha256::digest(record.body()).into();
         Ok(Entry {
             leaf,
             host: header.host.to_string(),
@@ -58,7 +63,8 @@ impl Entry {
             wall_ns: header.wall_unix_ns,
             session: if header.session.is_none() { String::new() } else { header.session.to_string() },
             kind: header.kind.0,
-            body: RecordBody::decode(record.body()).ok().and_then(|b| b.body),
+            shown: matches!(body, Some(Body::ExecRequest(_))).then(digest),
+            body,
             body_len: record.body().len(),
         })
     }
@@ -67,7 +73,7 @@ impl Entry {
     #[cfg(test)]
     pub fn for_test(leaf: u64, wall_ns: i64, session: &str, kind: u16, body: Option<Body>) -> Entry {
         let (host, session) = ("01".repeat(16), session.to_owned());
-        Entry { leaf, host, seq: leaf, wall_ns, session, kind, body, body_len: 12 }
+        Entry { leaf, host, seq: leaf, wall_ns, session, kind, body, shown: None, body_len: 12 }
     }
 
     /// The documented JSON form.

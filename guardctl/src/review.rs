@@ -43,6 +43,9 @@ pub const KIND_EXECS: u32 = 200;
 
 /// Runs a subcommand; without one the full screen, where there is a terminal for it.
 pub async fn run(command: Option<&ReviewCommand>, config: &Config, out: &Out) -> Result<()> {
+    if let Some(ReviewCommand::Verify(args)) = command {
+        return verify::run(args, config, out).await;
+    }
     let mut client = client::connect(config).await?;
     let Some(command) = command else {
         return match screen::fits(out) {
@@ -62,7 +65,7 @@ pub async fn run(command: Option<&ReviewCommand>, config: &Config, out: &Out) ->
         ReviewCommand::Delegate(args) => delegate::begin(&mut client, config, args, out).await,
         ReviewCommand::Delegations => delegate::list(&mut client, out).await,
         ReviewCommand::Undelegate(args) => delegate::end(&mut client, args, out).await,
-        ReviewCommand::Verify(args) => verify::run(&mut client, args, out).await,
+        ReviewCommand::Verify(args) => verify::run(args, config, out).await,
         ReviewCommand::Stats(args) => stats::run(&mut client, args, out).await,
         ReviewCommand::Revoke(args) => revoke(&mut client, args, out).await,
     }

@@ -9,10 +9,15 @@ use collector::{Collector, PUBLIC, VKEY};
 use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
 use guard_log::signer::KeyFile;
 use guard_log::store::{Store, StoreOptions};
+use guard_policy::decision::{DelegationStatement, ReviewSigner, Statement};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{AdmitFinding, Exec, ExecFacts, FileFact, RecordBody, SessionStart, Tier, Verdict};
+use guard_proto::v1::{
+    AdmitFinding, Delegation, Disposition, Exec, ExecDecision, ExecFacts, ExecRequest, FileFact, RecordBody,
+    ReviewDecision, SessionStart, Tier, Verdict,
+};
 use prost::Message;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 #[path = "collector/collector.rs"]
 mod collector;
@@ -299,4 +304,108 @@ fn recorded_execs_are_judged_again_by_another_policy() {
     fs::write(&path, bytes).expect("written");
     let refused = log.guardctl(&[&["policy", "diff", &old, &new][..], &offline].concat());
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{refused:?}");
+}
+
+const REQUEST: &str = "01KG9F6R00ABCDEFGHJKMNPQRS";
+
+/// Reviewers whose keys the role file names.
+fn reviewers(bob: &ReviewSigner, carol: &ReviewSigner) -> String {
+    let key = |name: &str, signer: &ReviewSigner| format!("{name}: [{{key: '{}'}}]", signer.public().text());
+    format!(
+        "version: 1\nroles: {{r: {{review: {{categories: ['*'], max_risk: 100}}}}, none: {{query: true}}}}\n\
+         people: {{carol: [r], bob: [none]}}\nkeys: {{{}, {}}}\napprovals: {{delegate: {{max_hours: 24}}}}\n",
+        key("bob", bob),
+        key("carol", carol)
+    )
+}
+
+/// bob, who has the right from carol alone, approves what was shown.
+fn approved(shown: &[u8], bob: &ReviewSigner, carol: &ReviewSigner) -> ReviewDecision {
+    let made = DelegationStatement {
+        id: "01KG9F6Q00ABCDEFGHJKMNPQRS",
+        from: "carol",
+        to: "bob",
+        categories: &["vcs.*".to_owned()],
+        max_risk: 60,
+        made_unix_ns: 0,
+        until_unix_ns: 3_600_000_000_000,
+        reason: "on leave",
+    };
+    let delegation = Delegation {
+        id: made.id.into(),
+        from: made.from.into(),
+        to: made.to.into(),
+        categories: made.categories.to_vec(),
+        max_risk: made.max_risk,
+        made_unix_ns: made.made_unix_ns,
+        until_unix_ns: made.until_unix_ns,
+        reason: made.reason.into(),
+        signature: carol.delegate(&made).to_vec(),
+    };
+    let record_sha256 = Sha256::digest(shown).to_vec();
+    let statement = Statement {
+        request_id: REQUEST,
+        digest: &[1; 32],
+        record_sha256: &record_sha256,
+        approve: true,
+        scope: "kind",
+        categories: &[],
+        max_execs: 9,
+        expires_unix_ns: 0,
+        reason: "",
+        reviewer: "bob",
+        decided_unix_ns: 0,
+        delegation_id: made.id,
+    };
+    ReviewDecision {
+        request_id: REQUEST.into(),
+        digest: vec![1; 32],
+        reviewer: "bob".into(),
+        approve: true,
+        scope: "kind".into(),
+        max_execs: 9,
+        signature: bob.sign(&statement).to_vec(),
+        record_sha256,
+        delegation: Some(delegation),
+        ..ReviewDecision::default()
+    }
+}
+
+#[test]
+fn decisions_of_a_copied_log_are_verified_with_a_role_file_alone() {
+    let mut log = Logged::new();
+    let (bob, carol) = (ReviewSigner::from_seed(&[5; 32]), ReviewSigner::from_seed(&[6; 32]));
+    let body = |body| RecordBody { body: Some(body) }.encode_to_vec();
+    let request = ExecRequest { request_id: REQUEST.into(), digest: vec![1; 32], ..ExecRequest::default() };
+    let shown = body(Body::ExecRequest(request));
+    let decision = body(Body::ReviewDecision(approved(&shown, &bob, &carol)));
+    let host = ExecDecision {
+        request_id: REQUEST.into(),
+        disposition: Disposition::Approved.into(),
+        decision_leaves: vec![1],
+        ..ExecDecision::default()
+    };
+    let decided = Chain(9, 0, [0; 32]).next(Kind::REVIEW_DECISION, &decision);
+    let asked = log.host.next(Kind::EXEC_REQUEST, &shown);
+    let ran = log.host.next(Kind::EXEC_DECISION, &body(Body::ExecDecision(host)));
+    log.append(vec![asked, decided, ran]);
+    let (to, roles) = (log.collector.file("export"), log.collector.file("roles.yaml"));
+    let (folder, file) = (to.to_str().expect("UTF-8"), roles.to_str().expect("UTF-8"));
+    log.json(&["export", folder], 0);
+    let verify = |more: &[&str], code: i32| {
+        let arguments = [&["-o", "json", "review", "verify", "--roles", file, "--dir", folder], more].concat();
+        let output = log.guardctl(&arguments);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
+    };
+    fs::write(&roles, reviewers(&bob, &carol)).expect("written");
+    let found = verify(&[], 0);
+    let holds: Vec<_> = found["decisions"].as_array().expect("decisions").iter().map(|d| &d["holds"]).collect();
+    assert_eq!((&found["ok"], holds), (&true.into(), vec![&Value::from(true); 2]), "{found}");
+    assert_eq!(verify(&["01KG9F6Q00ABCDEFGHJKMNPQRT"], 0)["decisions"], serde_json::json!([]), "another session");
+    // A delegation that carol's key did not sign carries nothing, and so does what the host made of it.
+    fs::write(&roles, reviewers(&bob, &ReviewSigner::from_seed(&[7; 32]))).expect("written");
+    let found = verify(&[], 1);
+    assert!(found["decisions"][0]["why"].as_str().is_some_and(|why| why.contains("carol")), "{found}");
+    assert_eq!(found["decisions"][1]["holds"], false);
 }

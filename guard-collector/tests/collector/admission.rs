@@ -12,7 +12,7 @@ fn finding(what: &str, expected: u64, got: u64) -> (String, u64, u64) {
     (what.to_owned(), expected, got)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_are_logged_once_and_in_order() {
     let mut world = World::new();
     let (node, mut host) = (world.node("node-box").await, Host::new());
@@ -34,7 +34,7 @@ async fn records_are_logged_once_and_in_order() {
     assert_eq!(report.findings.len(), 0, "{:?}", report.findings);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn gaps_and_broken_chains_are_said_in_the_log() {
     let mut world = World::new();
     let (node, mut host) = (world.node("node-box").await, Host::new());
@@ -69,7 +69,7 @@ impl Header8 {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fork_is_refused_until_a_new_epoch() {
     let world = World::new();
     let (node, mut host) = (world.node("node-box").await, Host::new());
@@ -91,7 +91,7 @@ async fn a_fork_is_refused_until_a_new_epoch() {
     assert_eq!(world.findings().await.last(), Some(&finding("new_epoch", 0, 0)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_went_back_is_said() {
     let world = World::new();
     let (node, mut host) = (world.node("node-box").await, Host::new());
@@ -104,7 +104,7 @@ async fn a_clock_that_went_back_is_said() {
     assert_eq!(world.findings().await, [finding("bound", 0, 0), finding("clock_regress", 1, 1)]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_speaks_for_its_own_host_only() {
     let world = World::new();
     let (node, other, mut host) = (world.node("node-box").await, world.node("box2").await, Host::new());
@@ -125,7 +125,7 @@ async fn a_node_speaks_for_its_own_host_only() {
     assert_eq!(world.findings().await, [finding("bound", 0, 0)]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_record_or_too_much_is_refused() {
     let world = World::new();
     let (node, host) = (world.node("node-box").await, Host::new());
@@ -150,7 +150,7 @@ async fn what_is_no_record_or_too_much_is_refused() {
     assert_eq!(ship.ack().await.expect_err("refused").code(), Code::InvalidArgument);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_sends_too_much_is_slowed_down_told_and_loses_nothing() {
     let mut world = World::stopped();
     world.edit_config("records_per_second = 100000", "records_per_second = 100");

@@ -195,7 +195,7 @@ fn gap(host: &mut Host, n: usize) {
     host.append(guard_log::record::SessionId::NONE, Body::Gap(gap));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_denied_exec_is_told_signed_and_a_flood_of_it_is_folded() {
     let (mut world, receiver) = prepared("min_risk = 50");
     world.start();
@@ -249,7 +249,7 @@ async fn a_denied_exec_is_told_signed_and_a_flood_of_it_is_folded() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_failures_and_kills_each_leaf_is_told_in_order_with_one_id() {
     let (mut world, receiver) = prepared("");
     receiver.manner(|m| m.answers = [500, 503, 204, 204, 429, 204, 500].into());
@@ -289,7 +289,7 @@ async fn through_failures_and_kills_each_leaf_is_told_in_order_with_one_id() {
     assert!((0..40).all(|n| firsts.contains(&(2 + 2 * n))), "{firsts:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_gone_is_told_no_more_until_a_hup_and_then_with_the_new_secret() {
     let (mut world, receiver) = prepared("failing_after_seconds = 1");
     receiver.manner(|m| m.answers = [410].into());
@@ -315,7 +315,7 @@ async fn one_that_is_gone_is_told_no_more_until_a_hup_and_then_with_the_new_secr
     assert_eq!(found.iter().map(|f| f.0.as_str()).collect::<Vec<_>>(), ["disabled"], "{found:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_fails_for_long_is_a_record_and_redirects_lead_nowhere() {
     let (mut world, receiver) = prepared("failing_after_seconds = 1");
     let elsewhere = Receiver::new(&world);
@@ -337,7 +337,7 @@ async fn a_receiver_that_fails_for_long_is_a_record_and_redirects_lead_nowhere()
     assert!(found[0].1.contains("30"), "{found:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_receiver_slows_nobody_but_itself() {
     let (mut world, receiver) = prepared("");
     receiver.manner(|m| m.delay = Duration::from_secs(60));
@@ -391,7 +391,7 @@ fn a_test_message_says_what_came_back() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("0644"), "{output:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_nobody_decides_wakes_the_second_group() {
     let (mut world, receiver) = prepared("kinds = [\"review.escalated\"]");
     let roles = "version: 1\nroles: {lead: {review: {categories: ['*'], max_risk: 100}, query: true}}\n\

@@ -51,7 +51,7 @@ async fn query(client: &mut ControlClient, request: QueryRequest) -> Vec<u64> {
     leaves
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_counts_each_exec_once_by_how_it_ended() {
     let world = World::new();
     let mut host = Host::new();
@@ -76,7 +76,7 @@ async fn a_session_counts_each_exec_once_by_how_it_ended() {
     assert!(vera.list_sessions(open).await.expect("list").into_inner().sessions.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_come_in_pages_newest_first() {
     let world = World::new();
     let mut host = Host::new();
@@ -104,7 +104,7 @@ async fn sessions_come_in_pages_newest_first() {
     assert!(vera.list_sessions(nobody).await.expect("list").into_inner().sessions.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queries_find_exactly_what_was_asked() {
     let world = World::new();
     let mut host = Host::new();
@@ -137,7 +137,7 @@ async fn queries_find_exactly_what_was_asked() {
     assert!(query(&mut vera, future).await.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_tail_follows_what_becomes_durable() {
     let world = World::new();
     let (mut host, node) = (Host::new(), world.node("node-box").await);
@@ -156,7 +156,7 @@ async fn the_tail_follows_what_becomes_durable() {
     assert_eq!(only.message().await.expect("entry").expect("goes on").record, host.records[603].bytes().to_vec());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_not_there_in_time_says_so() {
     let world = World::new();
     let mut vera = world.control("vera").await;
@@ -168,7 +168,7 @@ async fn an_answer_that_is_not_there_in_time_says_so() {
     assert_eq!(vera.list_sessions(early).await.expect_err("early").code(), Code::DeadlineExceeded);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_public_log_is_readable_and_nothing_else() {
     let world = World::new();
     let (mut host, mut vera) = (Host::new(), world.control("vera").await);
@@ -223,7 +223,7 @@ async fn everything(world: &World, host: &Host) -> Vec<Vec<u8>> {
     found
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_made_anew_gives_the_same_answers() {
     let mut world = World::new();
     let mut host = Host::new();
@@ -262,7 +262,7 @@ async fn an_index_made_anew_gives_the_same_answers() {
     assert_eq!(everything(&world, &host).await, live, "made anew instead of a damaged file");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_ahead_of_the_log_is_not_believed() {
     let (mut world, mut other) = (World::new(), World::new());
     let (mut host, mut more) = (Host::new(), Host::new());

@@ -24,7 +24,7 @@ fn host(blob: &[u8]) -> Host {
     host
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_comes_with_its_record_and_is_erased_only_on_the_record() {
     let mut world = World::new();
     let (node, content) = (world.node("node-box").await, blob());
@@ -55,7 +55,7 @@ async fn a_blob_comes_with_its_record_and_is_erased_only_on_the_record() {
     assert!(world.audit().is_ok(), "{:?}", world.audit().findings);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blob_that_no_record_names_is_refused() {
     let world = World::new();
     let (node, content) = (world.node("node-box").await, blob());

@@ -23,7 +23,7 @@ async fn answered(world: &World, tls: ClientTlsConfig) -> bool {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anonymous_and_strange_clients_are_refused() {
     let world = World::new();
     assert!(!answered(&world, ca(&world)).await, "no certificate");
@@ -41,7 +41,7 @@ fn code<T>(result: Result<T, Status>) -> Code {
     result.err().expect("refused").code()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_role_gets_its_own_calls_only() {
     let world = World::new();
     let mut vera = world.control("vera").await;

@@ -17,7 +17,7 @@ async fn assert_whole(world: &World, host: &Host) {
     assert_eq!(logged, host.records);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_append_and_acknowledgement_nothing_is_lost_or_doubled() {
     let mut world = World::new();
     let mut host = Host::new();
@@ -52,7 +52,7 @@ fn moment(limit: u64) -> Duration {
     Duration::from_millis(u64::from(ulid::Ulid::generate().to_bytes()[15]) * limit / 256)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_again_and_again_while_shipping_the_log_stays_whole() {
     let mut world = World::new();
     let (mut host, mut acked, mut partly, mut starts) = (Host::new(), 0, 0, 1);
@@ -108,7 +108,7 @@ async fn killed_again_and_again_while_shipping_the_log_stays_whole() {
     assert_eq!((of_host.first_seq, of_host.next_seq), (0, host.records.len() as u64));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_takes_nothing_is_unavailable_and_never_acknowledged() {
     let mut world = World::new();
     let mut host = Host::new();
@@ -136,7 +136,7 @@ async fn a_disk_that_takes_nothing_is_unavailable_and_never_acknowledged() {
     assert!(world.audit().is_ok());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_collector_on_the_same_log_does_not_start() {
     let world = World::new();
     let second = crate::world::command(&["serve", "--config", world.config().to_str().expect("UTF-8")]);

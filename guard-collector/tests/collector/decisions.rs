@@ -47,7 +47,7 @@ async fn listen(world: &World, host: &Host) -> Streaming<Decision> {
     world.node("node-box").await.decisions(request).await.expect("stream").into_inner()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_approval_is_logged_and_reaches_the_host() {
     let mut world = World::new();
     let (mut host, digest) = asked(&world, 60).await;
@@ -98,7 +98,7 @@ async fn an_approval_is_logged_and_reaches_the_host() {
     assert_eq!(refused(&mut bob, approve(&digest)).await, Code::FailedPrecondition);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_fit_the_request_is_no_decision() {
     let world = World::new();
     let (host, digest) = asked(&world, 60).await;
@@ -126,7 +126,7 @@ async fn what_does_not_fit_the_request_is_no_decision() {
     assert_eq!(world.records().await.len(), host.records.len() + 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_decisions_one_counts() {
     let world = World::new();
     let (_, digest) = asked(&world, 60).await;
@@ -143,7 +143,7 @@ async fn of_two_decisions_one_counts() {
     assert_eq!(decisions, 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_the_deadline_nobody_decides() {
     let world = World::new();
     let (mut host, digest) = asked(&world, -1).await;
@@ -161,7 +161,7 @@ async fn after_the_deadline_nobody_decides() {
     assert_eq!(refused(&mut bob, approve(&digest)).await, Code::FailedPrecondition);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_root_approval_carries_its_bounds() {
     let world = World::new();
     let (host, digest) = asked(&world, 60).await;
@@ -174,7 +174,7 @@ async fn a_root_approval_carries_its_bounds() {
     assert_eq!((decision.scope.as_str(), decision.max_execs, decision.categories), ("root", 7, categories));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_host_cannot_close_a_request() {
     let world = World::new();
     let (host, _) = asked(&world, 60).await;

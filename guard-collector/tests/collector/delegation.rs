@@ -68,7 +68,7 @@ async fn standing(client: &mut ControlClient) -> Vec<DelegationState> {
     client.list_delegations(ListDelegationsRequest {}).await.expect("list").into_inner().delegations
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_delegated_to_sees_and_decides_and_the_host_checks_the_whole_chain() {
     let file = roles();
     let (mut world, host, mut ballot) = asked(Some(&file)).await;
@@ -125,7 +125,7 @@ async fn who_was_delegated_to_sees_and_decides_and_the_host_checks_the_whole_cha
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_delegates_what_is_not_theirs_or_in_anothers_name() {
     let (world, _host, _) = asked(Some(&roles())).await;
     let (mut bob, mut admin) = (world.control("bob").await, world.control("admin").await);
@@ -159,7 +159,7 @@ async fn nobody_delegates_what_is_not_theirs_or_in_anothers_name() {
 }
 
 /// alice started the session: neither she with somebody's right, nor somebody with hers.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_initiator_decides_nothing_through_a_delegate() {
     let file = roles();
     let (world, host, mut ballot) = asked(Some(&file)).await;
@@ -193,7 +193,7 @@ async fn an_initiator_decides_nothing_through_a_delegate() {
     drop(host);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delegation_that_was_ended_decides_nothing() {
     let (world, _host, _) = asked(Some(&roles())).await;
     let (mut bob, mut admin) = (world.control("bob").await, world.control("admin").await);
@@ -211,7 +211,7 @@ async fn a_delegation_that_was_ended_decides_nothing() {
     assert!(bob.get_review(GetReviewRequest { request_id: REQUEST.into() }).await.is_err(), "nor is anything shown");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ends_of_a_delegation_are_on_record() {
     let (world, _host, _) = asked(Some(
         &roles()
@@ -236,7 +236,7 @@ async fn both_ends_of_a_delegation_are_on_record() {
     assert_eq!((said[1].ended_by.as_str(), said[1].reason.as_str()), ("admin", "back"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_signed_decisions_there_is_nothing_to_delegate() {
     let (world, _host, _) = asked(None).await;
     let status = delegate(&mut world.control("bob").await, delegation("bob", "admin")).await.expect_err("no keys");

@@ -77,7 +77,7 @@ async fn escalations(world: &World) -> Vec<RequestEscalated> {
     found
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_second_group_is_asked_in_time_and_its_approval_counts_at_the_host() {
     let mut world = world();
     world.start();
@@ -107,7 +107,7 @@ async fn the_second_group_is_asked_in_time_and_its_approval_counts_at_the_host()
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_killed_escalates_once_and_forgets_nothing() {
     let mut world = world();
     world.start();
@@ -126,7 +126,7 @@ async fn a_collector_that_is_killed_escalates_once_and_forgets_nothing() {
     assert_eq!(escalations(&world).await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_decided_or_over_is_not_escalated() {
     let mut world = world();
     world.start();
@@ -146,7 +146,7 @@ async fn what_is_decided_or_over_is_not_escalated() {
 }
 
 /// The collector's clock and the host's differ: what is late by one clock is still escalated by how long it has waited.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_whose_clock_is_ahead_is_escalated_by_the_time_that_passes() {
     let mut world = world();
     world.start();

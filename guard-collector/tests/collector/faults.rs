@@ -139,7 +139,7 @@ async fn all(faults: &[Fault]) -> Vec<(Fault, Outcome)> {
     outcomes
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_ahead_that_fails_is_never_acknowledged() {
     let on_segment = |error, when| Fault { file: SEGMENT, ..fault("write", error, when) };
     let faults = [
@@ -159,7 +159,7 @@ async fn a_write_ahead_that_fails_is_never_acknowledged() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publication_that_fails_costs_no_record() {
     let faults = [
         fault("fsync", "EIO", "1"),
@@ -185,7 +185,7 @@ async fn a_publication_that_fails_costs_no_record() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_that_fails_costs_no_record() {
     let faults = [fault("pwrite64", "EIO", "1"), fault("pwrite64", "ENOSPC", "9"), fault("pwrite64", "EIO", "1+")];
     for (fault, outcome) in all(&faults).await {

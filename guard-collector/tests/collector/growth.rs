@@ -37,7 +37,7 @@ async fn proved(world: &World, head: &Checkpoint, key: &Verifier) {
     assert_eq!(beyond.code(), tonic::Code::OutOfRange, "{beyond}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_new_checkpoint_comes_with_its_proof_also_to_a_host_that_comes_again() {
     let mut world = World::new();
     let (node, mut host) = (world.node("node-box").await, Host::new());

@@ -123,7 +123,7 @@ fn refused(reply: Reply) -> EnrolRefused {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_brings_a_certificate_that_is_recorded_and_revoked_like_others() {
     let key = IssuerKey::new("k1");
     let issuer = Issuer::new(&key);
@@ -185,7 +185,7 @@ async fn a_login_brings_a_certificate_that_is_recorded_and_revoked_like_others()
     later.control(&world, &done.certificate).await.who_am_i(WhoAmIRequest {}).await.expect("again");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_that_are_not_good_bring_nothing() {
     let (key, other) = (IssuerKey::new("k1"), IssuerKey::new("k1"));
     let issuer = Issuer::new(&key);
@@ -262,7 +262,7 @@ async fn tokens_that_are_not_good_bring_nothing() {
     person.done(&world).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_counts_once_and_for_one_key() {
     let key = IssuerKey::new("k1");
     let issuer = Issuer::new(&key);
@@ -276,7 +276,7 @@ async fn a_token_counts_once_and_for_one_key() {
     assert_eq!(issued(&world).await.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_the_issuer_change_and_strange_sets_are_bounded() {
     let (old, new) = (IssuerKey::new("k1"), IssuerKey::new("k2"));
     let issuer = Issuer::new(&old);
@@ -313,7 +313,7 @@ async fn keys_of_the_issuer_change_and_strange_sets_are_bounded() {
     assert!(matches!(log_in(&new).await, Reply::Done(_)));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_issuer_nobody_logs_in_and_all_else_goes_on() {
     let key = IssuerKey::new("k1");
     let issuer = Issuer::new(&key);
@@ -345,7 +345,7 @@ async fn without_its_issuer_nobody_logs_in_and_all_else_goes_on() {
     person.done(&world).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_login_is_refused_before_the_issuer_is_asked() {
     let key = IssuerKey::new("k1");
     let issuer = Issuer::new(&key);

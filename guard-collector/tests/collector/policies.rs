@@ -31,7 +31,7 @@ async fn next(stream: &mut tonic::Streaming<PolicyBundle>) -> PolicyBundle {
     next.expect("no error").expect("not ended")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bundle_needs_the_admin_key_and_reaches_the_hosts_that_are_behind() {
     let mut world = World::new();
     let admin = KeyFile::read(&world.path("c/admin.skey")).expect("admin key");

@@ -31,7 +31,7 @@ fn decide(n: usize, digest: &[u8], approve: bool) -> DecideRequest {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_killed_with_a_thousand_pending_has_them_all_again() {
     let mut world = World::new();
     let mut host = Host::new();
@@ -69,7 +69,7 @@ async fn a_collector_that_is_killed_with_a_thousand_pending_has_them_all_again()
     assert_eq!(came, wanted);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_looping_agent_fills_its_own_hosts_queue_alone() {
     let world = World::new();
     let mut loops = Host::new();
@@ -101,7 +101,7 @@ async fn a_looping_agent_fills_its_own_hosts_queue_alone() {
 }
 
 /// A host whose clock is ten minutes off: what cannot be decided is denied by its own deadline, and is said why.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_that_differ_by_ten_minutes_approve_nothing_by_accident() {
     let world = World::new();
     let ask = async |name: &str, number: usize, skew: i64| {

@@ -61,7 +61,7 @@ async fn first_leaf(world: &World) -> Retention {
     panic!("nothing was pruned")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_pruned_is_answered_in_words_and_the_rest_as_before() {
     let mut world = World::stopped();
     let host = old(&mut world).await;
@@ -106,7 +106,7 @@ async fn what_was_pruned_is_answered_in_words_and_the_rest_as_before() {
     assert_eq!(first_leaf(&world).await.first_leaf, kept.first_leaf);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_goes_before_a_webhook_was_told_of_it_is_recorded_first() {
     let mut world = World::stopped();
     let secret = world.path("c/secret");
@@ -133,7 +133,7 @@ async fn what_goes_before_a_webhook_was_told_of_it_is_recorded_first() {
     assert!(finding.next_leaf < kept.first_leaf && finding.detail.contains("retention"), "{finding:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_while_it_prunes_the_next_start_completes_it() {
     let mut world = World::stopped();
     let mut host = old(&mut world).await;

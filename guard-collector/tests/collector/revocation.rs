@@ -48,7 +48,7 @@ async fn revocations(world: &World) -> Vec<CertificateRevoked> {
     world.records().await.iter().filter_map(of).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_node_is_cut_and_refused_also_after_a_restart() {
     let mut world = World::enrolling(3600);
     enrol(&world, "box7").await;
@@ -101,7 +101,7 @@ async fn a_revoked_node_is_cut_and_refused_also_after_a_restart() {
     assert!(revoked.by.contains("uid "), "{}", revoked.by);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn people_are_cut_by_an_admin_and_by_serial() {
     let mut world = World::enrolling(3600);
     world.client("carl", "viewer");

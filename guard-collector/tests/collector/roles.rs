@@ -77,7 +77,7 @@ fn about(right: &str, category: &str, risk: u32) -> CanIRequest {
     CanIRequest { right: right.into(), category: category.into(), risk, ..CanIRequest::default() }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reviewer_decides_what_category_and_risk_of_the_role_cover() {
     let (world, _host, digest) = asked(ROLES, 60).await;
     let mut bob = world.control("bob").await;
@@ -90,7 +90,7 @@ async fn a_reviewer_decides_what_category_and_risk_of_the_role_cover() {
     bob.decide(approve(&digest, &["vcs.write"])).await.expect("decided");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_risk_above_the_role_is_neither_shown_nor_decided() {
     let (world, _host, digest) = asked(ROLES, 61).await;
     let mut bob = world.control("bob").await;
@@ -106,7 +106,7 @@ async fn a_risk_above_the_role_is_neither_shown_nor_decided() {
     world.control("admin").await.decide(approve(&digest, &[])).await.expect("decided");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_part_of_a_request_must_be_covered() {
     let (world, mut host, _) = asked(ROLES, 10).await;
     let id = "01KG9F6R00ABCDEFGHJKMNPQRT";
@@ -117,7 +117,7 @@ async fn every_part_of_a_request_must_be_covered() {
     assert!(why.starts_with("bob may not review fs.delete at risk 10"), "{why}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_that_was_lost_after_showing_decides_nothing() {
     let (world, _host, digest) = asked(ROLES, 10).await;
     let mut bob = world.control("bob").await;
@@ -131,7 +131,7 @@ async fn a_role_that_was_lost_after_showing_decides_nothing() {
     bob.decide(approve(&digest, &[])).await.expect("decided");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reading_needs_query_and_erasing_needs_administer() {
     let (world, host, _) = asked(&ROLES.replace("owner: {request", "owner: {undo: ['*'], request"), 10).await;
     let (mut bob, mut vera) = (world.control("bob").await, world.control("vera").await);
@@ -175,7 +175,7 @@ async fn reading_needs_query_and_erasing_needs_administer() {
     assert_eq!(said(admin.erase_blob(erase).await), "admin may not administer: its role `owner` does not give it");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_file_changes_nothing_and_is_shown() {
     let (world, _host, digest) = asked(ROLES, 10).await;
     let mut admin = world.control("admin").await;
@@ -206,7 +206,7 @@ fn a_collector_does_not_start_with_a_wrong_role_file() {
     assert!(text.contains("roles.yaml:2:1: unknown field `rules`"), "{text}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_learn_their_rights_and_only_administrators_those_of_others() {
     let (world, _host, _) = asked(ROLES, 10).await;
     let (mut bob, mut admin) = (world.control("bob").await, world.control("admin").await);
@@ -241,7 +241,7 @@ async fn callers_learn_their_rights_and_only_administrators_those_of_others() {
     assert!(wrong.code() == Code::InvalidArgument && wrong.message().contains("administer"), "{wrong}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_role_file_certificates_alone_say() {
     let world = World::new();
     let mut bob = world.control("bob").await;

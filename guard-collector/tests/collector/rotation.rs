@@ -42,7 +42,7 @@ fn assert_verifies(world: &World, key: &Verifier) {
     assert!(report.findings.iter().any(|f| f.what == "key_rotated"), "{:?}", report.findings);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_follow_a_rotation_and_one_that_was_away_follows_it_afterwards() {
     let mut world = World::new();
     let old = newest(&world);
@@ -92,7 +92,7 @@ async fn hosts_follow_a_rotation_and_one_that_was_away_follows_it_afterwards() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_old_key_is_not_ended_while_the_witness_policy_names_it() {
     let world = World::stopped();
     let old = newest(&world);
@@ -116,7 +116,7 @@ async fn the_old_key_is_not_ended_while_the_witness_policy_names_it() {
     world.stop();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotation_that_the_old_key_did_not_sign_is_refused_and_recorded() {
     let mut world = World::new();
     let old = newest(&world);
@@ -163,7 +163,7 @@ async fn a_rotation_that_the_old_key_did_not_sign_is_refused_and_recorded() {
     assert!(host.seen.size() >= size);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotation_that_was_cut_short_anywhere_leaves_a_collector_that_starts() {
     let mut world = World::stopped();
     let old = newest(&world);

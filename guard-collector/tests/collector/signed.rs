@@ -118,7 +118,7 @@ pub async fn next(stream: &mut Streaming<Decision>) -> Decision {
     wait.await.expect("in time").expect("stream").expect("a decision")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_a_reviewer_signed_is_taken_and_the_host_can_check_it() {
     let file = roles("");
     let (world, host, mut ballot) = asked(Some(&file)).await;
@@ -176,7 +176,7 @@ async fn only_what_a_reviewer_signed_is_taken_and_the_host_can_check_it() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_denial_needs_no_signature() {
     let (world, _host, _) = asked(Some(&roles(""))).await;
     let mut vera = world.control("admin").await;
@@ -188,7 +188,7 @@ async fn a_denial_needs_no_signature() {
 }
 
 /// A collector without a role file asks for no signature: as one would that is in other hands.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_host_did_not_take_waits_again() {
     let file = roles("");
     let (mut world, mut host, mut ballot) = asked(None).await;
@@ -221,7 +221,7 @@ async fn what_the_host_did_not_take_waits_again() {
     assert_eq!(get(&mut bob).await.state, "approved");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_reviewers_are_counted_from_the_log_and_again_by_the_host() {
     let file = roles(TWO);
     let (mut world, host, mut ballot) = asked(Some(&file)).await;
@@ -260,7 +260,7 @@ async fn two_reviewers_are_counted_from_the_log_and_again_by_the_host() {
     assert!(stats.iter().all(|s| s.median_ns > 0 && s.median_ns == s.p90_ns), "{stats:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_denial_denies_what_another_approved() {
     let (world, _host, _) = asked(Some(&roles(TWO))).await;
     let (mut bob, mut admin) = (world.control("bob").await, world.control("admin").await);
@@ -271,7 +271,7 @@ async fn one_denial_denies_what_another_approved() {
     assert_eq!((review.state.as_str(), review.reviewer.as_str()), ("denied", "admin"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revoked_approval_reaches_its_host_until_that_says_so() {
     let (mut world, mut host, _) = asked(Some(&roles(""))).await;
     let mut bob = world.control("bob").await;
@@ -302,7 +302,7 @@ async fn a_revoked_approval_reaches_its_host_until_that_says_so() {
 }
 
 /// The admin key signed bob's role away while the collector still goes by the file before.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_that_a_newer_bundle_took_away_approves_nothing_at_the_host() {
     let before = roles("");
     let (world, host, mut ballot) = asked(Some(&before)).await;

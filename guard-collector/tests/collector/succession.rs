@@ -167,7 +167,7 @@ impl Lost {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_that_was_put_back_whole_is_refused_by_its_hosts_and_goes_on_as_a_successor() {
     let mut lost = Lost::new(Restored::Whole).await;
     // Its lock came back with it, so it does not know.
@@ -186,7 +186,7 @@ async fn a_folder_that_was_put_back_whole_is_refused_by_its_hosts_and_goes_on_as
     lost.assert_whole().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_put_back_is_refused_by_its_lock_and_goes_on_as_a_successor() {
     let lost = Lost::new(Restored::DataOfRotated).await;
     let config = lost.world.config();
@@ -204,7 +204,7 @@ async fn a_log_that_was_put_back_is_refused_by_its_lock_and_goes_on_as_a_success
     lost.assert_whole().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_of_before_a_rotation_goes_on_too_if_its_key_is_named() {
     let lost = Lost::new(Restored::DataBeforeRotation).await;
     let refused = lost.succeed(&["--admin-key", &lost.admin_key()]);
@@ -215,7 +215,7 @@ async fn a_copy_of_before_a_rotation_goes_on_too_if_its_key_is_named() {
     lost.assert_whole().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_succession_that_was_cut_short_anywhere_is_finished_by_the_next() {
     let lost = Lost::new(Restored::Data).await;
     let config = lost.world.config();
@@ -250,7 +250,7 @@ async fn a_succession_that_was_cut_short_anywhere_is_finished_by_the_next() {
     lost.assert_whole().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_successor_that_another_key_signed_is_refused_and_recorded() {
     let mut lost = Lost::new(Restored::Data).await;
     let other = KeyFile::generate(vkey(&lost.world, "admin.vkey").name()).expect("key");

@@ -23,7 +23,7 @@ fn stored(text: &str) -> Host {
     Host { id: header.host, epoch: header.epoch, records, session: SessionId::NONE }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_that_earlier_daemons_wrote_are_admitted_and_understood() {
     for (day, text) in STORED {
         let (world, host) = (World::new(), stored(text));
@@ -77,7 +77,7 @@ fn invented(host: &Host, seq: u64, prev: [u8; 32], (version, kind): (u8, u16), g
     Record::parse(bytes).expect("a record")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_of_later_daemons_are_kept_byte_for_byte() {
     let world = World::new();
     let mut host =

@@ -160,7 +160,7 @@ fn errors(status: &WitnessStatus) -> BTreeMap<&str, &str> {
     status.states.iter().map(|s| (s.name.as_str(), s.error.as_str())).collect()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_quorum_cosigned_is_public_also_when_one_is_away_or_talks_nonsense() {
     let (mut world, witnesses) = world("go_on");
     witnesses[2].manner(|m| m.nonsense = true);
@@ -188,7 +188,7 @@ async fn what_a_quorum_cosigned_is_public_also_when_one_is_away_or_talks_nonsens
     assert!(world.audit().is_ok());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledgements_wait_for_the_quorum_where_the_setting_says_so() {
     let (mut world, witnesses) = world("hold");
     world.start();
@@ -210,7 +210,7 @@ async fn acknowledgements_wait_for_the_quorum_where_the_setting_says_so() {
     assert_eq!(ack.next_seq, 15);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_witness_that_has_seen_more_than_this_log_has_is_on_the_record() {
     let (mut world, witnesses) = world("go_on");
     let origin = std::fs::read_to_string(world.path("c/log.vkey")).expect("vkey");
@@ -249,7 +249,7 @@ async fn a_witness_that_has_seen_more_than_this_log_has_is_on_the_record() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_that_does_not_fit_refuses_the_start_by_name() {
     let (world, _) = world("go_on");
     let path = world.path("c/witnesses");

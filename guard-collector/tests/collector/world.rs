@@ -153,7 +153,7 @@ impl World {
         child.wait().expect("gone");
     }
 
-    /// SIGTERM; must end well.
+    /// SIGTERM; must end well. It waits for connections to end, so that tests run on two threads: one answers while this one waits.
     pub fn stop(&mut self) {
         let mut child = self.server.take().expect("serves");
         let pid = child.id().to_string();

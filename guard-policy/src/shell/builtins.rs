@@ -66,11 +66,9 @@ impl Walk<'_, '_> {
 
     fn source(&mut self, rest: &[Word]) {
         let Some(file) = rest.first() else { return };
-        let scope = if file.is_fixed() {
-            kind::exact(&String::from_utf8_lossy(&self.judge.places.absolute(&file.text)))
-        } else {
-            String::new()
-        };
+        let path = self.judge.places.absolute(&file.text);
+        let scope = if file.is_fixed() { kind::exact(&String::from_utf8_lossy(&path)) } else { String::new() };
+        self.judge.findings.place(&path);
         let why = "the shell runs commands from a file";
         self.judge.review_as("shell", "builtin.source", why, &file.lossy(), &scope);
         let mut act = Act::of_word("fs.read", &file.lossy());

@@ -1,4 +1,5 @@
-//! `guardctl review verify`: whether the decisions of a session were signed, checked here with a role file at hand.
+//! `guardctl review verify`: whether the decisions of a session, or of a whole log that was copied, were signed, checked here with a
+//! role file at hand.
 //!
 //! It must not believe what collector or host say of a signature: only records and keys. Fails: see `client`; an approval
 //! whose signatures do not hold is exit code 1.
@@ -7,21 +8,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-use guard_log::record::Record;
 use guard_policy::Source;
 use guard_policy::decision::Statement;
 use guard_policy::roles::{self, Known, Roles};
 use guard_proto::v1::record_body::Body;
-use guard_proto::v1::{Disposition, ExecDecision, LogEntry, QueryRequest, RecordBody, ReviewDecision};
-use prost::Message;
+use guard_proto::v1::{Disposition, ExecDecision, QueryRequest, ReviewDecision};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::delegate;
 use crate::args::VerifyDecisionsArgs;
 use crate::client::{self, Client};
+use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
+use crate::log;
 use crate::output::Out;
+use crate::record::Entry;
 use crate::table::{Cell, Table, Tone, grow, left, right};
 use crate::text::escape_str;
 
@@ -29,9 +30,20 @@ const FILE_MAX: u64 = 1 << 20;
 const PAGE: u32 = 5_000;
 
 /// Runs the command.
-pub async fn run(client: &mut Client, args: &VerifyDecisionsArgs, out: &Out) -> Result<()> {
+pub async fn run(args: &VerifyDecisionsArgs, config: &Config, out: &Out) -> Result<()> {
     let roles = read(&args.roles)?;
-    let checks = check(&entries(client, &args.session).await?, &roles)?;
+    let mut checker = Checker { session: args.session.clone(), ..Checker::of(&roles) };
+    match (&args.dir, &args.session) {
+        (Some(dir), _) => log::of_folder(dir, args.vkey.as_deref(), config, &mut |entry| {
+            checker.add(entry);
+            Ok(())
+        })?,
+        (None, session) => {
+            let mut client = client::connect(config).await?;
+            ask(&mut client, session.as_deref().unwrap_or_default(), &mut checker).await?;
+        }
+    }
+    let checks = checker.checks;
     let wrong = checks.iter().filter(|c| c.why.is_some()).count();
     if out.is_json() {
         let decisions: Vec<Value> = checks.iter().map(Check::json).collect();
@@ -39,7 +51,7 @@ pub async fn run(client: &mut Client, args: &VerifyDecisionsArgs, out: &Out) -> 
             &json!({"session": args.session, "roles_digest": roles.digest(), "ok": wrong == 0, "decisions": decisions}),
         )?;
     } else if checks.is_empty() {
-        out.print("nobody approved anything in this session\n")?;
+        out.print("nobody approved anything in these records\n")?;
     } else {
         out.table(&table(&checks))?;
     }
@@ -61,20 +73,26 @@ fn read(path: &Path) -> Result<Roles> {
     Roles::load(&Source { name: &name, text: &text }, Known::Any).map_err(|e| bad(e.to_string()))
 }
 
-async fn entries(client: &mut Client, session: &str) -> Result<Vec<LogEntry>> {
-    let mut all: Vec<LogEntry> = vec![];
+/// Every record of a session, from the collector.
+async fn ask(client: &mut Client, session: &str, checker: &mut Checker<'_>) -> Result<()> {
+    let mut last = None;
     loop {
-        let mut request = QueryRequest { session_id: session.to_owned(), limit: PAGE, ..QueryRequest::default() };
-        if let Some(last) = all.last() {
-            (request.after_leaf, request.has_after_leaf) = (last.leaf, true);
-        }
+        let (after_leaf, has_after_leaf) = (last.unwrap_or_default(), last.is_some());
+        let request = QueryRequest {
+            session_id: session.to_owned(),
+            limit: PAGE,
+            after_leaf,
+            has_after_leaf,
+            ..QueryRequest::default()
+        };
         let mut stream = client.query(request).await.map_err(client::refused)?.into_inner();
-        let before = all.len();
+        let before = last;
         while let Some(entry) = stream.message().await.map_err(client::refused)? {
-            all.push(entry);
+            last = Some(entry.leaf);
+            checker.add(Entry::parse(entry)?);
         }
-        if all.len() == before {
-            return Ok(all);
+        if last == before {
+            return Ok(());
         }
     }
 }
@@ -90,47 +108,57 @@ struct Check {
     why: Option<String>,
 }
 
-/// Checks what approvals the records hold: each decision of a reviewer, and that a host approved by such alone.
-fn check(entries: &[LogEntry], roles: &Roles) -> Result<Vec<Check>> {
-    let (mut shown, mut held) = (HashMap::new(), BTreeMap::new());
-    let mut checks = vec![];
-    for entry in entries {
-        let record = Record::parse(entry.record.clone())
-            .map_err(|e| CliError::new(Exit::Internal, format_args!("leaf {} holds no record: {e}", entry.leaf)))?;
-        match RecordBody::decode(record.body()).ok().and_then(|b| b.body) {
+/// Checks what approvals the records hold, in order: each decision of a reviewer, and that a host approved by such alone.
+struct Checker<'a> {
+    roles: &'a Roles,
+    /// Only this one.
+    session: Option<String>,
+    /// Request → digest of its record.
+    shown: HashMap<String, [u8; 32]>,
+    /// Leaf of a decision that holds → its request.
+    held: BTreeMap<u64, String>,
+    checks: Vec<Check>,
+}
+
+// === impl Checker ===
+
+impl<'a> Checker<'a> {
+    fn of(roles: &'a Roles) -> Self {
+        Self { roles, session: None, shown: HashMap::new(), held: BTreeMap::new(), checks: Vec::new() }
+    }
+
+    /// Of a whole log: whether it is of the session. A decision is a record of the collector's, and names the request alone.
+    fn is_meant(&self, entry: &Entry) -> bool {
+        self.session.as_ref().is_none_or(|session| match &entry.body {
+            Some(Body::ReviewDecision(b)) => self.shown.contains_key(&b.request_id) || entry.session == *session,
+            _ => entry.session == *session,
+        })
+    }
+
+    fn add(&mut self, entry: Entry) {
+        if !self.is_meant(&entry) {
+            return;
+        }
+        let leaf = entry.leaf;
+        match entry.body {
             Some(Body::ExecRequest(b)) => {
-                shown.insert(b.request_id, <[u8; 32]>::from(Sha256::digest(record.body())));
+                self.shown.extend(entry.shown.map(|digest| (b.request_id, digest)));
             }
             Some(Body::ReviewDecision(b)) if b.approve => {
-                let found = signed(&b, shown.get(&b.request_id), record.header().wall_unix_ns, roles);
+                let found = signed(&b, self.shown.get(&b.request_id), entry.wall_ns, self.roles);
                 if found.is_ok() {
-                    held.insert(entry.leaf, b.request_id.clone());
+                    self.held.insert(leaf, b.request_id.clone());
                 }
                 let (key, why) = (found.as_ref().ok().copied(), found.err());
-                checks.push(Check {
-                    leaf: entry.leaf,
-                    request: b.request_id,
-                    by: b.reviewer,
-                    what: "decision",
-                    key,
-                    why,
-                });
+                self.checks.push(Check { leaf, request: b.request_id, by: b.reviewer, what: "decision", key, why });
             }
             Some(Body::ExecDecision(b)) if b.disposition == i32::from(Disposition::Approved) => {
-                let why = approved(&b, &held);
-                checks.push(Check {
-                    leaf: entry.leaf,
-                    request: b.request_id,
-                    by: b.reviewer,
-                    what: "host",
-                    key: None,
-                    why,
-                });
+                let why = approved(&b, &self.held);
+                self.checks.push(Check { leaf, request: b.request_id, by: b.reviewer, what: "host", key: None, why });
             }
             _ => {}
         }
     }
-    Ok(checks)
 }
 
 /// Id of the key that signed a decision, or why it does not hold.
@@ -195,9 +223,11 @@ fn table(checks: &[Check]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use guard_log::record::{Epoch, Header, HostId, Kind, SessionId};
+    use guard_log::record::{Epoch, Header, HostId, Kind, Record, SessionId};
     use guard_policy::decision::ReviewSigner;
-    use guard_proto::v1::ExecRequest;
+    use guard_proto::v1::{ExecRequest, LogEntry, RecordBody};
+    use prost::Message;
+    use sha2::{Digest, Sha256};
 
     use super::*;
 
@@ -262,8 +292,14 @@ mod tests {
         ]
     }
 
+    fn check(entries: &[LogEntry], roles: &Roles) -> Vec<Check> {
+        let mut checker = Checker::of(roles);
+        entries.iter().for_each(|entry| checker.add(Entry::parse(entry.clone()).expect("a record")));
+        checker.checks
+    }
+
     fn holds(entries: &[LogEntry], roles: &Roles) -> Vec<bool> {
-        check(entries, roles).expect("records").iter().map(|c| c.why.is_none()).collect()
+        check(entries, roles).iter().map(|c| c.why.is_none()).collect()
     }
 
     #[test]
@@ -276,7 +312,7 @@ mod tests {
         assert_eq!(holds(&entries[1..], &good), [false, false], "nothing says what was shown");
         // A host that approves by a decision that nobody made.
         assert_eq!(holds(&[entries[0].clone(), entries[2].clone()], &good), [false]);
-        let text = table(&check(&entries, &other).expect("records")).render(80, false);
+        let text = table(&check(&entries, &other)).render(80, false);
         assert!(text.lines().all(|l| l.chars().count() <= 80) && text.contains("NO"), "{text}");
     }
 }

@@ -77,8 +77,8 @@ pub fn review_root_covers_descendants() -> Result<()> {
 fn deny(session: &str, name: &str) -> Result<()> {
     let request = until("a request that nobody has answered", seconds(20), || {
         let list = ctl::json("bob", &["review", "list", "--session", session])?;
-        let open = list["reviews"].as_array().into_iter().flatten().filter(|r| r["state"] == "pending");
-        Ok(open.last().filter(|r| r["facts"]["argv"].to_string().contains(name)).cloned())
+        let mut open = list["reviews"].as_array().into_iter().flatten().filter(|r| r["state"] == "pending");
+        Ok(open.next_back().filter(|r| r["facts"]["argv"].to_string().contains(name)).cloned())
     })?;
     let id = request["request"].as_str().context("no id")?;
     ctl::json("bob", &["review", "deny", id, "--reason", "not this"]).map(|_| ())
@@ -91,9 +91,11 @@ pub fn review_kinds_cover_like_acts() -> Result<()> {
         format!("mkdir {dir}/a"),
         format!("touch {dir}/b"),
         "mkdir /srv/elsewhere".to_owned(),
+        format!("touch {dir}/link/x"),
         format!("rm {dir}/b"),
         format!("mkdir {dir}/c"),
     ];
+    std::os::unix::fs::symlink("/srv", format!("{dir}/link"))?;
     // The last waits until the grant is revoked.
     let [first, more @ .., last] = &lines;
     let more: String = more.iter().map(|line| format!("{line}; echo $?; ")).collect();
@@ -105,6 +107,7 @@ pub fn review_kinds_cover_like_acts() -> Result<()> {
     let id = request["request"].as_str().context("no id")?.to_owned();
     ctl::approve(&request, &["--scope", "kind"])?;
     deny(&session.id, "/srv/elsewhere")?;
+    deny(&session.id, "link/x")?;
     deny(&session.id, "rm")?;
     ctl::json("bob", &["review", "revoke", &id])?;
     writeln!(session.stdin().context("no standard input")?, "go")?;
