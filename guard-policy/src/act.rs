@@ -130,6 +130,9 @@ fn doer(invocation: &Invocation<'_>, flag: &str) -> Doer {
     if invocation.node.names_all {
         return Doer::Named(invocation.named.clone());
     }
+    if invocation.node.apart {
+        return Doer::Program(format!("{} {}", invocation.named, invocation.called), flag.to_owned());
+    }
     let more: Vec<&str> = [invocation.called.as_str(), flag].into_iter().filter(|word| !word.is_empty()).collect();
     Doer::Program(invocation.named.clone(), more.join(" "))
 }

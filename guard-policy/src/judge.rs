@@ -248,6 +248,9 @@ impl Judge<'_> {
     /// The kind of an act, and the places by which it is told.
     fn kind(&mut self, act: &Act) -> String {
         act.paths.iter().filter(|t| t.known == Known::Fixed).for_each(|t| self.findings.place(&t.path));
+        if act.paths.is_empty() {
+            self.findings.place(&self.places.cwd);
+        }
         act.kind(self.policy, &self.places)
     }
 

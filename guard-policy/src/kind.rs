@@ -173,9 +173,16 @@ impl Act {
             Doer::Program(program, more) if together || more.is_empty() => Some(program.clone()),
             Doer::Program(program, more) => Some(format!("{program} {more}")),
         };
+        // Without a path, many a program works where it stands.
+        let here = match &self.does {
+            Doer::Program(..) if self.paths.is_empty() && !is_here(places) => {
+                Some(one(&String::from_utf8_lossy(&places.cwd)))
+            }
+            Doer::Program(..) | Doer::Named(_) | Doer::Word => None,
+        };
         let reached: BTreeSet<String> = self.paths.iter().map(|target| place(target, places)).collect();
         let named = self.hosts.iter().map(|host| authority(host)).chain(self.named.iter().map(String::as_str)).map(one);
-        exact(&does.into_iter().chain(reached).chain(named).collect::<Vec<_>>().join(" "))
+        exact(&does.into_iter().chain(here).chain(reached).chain(named).collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -216,6 +223,12 @@ fn place(target: &Target, places: &Places<'_>) -> String {
 pub(crate) fn is_own(path: &[u8], places: &Places<'_>) -> bool {
     let workspace = places.workspace.strip_suffix(b"/").unwrap_or(places.workspace);
     is_below(path, SCRATCH) || (is_work(workspace) && is_below(path, workspace))
+}
+
+/// Whether the working folder is the session's own.
+fn is_here(places: &Places<'_>) -> bool {
+    let workspace = places.workspace.strip_suffix(b"/").unwrap_or(places.workspace);
+    places.cwd == SCRATCH || (is_work(workspace) && places.cwd == workspace) || is_own(&places.cwd, places)
 }
 
 fn is_below(path: &[u8], folder: &[u8]) -> bool {
@@ -304,6 +317,13 @@ mod tests {
         }
         assert!(covers(&said(&["git", "add", "a"]), &said(&["git", "commit", "-m", "x"])), "one category, one program");
         assert!(!covers(&said(&["git", "fetch"]), &said(&["git", "push"])));
+        assert!(!covers(&said(&["git", "add", "a"]), &said(&["git", "config", "core.pager", "./x"])), "apart");
+        assert!(covers(&shell("git add a"), &shell("cd sub && git commit -m x")));
+        assert!(!covers(&shell("git add a"), &shell("cd /srv/repo && git commit -m x")), "elsewhere");
+        let fetched = said(&["curl", "https://a.example/x"]);
+        for sent in [&["-d", "@a"][..], &["--proxy", "https://b.example"], &["-T", "a"], &["-X", "DELETE"]] {
+            assert!(!covers(&fetched, &said(&[&["curl", "https://a.example/x"], sent].concat())), "{sent:?}");
+        }
         assert!(covers(&said(&["curl", "https://a.example/x"]), &said(&["curl", "https://a.example/y?z"])));
         assert!(!covers(&said(&["curl", "https://a.example/x"]), &said(&["curl", "https://b.example/x"])));
     }

@@ -120,6 +120,7 @@ pub(crate) struct Node {
     pub(crate) globals_anywhere: bool,
     /// No argument whatever makes the program do anything else (echo).
     pub(crate) names_all: bool,
+    pub(crate) apart: bool,
     pub(crate) dynamic: bool,
     pub(crate) runs: Option<Runs>,
     pub(crate) flags: Vec<Flag>,

@@ -164,6 +164,9 @@ pub(crate) struct RawNode {
     /// It changes nothing but what its arguments name: a grant of a kind names the places, not the program.
     #[serde(default)]
     pub(crate) names_all: bool,
+    /// A grant of a kind names this subcommand, also where its category goes together: it changes what the program does later.
+    #[serde(default)]
+    pub(crate) apart: bool,
     pub(crate) runs: Option<Runs>,
     /// Flags that make the program print its help or version and do nothing else, here and below.
     pub(crate) help: Option<Placed<String>>,

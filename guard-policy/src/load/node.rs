@@ -68,6 +68,7 @@ fn build(at: At<'_>, raw: &RawNode, policy: &Policy, help_above: &[String], dept
         appends: raw.appends,
         dynamic: raw.dynamic,
         names_all: raw.names_all,
+        apart: raw.apart,
         globals_anywhere: raw.globals_anywhere,
         runs: raw.runs,
         flags: table.flags,
