@@ -735,8 +735,8 @@ fn root_approval(agreed: &Agreed, id: &str, pending: &Pending) -> Option<RootApp
         request_id: id.to_owned(),
         reviewer: agreed.names(),
         categories,
-        // Of critical risk: what was shown, and no more.
-        max_risk: pending.risk.max(u32::from(band(u8::try_from(pending.risk).unwrap_or(u8::MAX)))),
+        // Descendants of critical risk are asked about, unless what was shown is no less.
+        max_risk: pending.risk.max(u32::from(band(u8::MAX))),
         left: match agreed.max_execs {
             0 => ROOT_EXECS,
             _ if agreed.scope == KIND => ROOT_EXECS,

@@ -36,6 +36,8 @@ pub struct Question {
     pub owners: [String; 2],
     /// The host can tell which kinds of acts it is made of.
     pub offers_kinds: bool,
+    /// Highest risk that a grant of them covers.
+    pub kinds_max_risk: u32,
     /// Wall time of the request.
     pub opened_unix_ns: i64,
     /// And of its deadline.
@@ -131,9 +133,15 @@ impl Question {
             risk: verdict.risk,
             owners: [identity.initiator, identity.started_by],
             offers_kinds: !request.kinds.is_empty(),
+            kinds_max_risk: request.kinds_max_risk,
             opened_unix_ns,
             deadline_unix_ns: request.deadline_unix_ns,
         }
+    }
+
+    /// The highest risk that an approval with this scope lets through.
+    fn reaches(&self, scope: &str) -> u32 {
+        if scope == KIND { self.risk.max(self.kinds_max_risk) } else { self.risk }
     }
 
     /// Whether another group may be asked about it: when that is, is the collector's to say.
@@ -197,7 +205,8 @@ impl Ballot {
     /// How many different reviewers it takes.
     fn needed(&self, trust: Trust<'_>) -> u32 {
         let categories = self.question.categories.iter().map(String::as_str);
-        trust.roles.map_or(1, |roles| roles.reviewers_needed(categories, self.question.risk))
+        let scope = self.counted.first().map_or("", |counted| &counted.decision.scope);
+        trust.roles.map_or(1, |roles| roles.reviewers_needed(categories, self.question.reaches(scope)))
     }
 
     /// Who lost role or key since their approval was counted is no longer among those who approve.
@@ -267,7 +276,7 @@ impl Ballot {
             }
             roles.delegated(d, &sent.signature, now_unix_ns).map_err(|why| why.to_string())?;
         }
-        let (risk, escalated) = (self.question.risk, self.question.is_escalated(roles));
+        let (risk, escalated) = (self.question.reaches(&decision.scope), self.question.is_escalated(roles));
         for category in self.question.categories.iter().chain(&decision.categories) {
             let right = if escalated { Right::ReviewEscalated(category, risk) } else { Right::Review(category, risk) };
             match &delegation {
@@ -430,6 +439,11 @@ mod tests {
             Taken::Approved(agreed) => assert_eq!((agreed.scope.as_str(), agreed.max_execs), (KIND, 50)),
             other => panic!("{other:?}"),
         }
+        // The grant reaches beyond the request's own risk, and so must the reviewer's right and the number of reviewers.
+        let wide = ExecRequest { kinds_max_risk: 99, ..offers };
+        let mut ballot = Ballot::new(Question::of(&wide, b"as it was recorded", NOW));
+        let taken = ballot.take(&decision("bob"), Trust { roles: Some(&roles), required: false }, NOW);
+        assert!(matches!(&taken, Taken::Refused(why) if why.contains("bob")), "{taken:?}");
     }
 
     /// What a collector can send without anybody's key.

@@ -1,6 +1,7 @@
 //! Guard's own processes in the guest: who they are, stopping, killing, restarting them with another configuration.
 
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -14,6 +15,8 @@ use crate::wait::{seconds, until_true};
 pub const CONFIG: &str = "/etc/guard/agent.toml";
 pub const SHIPPED: &str = "/mnt/payload/etc/agent.toml";
 pub const COLLECTOR_CONFIG: &str = "/var/lib/guard/collector/collector.toml";
+/// Where the daemon listens.
+const CONTROL: &str = "/run/guard/control.sock";
 /// Where the daemon's log goes; shown when a scenario fails.
 pub const AGENT_LOG: &str = "/run/guard-agent.log";
 /// Where the collector's log goes.
@@ -144,6 +147,8 @@ pub fn start_daemon_of(program: &Path) -> Result<()> {
 
 /// Waits until the local daemon says, measured, that it enforces, and the collector sees it.
 pub fn enforcing() -> Result<()> {
+    // Cheap to ask, while the verifier needs the processors. The next daemon listens when it has measured.
+    until_true("the daemon listens", seconds(150), || Ok(UnixStream::connect(CONTROL).is_ok()))?;
     until_true("the daemon enforces and is connected", seconds(150), || {
         let status = ctl::json("root", &["status", "--local"])?;
         Ok(status["report"]["mode"] == "enforcing" && status["collector_connected"] == true)

@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(30);
 
+/// Longest time between two looks.
+const STEP_MAX: Duration = Duration::from_millis(700);
+
 /// How much longer than its limit anything is waited for: limits are those of an idle machine, and this emulation has been seen at a
 /// third of that speed.
 const PATIENCE: u32 = 2;
@@ -22,6 +25,7 @@ pub const fn seconds(count: u64) -> Duration {
 pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let (start, limit) = (Instant::now(), limit * PATIENCE);
     loop {
+        let asked = Instant::now();
         let last = match ask() {
             Ok(Some(answer)) => return Ok(answer),
             Ok(None) => None,
@@ -31,7 +35,8 @@ pub fn until<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<Opt
             let why = last.map_or(String::new(), |e| format!(" ({e:#})"));
             bail!("not within {} s: {what}{why}", limit.as_secs());
         }
-        std::thread::sleep(STEP);
+        // What is asked of guardctl takes half a second of a processor that what is waited for needs: every other half at most.
+        std::thread::sleep(asked.elapsed().clamp(STEP, STEP_MAX));
     }
 }
 

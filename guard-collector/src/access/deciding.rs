@@ -3,6 +3,8 @@
 //! It must not decide. Fails closed: what neither gives is refused with the right that is missing; a delegation that does not hold by
 //! the role file in force is as none.
 
+use std::borrow::Cow;
+
 use guard_policy::roles::{Missing, Right, Roles, Subject};
 use guard_proto::v1::{DecideRequest, Delegation, ExecRequest};
 use tonic::Status;
@@ -41,6 +43,18 @@ fn reaches(roles: &Roles, d: &Delegation, asked: Asked<'_>) -> Result<(), String
     categories(asked.request).into_iter().try_for_each(|(category, risk)| {
         roles.covered(&stated, right(category, risk, asked.escalated)).map_err(|why| why.to_string())
     })
+}
+
+/// The request with the highest risk that an approval lets through: a grant of kinds reaches beyond its own.
+fn reached<'a>(open: &'a Open, wanted: &DecideRequest) -> Cow<'a, ExecRequest> {
+    let mut request = Cow::Borrowed(&open.request);
+    if wanted.approve && wanted.scope == "kind" {
+        let max_risk = open.request.kinds_max_risk;
+        if let Some(verdict) = &mut request.to_mut().verdict {
+            verdict.risk = verdict.risk.max(max_risk);
+        }
+    }
+    request
 }
 
 /// Whether a session is somebody's.
@@ -105,7 +119,8 @@ impl Access {
                 Some(_) => Err(refuse("a delegation counts only where a role file names reviewers' keys".to_owned())),
             };
         };
-        let (request, escalated) = (&open.request, open.escalated.is_some());
+        let let_through = reached(open, wanted);
+        let (request, escalated) = (let_through.as_ref(), open.escalated.is_some());
         let asked = Asked { request, escalated, delegations: &[] };
         match delegation {
             None => own(&roles, &caller.name, asked).map_err(|missing| refuse(missing.to_string()))?,
