@@ -1,7 +1,9 @@
 //! Framing of the write-ahead files: length, CRC32C, bytes. A torn tail is told from damage in the middle by its place.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// Bytes before each payload.
 pub const HEAD: usize = 8;
@@ -95,6 +97,22 @@ fn whole_frame_after(bytes: &[u8], at: usize) -> bool {
         }
     }
     false
+}
+
+/// Takes a file for this process until it is closed; false if another has it. A process that one of this one's threads has forked
+/// holds what was closed here until it executes its program: that moment is waited for.
+pub fn take(file: &File) -> io::Result<bool> {
+    const STEP: Duration = Duration::from_millis(20);
+    const STEPS: u32 = 25;
+    for step in 0..STEPS {
+        match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) if step + 1 < STEPS => std::thread::sleep(STEP),
+            Err(rustix::io::Errno::WOULDBLOCK) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
 }
 
 /// Makes a file's new content appear whole or not at all, durably.

@@ -109,7 +109,7 @@ impl Granted {
 /// Highest risk that a grant at this risk covers.
 #[must_use]
 pub fn band(risk: u8) -> u8 {
-    (risk / BAND * BAND + (BAND - 1)).min(CRITICAL - 1)
+    (risk.min(CRITICAL) / BAND * BAND + (BAND - 1)).min(CRITICAL - 1)
 }
 
 // === impl Verdict ===
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn risk_beyond_the_band_and_what_cannot_be_told_apart_are_asked_about() {
-        assert_eq!([0, 19, 20, 59, 60, 79, 80, 100].map(band), [19, 19, 39, 59, 79, 79, 79, 79]);
+        assert_eq!([0, 19, 20, 59, 60, 79, 80, 100, 255].map(band), [19, 19, 39, 59, 79, 79, 79, 79, 79]);
         let rm = said(&["rm", "a"]);
         assert!(covers(&rm, &said(&["rm", "b"])));
         assert!(said(&["rm", "-rf", "a", "b"]).standing_risk() > band(rm.standing_risk()));

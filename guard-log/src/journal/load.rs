@@ -16,10 +16,9 @@ use crate::record::{Epoch, HostId};
 pub(super) fn take_lock(dir: &Path) -> Result<File, JournalError> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(io_error("creating", &path))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse(dir.to_path_buf())),
-        Err(error) => Err(io_error("locking", &path)(error.into())),
+    match frame::take(&file).map_err(io_error("locking", &path))? {
+        true => Ok(file),
+        false => Err(JournalError::InUse(dir.to_path_buf())),
     }
 }
 

@@ -8,8 +8,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::StoreError;
 use super::error::io_error;
 use crate::checkpoint::Checkpoint;
@@ -22,10 +20,9 @@ pub(crate) const LOCK_MAX: u64 = 4096;
 pub(super) fn hold(path: &Path) -> Result<File, StoreError> {
     let file =
         File::options().create(true).truncate(false).write(true).open(path).map_err(io_error("opening", path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse(path.to_path_buf())),
-        Err(error) => Err(io_error("locking", path)(error.into())),
+    match frame::take(&file).map_err(io_error("locking", path))? {
+        true => Ok(file),
+        false => Err(StoreError::InUse(path.to_path_buf())),
     }
 }
 
