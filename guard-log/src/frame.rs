@@ -1,4 +1,5 @@
-//! Framing of the write-ahead files: length, CRC32C, bytes. A torn tail is told from damage in the middle by its place.
+//! Framing of the write-ahead files: length, CRC32C, bytes. A torn tail is told from damage in the middle by its place. And what
+//! journal and log do alike with files: replacing them durably, reading them with a bound, taking them for one process.
 
 use std::fs::File;
 use std::io;
@@ -103,7 +104,7 @@ fn whole_frame_after(bytes: &[u8], at: usize) -> bool {
 /// holds what was closed here until it executes its program: that moment is waited for.
 pub fn take(file: &File) -> io::Result<bool> {
     const STEP: Duration = Duration::from_millis(20);
-    const STEPS: u32 = 25;
+    const STEPS: u32 = 50;
     for step in 0..STEPS {
         match rustix::fs::flock(file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(true),

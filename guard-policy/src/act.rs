@@ -39,6 +39,8 @@ pub(crate) enum Doer {
     Word,
     /// A program that changes nothing but what its arguments name.
     Named(String),
+    /// An interpreter, shell or build: the code that it runs decides.
+    Code(String, String),
     /// A program, and subcommand and flag.
     Program(String, String),
 }
@@ -104,7 +106,7 @@ impl Acts {
             evidence = format!("{evidence} {}", invocation.subcommand);
         }
         let mut builder = Builder { places, out: Self { inner: invocation.inner.clone(), ..Self::default() } };
-        let mut base = Act { does: doer(invocation, ""), ..Act::new(category, &evidence) };
+        let mut base = Act { does: doer(invocation, category, ""), ..Act::new(category, &evidence) };
         builder.operands(invocation, kinds, &mut base);
         for used in invocation.used.iter().filter(|u| u.flag.group.is_none()) {
             builder.value(used, &mut base);
@@ -126,7 +128,7 @@ impl Acts {
     }
 }
 
-fn doer(invocation: &Invocation<'_>, flag: &str) -> Doer {
+fn doer(invocation: &Invocation<'_>, category: &str, flag: &str) -> Doer {
     if invocation.node.names_all {
         return Doer::Named(invocation.named.clone());
     }
@@ -134,7 +136,10 @@ fn doer(invocation: &Invocation<'_>, flag: &str) -> Doer {
         return Doer::Program(format!("{} {}", invocation.named, invocation.called), flag.to_owned());
     }
     let more: Vec<&str> = [invocation.called.as_str(), flag].into_iter().filter(|word| !word.is_empty()).collect();
-    Doer::Program(invocation.named.clone(), more.join(" "))
+    let (program, more) = (invocation.named.clone(), more.join(" "));
+    let code =
+        category == "build.run" || (invocation.program.runs.is_some() && ["code.run", "shell"].contains(&category));
+    if code { Doer::Code(program, more) } else { Doer::Program(program, more) }
 }
 
 fn fits(case: &Case, invocation: &Invocation<'_>) -> bool {
@@ -292,7 +297,7 @@ impl Builder<'_> {
                 continue;
             }
             seen.push(key);
-            let does = doer(invocation, &used.flag.name);
+            let does = doer(invocation, &group.act, &used.flag.name);
             let evidence = format!("{} {}", base.evidence, used.flag.name);
             let mut act = Act { does, ..Act::new(&group.act, &evidence) };
             let same = |u: &&Used<'_>| u.flag.group == Some(index) && std::ptr::eq(u.node, used.node);

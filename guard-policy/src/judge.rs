@@ -83,7 +83,7 @@ impl Judge<'_> {
         for other in facts.files.iter().filter(|f| f.foreign) {
             let path = String::from_utf8_lossy(other.path);
             let text = "the file system can give other content than was judged";
-            self.review_as(UNKNOWN, "builtin.foreign-file-system", text, &path, &kind::exact(&path));
+            self.review(UNKNOWN, "builtin.foreign-file-system", text, &path);
         }
         let trusted = self.policy.in_trusted_dir(file.path) && !file.session_writable && !file.foreign;
         let identity = if trusted { Identity::Trusted } else { Identity::Untrusted };
@@ -148,7 +148,7 @@ impl Judge<'_> {
             let category = self.base_category(&invocation);
             let scope = match category.as_str() {
                 UNKNOWN => self.undescribed(&invocation.named, words),
-                known => kind::of_part(known, &format!("{} {word}", invocation.shown())),
+                known => kind::of_part(&invocation, known, word),
             };
             self.review_as(&category, "builtin.unknown-flag", text, word, &scope);
         }
@@ -159,12 +159,12 @@ impl Judge<'_> {
         for word in &acts.surplus {
             let text = "the program takes no such argument";
             let category = self.base_category(&invocation);
-            let scope = kind::of_part(&category, &format!("{} {word}", invocation.shown()));
+            let scope = kind::of_part(&invocation, &category, word);
             self.review_as(&category, "builtin.surplus", text, word, &scope);
         }
         for (text, why) in &acts.opaque {
             self.findings.part(Part::Unseen, why);
-            let scope = kind::of_part("code.run", text);
+            let scope = kind::of_part(&invocation, "code.run", text);
             self.review_as("code.run", "builtin.opaque", why, text, &scope);
         }
         let values = invocation.used.iter().filter_map(|u| u.value.as_ref());
@@ -184,7 +184,7 @@ impl Judge<'_> {
     fn dynamic(&mut self, invocation: &Invocation<'_>, word: &Word) {
         let text = "the argument is only known when the command runs";
         let category = self.base_category(invocation);
-        let scope = kind::of_part(&category, &format!("{} {}", invocation.shown(), word.lossy()));
+        let scope = kind::of_part(invocation, &category, &word.lossy());
         self.review_as(&category, "builtin.dynamic", text, &word.lossy(), &scope);
     }
 
@@ -242,16 +242,16 @@ impl Judge<'_> {
         let acts = Acts::of_unknown(words, &self.places);
         let does = Doer::Program(program.to_owned(), String::new());
         let act = acts.acts.into_iter().next().map(|act| Act { does, ..act });
-        act.map(|act| self.kind(&act)).unwrap_or_default()
+        act.map(|act| self.kind(&act, words)).unwrap_or_default()
     }
 
     /// The kind of an act, and the places by which it is told.
-    fn kind(&mut self, act: &Act) -> String {
+    fn kind(&mut self, act: &Act, words: &[Word]) -> String {
         act.paths.iter().filter(|t| t.known == Known::Fixed).for_each(|t| self.findings.place(&t.path));
         if act.paths.is_empty() {
             self.findings.place(&self.places.cwd);
         }
-        act.kind(self.policy, &self.places)
+        act.kind(self.policy, &self.places, words)
     }
 
     fn unknown_program(&mut self, words: &[Word]) {
@@ -279,13 +279,13 @@ impl Judge<'_> {
             self.findings.always |= rule.always;
             let category = rule.category.as_deref().unwrap_or(&act.category);
             let risk = rule.risk.unwrap_or_else(|| policy.category_risk(category));
-            let scope = if rule.tier == Tier::Review { self.kind(act) } else { String::new() };
+            let scope = if rule.tier == Tier::Review { self.kind(act, words) } else { String::new() };
             self.findings.add_kind(rule.tier, category, risk, &rule.id, &rule.reason, &evidence, &scope);
         }
         if !ruled && act.category != UNKNOWN {
             let text = format!("no rule allows {}: it {}", act.category, policy.category_about(&act.category));
             let risk = policy.category_risk(&act.category);
-            let scope = self.kind(act);
+            let scope = self.kind(act, words);
             self.findings.add_kind(Tier::Review, &act.category, risk, "builtin.no-rule", &text, &act.evidence, &scope);
         }
         if act.category == UNKNOWN && invocation.is_some() {

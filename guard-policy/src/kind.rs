@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use sha2::{Digest, Sha256};
 
 use crate::act::{Act, Doer, Target};
-use crate::invocation::Known;
+use crate::invocation::{Invocation, Known, Word};
 use crate::model::Policy;
-use crate::paths::Places;
+use crate::paths::{Places, is_below};
+use crate::raw::Grant;
 use crate::verdict::{REASONS_MAX, TEXT_MAX, Tier, Verdict};
 
 /// From this risk on a person decides each command.
@@ -33,9 +34,7 @@ const SCRATCH: &[u8] = b"/tmp";
 const SYSTEM: [&[u8]; 12] =
     [b"bin", b"boot", b"dev", b"etc", b"lib", b"lib64", b"proc", b"root", b"run", b"sbin", b"sys", b"usr"];
 const HOMES: [&[u8]; 6] = [b"home", b"media", b"mnt", b"opt", b"srv", b"var"];
-/// Categories of acts that run code which policy does not read.
-const CODE: [&str; 2] = ["code.run", "build.run"];
-/// The kind of all such acts whose code is the session's own. Whether it is a script, a text on the command line or the project's
+/// The kind of all acts that run code which policy does not read and the session makes. Whether it is a script, a text on the command line or the project's
 /// build makes no difference: the session writes it, a grant cannot name what will be in it. What it starts is judged by itself.
 const OWN_CODE: (&str, &str, &str) = ("kind.own-code", "code.run", "code that the session names or can write");
 
@@ -149,41 +148,59 @@ impl Verdict {
 }
 
 impl Act {
-    /// What does it, unless that is said by what it reaches, and all that it reaches: places, hosts, other targets.
-    pub(crate) fn kind(&self, policy: &Policy, places: &Places<'_>) -> String {
-        let own = |t: &Target| t.known == Known::Fixed && is_own(&t.path, places);
-        let shell = self.category == "shell";
-        if shell && self.paths.is_empty() {
+    /// What a grant for more of this names: the session's own code, what does it and all that it reaches, or the whole command.
+    /// Empty if that cannot be told.
+    pub(crate) fn kind(&self, policy: &Policy, places: &Places<'_>, words: &[Word]) -> String {
+        if self.category == "shell" && self.paths.is_empty() {
             // Its commands come from elsewhere.
             return String::new();
         }
-        if (shell || CODE.contains(&self.category.as_str()))
-            && self.hosts.is_empty()
-            && self.named.is_empty()
-            && self.paths.iter().all(own)
-        {
+        if self.is_own_code(places) {
             return OWN_CODE.2.to_owned();
         }
-        let together = policy.categories.get(&self.category).is_some_and(|c| c.together);
-        let does = match &self.does {
+        let grant = policy.categories.get(&self.category).map(|c| c.grant).unwrap_or_default();
+        let does = match (grant, &self.does) {
+            (Grant::Exact, _) => return command(words, places),
             // Told by the places that it names.
-            Doer::Word | Doer::Named(_) if !self.paths.is_empty() => None,
-            Doer::Word => Some(one(&self.evidence)),
-            Doer::Named(program) => Some(program.clone()),
-            Doer::Program(program, more) if together || more.is_empty() => Some(program.clone()),
-            Doer::Program(program, more) => Some(format!("{program} {more}")),
+            (_, Doer::Word | Doer::Named(_)) if !self.paths.is_empty() => None,
+            (_, Doer::Word) => Some(one(&self.evidence)),
+            (_, Doer::Named(program)) => Some(program.clone()),
+            (Grant::Program, Doer::Program(program, _) | Doer::Code(program, _)) => Some(program.clone()),
+            (Grant::Places, Doer::Program(program, more) | Doer::Code(program, more)) => {
+                Some(format!("{program} {more}").trim_end().to_owned())
+            }
         };
         // Without a path, many a program works where it stands.
-        let here = match &self.does {
-            Doer::Program(..) if self.paths.is_empty() && !is_here(places) => {
-                Some(one(&String::from_utf8_lossy(&places.cwd)))
-            }
-            Doer::Program(..) | Doer::Named(_) | Doer::Word => None,
-        };
+        let here = self.paths.is_empty().then(|| here(places)).flatten();
         let reached: BTreeSet<String> = self.paths.iter().map(|target| place(target, places)).collect();
         let named = self.hosts.iter().map(|host| authority(host)).chain(self.named.iter().map(String::as_str)).map(one);
         exact(&does.into_iter().chain(here).chain(reached).chain(named).collect::<Vec<_>>().join(" "))
     }
+
+    /// Whether it runs code that the session names or can write, and nothing else decides what that is.
+    fn is_own_code(&self, places: &Places<'_>) -> bool {
+        let own = |t: &Target| t.known == Known::Fixed && is_own(&t.path, places);
+        matches!(self.does, Doer::Code(..))
+            && self.hosts.is_empty()
+            && self.named.is_empty()
+            && self.paths.iter().all(own)
+    }
+}
+
+/// A whole command, and where it runs. Empty if not all of its words are known now.
+fn command(words: &[Word], places: &Places<'_>) -> String {
+    if words.is_empty() || !words.iter().all(Word::is_fixed) {
+        return String::new();
+    }
+    let words = words.iter().map(|word| one(&word.lossy()));
+    exact(&here(places).into_iter().chain(words).collect::<Vec<_>>().join(" "))
+}
+
+/// The working folder, if it is not the session's own.
+fn here(places: &Places<'_>) -> Option<String> {
+    let own =
+        places.cwd == SCRATCH || is_own(&places.cwd, places) || (is_work(places.work()) && places.cwd == places.work());
+    (!own).then(|| format!("in {}", one(&String::from_utf8_lossy(&places.cwd))))
 }
 
 /// Of an address, who is asked.
@@ -200,8 +217,7 @@ fn place(target: &Target, places: &Places<'_>) -> String {
     if target.known != Known::Fixed {
         return one(&format!("{shown} (known when it runs)"));
     }
-    let workspace = places.workspace.strip_suffix(b"/").unwrap_or(places.workspace);
-    let wide = [workspace, SCRATCH]
+    let wide = [places.work(), SCRATCH]
         .into_iter()
         .find(|folder| (is_work(folder) || *folder == SCRATCH) && is_below(&target.path, folder));
     // What begins with a dot is often read by programs that start others.
@@ -221,18 +237,7 @@ fn place(target: &Target, places: &Places<'_>) -> String {
 
 /// Whether the session decides what lies there: its workspace, and scratch.
 pub(crate) fn is_own(path: &[u8], places: &Places<'_>) -> bool {
-    let workspace = places.workspace.strip_suffix(b"/").unwrap_or(places.workspace);
-    is_below(path, SCRATCH) || (is_work(workspace) && is_below(path, workspace))
-}
-
-/// Whether the working folder is the session's own.
-fn is_here(places: &Places<'_>) -> bool {
-    let workspace = places.workspace.strip_suffix(b"/").unwrap_or(places.workspace);
-    places.cwd == SCRATCH || (is_work(workspace) && places.cwd == workspace) || is_own(&places.cwd, places)
-}
-
-fn is_below(path: &[u8], folder: &[u8]) -> bool {
-    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"))
+    is_below(path, SCRATCH) || (is_work(places.work()) && is_below(path, places.work()))
 }
 
 /// Whether the folder in which a session began is one to work in: not the root, nor a folder of the system.
@@ -250,9 +255,10 @@ pub(crate) fn of_file(path: &[u8], places: &Places<'_>) -> String {
     if is_own(path, places) { OWN_CODE.2.to_owned() } else { exact(&String::from_utf8_lossy(path)) }
 }
 
-/// The kind of one part of a command of a category, else said by `text`.
-pub(crate) fn of_part(category: &str, text: &str) -> String {
-    if CODE.contains(&category) { OWN_CODE.2.to_owned() } else { exact(text) }
+/// The kind of one part of a command, such as a flag that nobody described: where code decides what happens, that code's.
+pub(crate) fn of_part(invocation: &Invocation<'_>, category: &str, text: &str) -> String {
+    let code = category == "build.run" || (invocation.program.runs.is_some() && category == "code.run");
+    if code { OWN_CODE.2.to_owned() } else { exact(&format!("{} {text}", invocation.shown())) }
 }
 
 fn names(path: &[u8]) -> usize {
@@ -364,6 +370,26 @@ mod tests {
             assert!(!covers(&own, &said(other)), "{other:?}");
         }
         assert!(!covers(&said(&["touch", "a"]), &own), "to write is not to run");
+        // Programs that have others run code, with other rights or elsewhere, are not the session's own code.
+        for other in
+            [&["at", "now"][..], &["systemd-run", "id"], &["tmux", "new"], &["git", "-c", "core.editor=x", "add", "a"]]
+        {
+            assert!(!covers(&own, &said(other)), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_all_words_decide_is_covered_by_the_same_words_alone() {
+        for (first, second) in [
+            (&["psql", "-c", "select 1"][..], &["psql", "-c", "update t set x = 1"][..]),
+            (&["kubectl", "apply", "-f", "a.yaml"], &["kubectl", "apply", "-f", "b.yaml"]),
+            (&["docker", "run", "alpine"], &["docker", "run", "-v", "/:/host", "alpine"]),
+            (&["git", "push"], &["git", "push", "origin", "other"]),
+        ] {
+            let said_first = said(first);
+            assert!(covers(&said_first, &said(first)), "{first:?}");
+            assert!(!covers(&said_first, &said(second)), "{second:?}");
+        }
     }
 
     #[test]

@@ -203,12 +203,8 @@ impl Parsed<'_> {
             if raw.risk.value > 100 {
                 return Err(self.at.error(&raw.risk, format!("risk {}", raw.risk.value), "risk is 0 to 100"));
             }
-            let category = Category {
-                risk: raw.risk.value,
-                about: raw.about.clone(),
-                lasting: raw.lasting,
-                together: raw.together,
-            };
+            let category =
+                Category { risk: raw.risk.value, about: raw.about.clone(), lasting: raw.lasting, grant: raw.grant };
             policy.categories.insert(name.clone(), category);
         }
         for dir in &self.raw.trusted_dirs {

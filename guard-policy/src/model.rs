@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::glob::Glob;
 use crate::paths::PathSet;
-use crate::raw::{ArgKind, Open, Runs, Style};
+use crate::raw::{ArgKind, Grant, Open, Runs, Style};
 use crate::verdict::Tier;
 
 /// Bounds on what is loaded and on what is judged. Beyond them loading refuses and judging asks a person.
@@ -83,7 +83,7 @@ pub(crate) struct Category {
     pub(crate) risk: u8,
     pub(crate) about: String,
     pub(crate) lasting: bool,
-    pub(crate) together: bool,
+    pub(crate) grant: Grant,
 }
 
 #[derive(Debug)]

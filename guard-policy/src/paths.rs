@@ -36,6 +36,11 @@ pub(crate) struct Places<'a> {
     pub(crate) workspace: &'a [u8],
 }
 
+/// Whether a path lies below a folder that is named without a slash at its end.
+pub(crate) fn is_below(path: &[u8], folder: &[u8]) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"))
+}
+
 // === impl PathPattern ===
 
 impl PathPattern {
@@ -79,6 +84,11 @@ impl PathSet {
 impl<'a> Places<'a> {
     pub(crate) fn of(facts: &Facts<'a>) -> Self {
         Self { cwd: facts.cwd.to_vec(), home: facts.home, workspace: facts.workspace }
+    }
+
+    /// The folder in which the session began, without a slash at its end.
+    pub(crate) fn work(&self) -> &[u8] {
+        self.workspace.strip_suffix(b"/").unwrap_or(self.workspace)
     }
 
     /// Makes `path` absolute and removes `.`, `..` and doubled slashes.

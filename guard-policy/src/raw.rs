@@ -106,9 +106,23 @@ pub(crate) struct RawCategory {
     /// It cannot be taken back.
     #[serde(default)]
     pub(crate) lasting: bool,
-    /// A grant of a kind covers whatever the program does of this category, not one subcommand.
+    /// What a grant of a kind names of an act of this category.
     #[serde(default)]
-    pub(crate) together: bool,
+    pub(crate) grant: Grant,
+}
+
+/// What a grant of a kind names, besides rule and category.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Grant {
+    /// The whole command: what it reaches is told by all of its words.
+    #[default]
+    Exact,
+    /// Program, subcommand and flag, and the places, hosts and other targets that it names.
+    Places,
+    /// The same without the subcommand: whatever the program does of the category.
+    Program,
 }
 
 #[derive(Debug, Deserialize)]
@@ -164,7 +178,7 @@ pub(crate) struct RawNode {
     /// It changes nothing but what its arguments name: a grant of a kind names the places, not the program.
     #[serde(default)]
     pub(crate) names_all: bool,
-    /// A grant of a kind names this subcommand, also where its category goes together: it changes what the program does later.
+    /// A grant of a kind names this subcommand, also where its category says `program`: it changes what the program does later.
     #[serde(default)]
     pub(crate) apart: bool,
     pub(crate) runs: Option<Runs>,

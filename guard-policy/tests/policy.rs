@@ -190,6 +190,35 @@ fn shells_and_interpreters_without_a_script_take_commands() {
 }
 
 #[test]
+fn a_here_document_that_nothing_ends_hides_nothing() {
+    let policy = default();
+    let tier = |text: &str| case(&["bash", "-c", text]).judge(policy).tier;
+    for (text, wanted) in [
+        ("cat <<'EOF'\nhello", Tier::Allow),
+        ("cat <<EOF\n$(rm -rf /)", Tier::Deny),
+        ("bash <<'EOF'\nrm -rf /\n", Tier::Deny),
+        ("cat <<'EOF' > /etc/passwd\nx", Tier::Deny),
+        ("cat <<'A'\nx\nA\nrm -rf / <<'B'\n", Tier::Deny),
+        ("cat <<'EOF'\nx' ; rm -rf /", Tier::Allow),
+    ] {
+        assert_eq!(tier(text), wanted, "{text}");
+        let closed = format!(
+            "{}\n{}\n",
+            text.trim_end(),
+            text.rsplit("<<")
+                .next()
+                .unwrap()
+                .trim_start_matches('\'')
+                .split(|c: char| !c.is_alphanumeric())
+                .next()
+                .unwrap()
+        );
+        assert_eq!(tier(&closed), wanted, "closed: {closed}");
+    }
+    assert_ne!(tier("echo 'a"), Tier::Allow);
+}
+
+#[test]
 fn refusals_name_the_place() {
     let load = |text| Policy::load(&[Source { name: "p.yaml", text }]).map(|_| ()).unwrap_err().to_string();
     assert!(load("version: 1\nrulez: []\n").starts_with("p.yaml:2:"), "{}", load("version: 1\nrulez: []\n"));

@@ -3,7 +3,7 @@
 //! It must make no call without both. Fails: a [`CliError`] whose kind follows the gRPC status.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guard_proto::GRPC_MESSAGE_MAX;
@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 
 use crate::config::Config;
 use crate::exit::{CliError, Exit, Result};
-use crate::login;
+use crate::{login, time};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that went away without a word is noticed by the next unanswered ping.
@@ -31,7 +31,11 @@ pub async fn connect(config: &Config) -> Result<Client> {
             let pair = login::pair(config)?;
             Identity::from_pem(pair.as_slice(), pair.as_slice())
         }
-        (cert, key) => Identity::from_pem(pem(cert, "cert")?, pem(key, "key")?),
+        (cert, key) => {
+            let certificate = pem(cert, "cert")?;
+            check_end(&certificate, cert.as_deref())?;
+            Identity::from_pem(certificate, pem(key, "key")?)
+        }
     };
     let tls = ClientTlsConfig::new().ca_certificate(ca).identity(identity);
     let bad = |e: tonic::transport::Error| CliError::new(Exit::Config, format_args!("{address}: {}", chain(&e)));
@@ -48,6 +52,15 @@ pub async fn connect(config: &Config) -> Result<Client> {
     Ok(ControlServiceClient::new(channel)
         .max_decoding_message_size(GRPC_MESSAGE_MAX)
         .max_encoding_message_size(GRPC_MESSAGE_MAX))
+}
+
+/// A certificate that has ended is said to have, here: of a connection that the collector ends for it, a call may learn no more than
+/// that it was closed.
+fn check_end(certificate: &[u8], path: Option<&Path>) -> Result<()> {
+    let Some(end) = login::end(certificate).filter(|end| *end <= time::now_ns() / 1_000_000_000) else { return Ok(()) };
+    let (path, end) = (path.unwrap_or(Path::new("")).display(), time::date_time(end.saturating_mul(1_000_000_000)));
+    Err(CliError::new(Exit::Denied, format_args!("the certificate `cert` = {path} ended at {end} UTC"))
+        .hint("`guardctl login` brings one; else an admin makes one with `guard-collector client`"))
 }
 
 /// A file of the configuration.
@@ -98,6 +111,19 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_has_ended_is_named_before_any_call() {
+        let made = |year| {
+            let mut params = rcgen::CertificateParams::new(vec!["bob".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        let error = check_end(made(2020).as_bytes(), Some(Path::new("/c/bob.pem"))).unwrap_err();
+        assert_eq!(error.kind, Exit::Denied);
+        assert!(error.message.contains("/c/bob.pem") && error.message.contains("2020-01-01"), "{}", error.message);
+        assert!(check_end(made(2100).as_bytes(), None).is_ok() && check_end(b"no certificate", None).is_ok());
+    }
 
     #[test]
     fn grpc_codes_become_exit_codes() {

@@ -179,6 +179,11 @@ pub fn pair(config: &Config) -> Result<Zeroizing<Vec<u8>>> {
     Ok(pem)
 }
 
+/// When a certificate ends or ended, in seconds since 1970; of the first one of a PEM text.
+pub fn end(pem: &[u8]) -> Option<i64> {
+    Facts::of(pem).map(|facts| facts.not_after)
+}
+
 /// What a certificate says.
 #[derive(Debug)]
 struct Facts {

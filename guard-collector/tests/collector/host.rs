@@ -129,19 +129,32 @@ impl Host {
         self.request_with(id, (9, argv), 60, verdict)
     }
 
+    /// One for which kinds of acts are offered, up to a risk.
+    pub fn request_of_kinds(&mut self, id: &str, (category, risk): (&str, u32), max_risk: u32) {
+        let verdict = Verdict { category: category.into(), risk, ..Verdict::default() };
+        let mut request = self.asks(id, (9, &["git", "commit"]), 60, verdict);
+        request.kinds = vec![Kind { category: category.into(), scope: "git".into(), ..Kind::default() }];
+        request.kinds_max_risk = max_risk;
+        self.append(self.session, Body::ExecRequest(request));
+    }
+
     fn request_with(&mut self, id: &str, (exec, argv): (u64, &[&str]), seconds: i64, verdict: Verdict) -> Vec<u8> {
-        let digest = Sha256::digest(format!("{id} {argv:?}")).to_vec();
-        let request = ExecRequest {
+        let request = self.asks(id, (exec, argv), seconds, verdict);
+        let digest = request.digest.clone();
+        self.append(self.session, Body::ExecRequest(request));
+        digest
+    }
+
+    fn asks(&self, id: &str, (exec, argv): (u64, &[&str]), seconds: i64, verdict: Verdict) -> ExecRequest {
+        ExecRequest {
             identity: Some(self.identity()),
             facts: Self::facts(exec, argv),
             verdict: Some(verdict),
             request_id: id.into(),
             deadline_unix_ns: now_ns() + seconds * 1_000_000_000,
-            digest: digest.clone(),
+            digest: Sha256::digest(format!("{id} {argv:?}")).to_vec(),
             ..ExecRequest::default()
-        };
-        self.append(self.session, Body::ExecRequest(request));
-        digest
+        }
     }
 
     pub fn decision(&mut self, id: &str, exec_id: u64, disposition: Disposition, retry_of: u64) {

@@ -119,6 +119,37 @@ pub async fn next(stream: &mut Streaming<Decision>) -> Decision {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kinds_take_a_right_that_reaches_as_far_as_they_do() {
+    // bob may review up to 60; from 70 on it takes two.
+    let file = roles("approvals: {needed: [{risk_from: 70, reviewers: 2}]}\n")
+        .replace("roles: {all:", "roles: {low: {review: {categories: ['vcs.*'], max_risk: 60}}, all:")
+        .replace("bob: [all]", "bob: [low]");
+    let (world, mut host, _) = asked(Some(&file)).await;
+    let (low, high) = ("01KG9F6R00ABCDEFGHJKMNPQRT", "01KG9F6R00ABCDEFGHJKMNPQRV");
+    host.request_of_kinds(low, ("vcs.write", 45), 59);
+    host.request_of_kinds(high, ("vcs.write", 60), 79);
+    host.ship(&world.node("node-box").await).await;
+    let shown = async |id: &str| {
+        let mut client = world.control("admin").await;
+        client.get_review(GetReviewRequest { request_id: id.into() }).await.expect("review").into_inner()
+    };
+    let decision = |shown: &Review, id: &str, scope: &str, max_execs| DecideRequest {
+        request_id: id.into(),
+        scope: scope.into(),
+        max_execs,
+        ..unsigned(shown)
+    };
+    let (mut bob, mut admin) = (world.control("bob").await, world.control("admin").await);
+    let (of_low, of_high) = (shown(low).await, shown(high).await);
+    let beyond = refused(&mut bob, signed(decision(&of_high, high, "kind", 9), "bob", "bob")).await;
+    assert_eq!(beyond.code(), Code::PermissionDenied, "{beyond}");
+    bob.decide(signed(decision(&of_low, low, "kind", 9), "bob", "bob")).await.expect("59 is within 60");
+    let reply = admin.decide(signed(decision(&of_high, high, "kind", 9), "admin", "admin")).await.expect("counted");
+    let review = reply.into_inner().review.expect("review");
+    assert_eq!(review.state, "pending", "what it lets through takes two reviewers");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_a_reviewer_signed_is_taken_and_the_host_can_check_it() {
     let file = roles("");
     let (world, host, mut ballot) = asked(Some(&file)).await;

@@ -216,4 +216,21 @@ mod tests {
         assert_eq!(places, ["f.jsonl:3", "f.jsonl:4", "f.jsonl:7", "f.jsonl:8", "g.jsonl:1"]);
         assert_eq!(corpus.sessions, 1);
     }
+
+    #[test]
+    fn commands_are_judged_where_their_session_works() {
+        let text = "{\"session\":\"s\",\"start_cwd\":\"/app\"}\n{\"session\":\"s\",\"shell\":\"ls\"}\n\
+                    {\"session\":\"t\",\"shell\":\"ls\",\"cwd\":\"/home/ann/a\"}\n\
+                    {\"session\":\"t\",\"shell\":\"ls\",\"cwd\":\"/home/ann/a/b\"}\n{\"shell\":\"ls\"}\n";
+        let read = |_: &std::path::Path| Ok::<_, String>(text.as_bytes().to_vec());
+        let corpus = Corpus::gather(std::path::Path::new("f.jsonl"), None, read).unwrap();
+        let places: Vec<(String, String)> = corpus
+            .records
+            .iter()
+            .map(|r| [&r.place.workspace, &r.place.cwd].map(|p| String::from_utf8_lossy(p).into_owned()).into())
+            .collect();
+        let place = |workspace: &str, cwd: &str| (workspace.to_owned(), cwd.to_owned());
+        let (ann, own) = ("/home/ann/a", "/home/dev/work");
+        assert_eq!(places, [place("/app", "/app"), place(ann, ann), place(ann, "/home/ann/a/b"), place(own, own)]);
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::facts::{Facts, FileRef, Role, Stdin};
 use crate::model::Policy;
+use crate::paths::is_below;
 use crate::verdict::Verdict;
 
 const HOME: &[u8] = b"/home/dev";
@@ -191,8 +192,4 @@ fn resolve(policy: &Policy, name: &str) -> Option<Vec<u8>> {
     policy.program(name.as_bytes())?;
     let row = TABLE.iter().find(|(_, names)| names.contains(&name));
     Some([row.map_or("/usr/bin/", |(dir, _)| dir).as_bytes(), name.as_bytes()].concat())
-}
-
-fn is_below(path: &[u8], folder: &[u8]) -> bool {
-    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with(b"/"))
 }

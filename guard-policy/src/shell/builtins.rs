@@ -67,7 +67,7 @@ impl Walk<'_, '_> {
     fn source(&mut self, rest: &[Word]) {
         let Some(file) = rest.first() else { return };
         let path = self.judge.places.absolute(&file.text);
-        let scope = if file.is_fixed() { kind::exact(&String::from_utf8_lossy(&path)) } else { String::new() };
+        let scope = if file.is_fixed() { kind::of_file(&path, &self.judge.places) } else { String::new() };
         self.judge.findings.place(&path);
         let why = "the shell runs commands from a file";
         self.judge.review_as("shell", "builtin.source", why, &file.lossy(), &scope);
